@@ -1,0 +1,5 @@
+"""`python -m psp_export`: the same as psp-export."""
+
+from psp_export.cli import main
+
+main()

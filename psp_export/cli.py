@@ -1,0 +1,135 @@
+"""`psp-export`: a pSp checkpoint becomes an ONNX file, and a TensorRT plan where one can be built."""
+
+import importlib.util
+import sys
+import time
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from psp_runtime import console
+from psp_runtime.errors import PspError
+
+if TYPE_CHECKING:
+    from psp_export.export import Written
+
+#: Exit code of an engine that does not match the reference.
+UNFAITHFUL = 3
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class Backend(str, Enum):
+    """What to write besides the ONNX file, which is always written."""
+
+    auto = "auto"
+    onnx = "onnx"
+    tensorrt = "tensorrt"
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    console.run(app)
+
+
+@app.command()
+def psp_export(
+    task: Annotated[
+        str | None, typer.Option(help="Task of the checkpoint; without a checkpoint, of the demo model.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Published or own pSp checkpoint (.pt). Default: the bundled demo model.")
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16/--fp32", help="Half precision where it is safe.")] = False,
+    backend: Annotated[
+        Backend,
+        typer.Option(help="The ONNX file is always written; auto adds a TensorRT plan if a TensorRT is installed."),
+    ] = Backend.auto,
+    output: Annotated[Path, typer.Option(help="Name of all files: NAME.onnx, NAME.trt, NAME.mapping.onnx.")] = Path(
+        "psp"
+    ),
+    max_batch: Annotated[int, typer.Option(min=1, max=1024, help="The plan serves batches of 1 to this.")] = 8,
+    workspace: Annotated[int, typer.Option(min=1, help="TensorRT's scratch memory, MiB.")] = 4096,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="File of TensorRT kernel timings, kept between builds.")
+    ] = None,
+    opset: Annotated[int, typer.Option(help="ONNX opset, 17 to 20.")] = 17,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch FP32 first.")] = True,
+    parts: Annotated[bool, typer.Option("--parts", help="Also write encoder and generator alone.")] = False,
+) -> None:
+    """Export a pSp model to engines, each compared with PyTorch FP32 before it gets its name."""
+    _require_export_extra()
+    from psp_export.export import Options, export
+    from psp_export.verify import ParityError
+    from psp_train.checkpoints import load_checkpoint, load_demo_checkpoint
+
+    options = Options(
+        output, "fp16" if fp16 else "fp32", backend.value, max_batch, workspace, timing_cache, opset, verify, parts
+    )
+    say = Stages()
+    if checkpoint is None:
+        say(f"loading the bundled demo model (no --checkpoint given), task {task or 'inversion'}")
+        loaded = load_demo_checkpoint(task)
+    else:
+        say(f"loading {checkpoint}")
+        loaded = load_checkpoint(checkpoint, task)
+    try:
+        files = export(loaded, options, say)
+    except ParityError as error:
+        console.error(error)
+        raise typer.Exit(UNFAITHFUL) from None
+    say.done()
+    print(table(files))
+    print(loaded.license)
+
+
+class Stages:
+    """Progress on stderr: each stage as it begins, with the time it took once the next one does."""
+
+    def __init__(self) -> None:
+        self.start = self.begun = time.perf_counter()
+        self.running = ""
+
+    def __call__(self, stage: str) -> None:
+        self._finish()
+        self.running, self.begun = stage, time.perf_counter()
+        if sys.stderr.isatty():
+            print(f"  ...    {stage}", end="\r", file=sys.stderr, flush=True)
+
+    def done(self) -> None:
+        """Close the last stage and print the total."""
+        self._finish()
+        print(f"{time.perf_counter() - self.start:6.1f} s in all", file=sys.stderr)
+
+    def _finish(self) -> None:
+        if self.running:
+            print(f"{time.perf_counter() - self.begun:6.1f} s {self.running}", file=sys.stderr, flush=True)
+        self.running = ""
+
+
+def table(files: list["Written"]) -> str:
+    """The written files, their size, the precision found in them, and their parity."""
+    rows = [("file", "size", "precision", "against PyTorch FP32")]
+    rows += [(str(f.path), _megabytes(f.path.stat().st_size), f.precision, f.parity) for f in files]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _require_export_extra() -> None:
+    missing = [name for name in ("torch", "onnx", "safetensors", "onnxruntime") if not _installed(name)]
+    if missing:
+        raise PspError(f"psp-export needs {', '.join(missing)}: pip install 'psp-toolkit[cpu,export]'")
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,423 @@
+"""Deployable forms of the trained networks: same weights, same function, exportable and safe in FP16.
+
+A module here is built from a trained one and replaces what cannot be traced, batched or computed in half precision:
+
+* modulated convolution scales activations, so weights are constants and the batch is dynamic;
+* weights and styles are normalised before the convolution, and demodulation, computed in FP32, takes it back;
+* batch normalisation is folded into the convolution before it; where it comes first it stays a scale and shift,
+  because the zero padding of the convolution behind it must not see the shift;
+* heads of one pyramid level share their input: one wide convolution, then grouped ones;
+* every operation exists in opset 17, so that one graph serves TensorRT 8.6 to 11 and ONNX Runtime.
+
+Shapes: B batch, L styles, S style dim, I and O channels in and out, H W height and width.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from psp_runtime.tasks import InputKind
+from psp_train.networks import PSP, Generator
+from psp_train.networks.encoder import (
+    Backbone,
+    NaiveWPlusEncoder,
+    PSPEncoder,
+    ResidualUnit,
+    SqueezeExcitation,
+    WEncoder,
+    head_size,
+)
+from psp_train.networks.psp import mix, to_picture
+from psp_train.networks.stylegan2 import EqualLinear, StyledConv, ToRGB
+
+
+class DeployedPSP(nn.Module):
+    """The whole engine: uint8 picture in, uint8 picture out (docs/design.md, "Engine contract")."""
+
+    def __init__(self, psp: PSP, kind: InputKind) -> None:
+        super().__init__()
+        self.encoder = DeployedEncoder(psp.encoder, psp.latent_avg, kind)
+        self.generator = DeployedGenerator(psp.decoder)
+
+    def forward(
+        self, image: torch.Tensor, style: torch.Tensor, alpha: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """image uint8, style [B,L,S], alpha [B,L] -> output uint8 [B,H,W,3], latents [B,L,S] before mixing."""
+        latents = self.encoder(image)
+        return self.generator(mix(latents, style, alpha)), latents
+
+
+# ---- Generator -----------------------------------------------------------------------------------------------
+
+
+class DeployedGenerator(nn.Module):
+    """W+ codes [B,L,S] FP32 -> uint8 [B,H,W,3]."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        noises = generator.noises.tensors()
+        self.register_buffer("constant", generator.input.input.detach().clone())
+        self.convs = nn.ModuleList(
+            DeployedStyledConv(conv, noise)
+            for conv, noise in zip([generator.conv1, *generator.convs], noises, strict=True)
+        )
+        self.to_rgbs = nn.ModuleList(DeployedToRGB(t) for t in [generator.to_rgb1, *generator.to_rgbs])
+
+    def forward(self, w: torch.Tensor) -> torch.Tensor:
+        x = self.convs[0](self.constant, w[:, 0])
+        rgb = self.to_rgbs[0](x, w[:, 1])
+        for i, to_rgb in enumerate(self.to_rgbs[1:]):
+            x = self.convs[2 * i + 1](x, w[:, 2 * i + 1])
+            x = self.convs[2 * i + 2](x, w[:, 2 * i + 2])
+            rgb = to_rgb(x, w[:, 2 * i + 3]) + to_rgb.upsample(rgb)
+        return to_picture(rgb)
+
+
+class Style(nn.Module):
+    """Style affine, FP32: w [B,S] -> the style scaled to a peak of 1 [B,I], and that peak [B,1]."""
+
+    def __init__(self, modulation: EqualLinear) -> None:
+        super().__init__()
+        weight, bias = modulation.effective()
+        self.weight, self.bias = frozen(weight), frozen(bias)
+
+    def forward(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        style = F.linear(w, self.weight, self.bias)
+        peak = style.abs().amax(1, keepdim=True).clamp(min=1e-12)
+        return style / peak, peak
+
+
+class Demodulation(nn.Module):
+    """√2 / sqrt(sum_i s² W2 + eps), FP32, for a normalised style and weight.
+
+    With s = m s' and W = g W' the factors m g leave the fraction as an epsilon of 1e-8 / (m g)²: the result is
+    exactly the reference's. √2 is the gain of the activation, which is positively homogeneous.
+    """
+
+    def __init__(self, weight: torch.Tensor, gain: torch.Tensor) -> None:
+        super().__init__()
+        self.energy = frozen(weight.square().sum((2, 3)).T)
+        self.epsilon = frozen(1e-8 / gain.square())
+
+    def forward(self, style: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
+        return math.sqrt(2) * torch.rsqrt(style.square() @ self.energy + self.epsilon / peak.square())
+
+
+class DeployedStyledConv(nn.Module):
+    """x [B,I,H,W], w [B,S] -> [B,O,H,W], or [B,O,2H,2W] for an upsampling layer."""
+
+    def __init__(self, layer: StyledConv, noise: torch.Tensor) -> None:
+        super().__init__()
+        weight = layer.conv.effective_weight()
+        # Peak |weight| of 1/√fan-in: the sum over the inputs cannot outgrow them.
+        gain = weight.abs().amax((1, 2, 3)).clamp(min=1e-30) * math.sqrt(weight[0].numel())
+        weight = weight / gain[:, None, None, None]
+        self.style = Style(layer.conv.modulation)
+        self.demodulation = Demodulation(weight, gain)
+        self.upsample = layer.conv.upsample
+        if self.upsample:
+            self.fir = frozen(layer.conv.blur.kernel.flip(0, 1).repeat(len(weight), 1, 1, 1))
+        self.weight = frozen(weight.transpose(0, 1) if self.upsample else weight)
+        self.bias = frozen(math.sqrt(2) * layer.activate.bias[:, None, None])
+        strength = math.sqrt(2) * layer.noise.weight.detach()
+        self.noise = frozen(strength * noise) if strength != 0 else None
+
+    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        style, peak = self.style(w)
+        demodulation = self.demodulation(style, peak)
+        x = x * style[:, :, None, None].to(x.dtype)
+        if self.upsample:
+            y = F.conv_transpose2d(x, self.weight, stride=2)
+            y = F.conv2d(y, self.fir, padding=1, groups=self.fir.shape[0])
+        else:
+            y = F.conv2d(x, self.weight, padding=1)
+        y = y * demodulation[:, :, None, None].to(y.dtype) + self.bias
+        return F.leaky_relu(y if self.noise is None else y + self.noise, 0.2)
+
+
+class DeployedToRGB(nn.Module):
+    """x [B,I,H,W], w [B,S] -> RGB [B,3,H,W] in FP32. Nothing demodulates here: the scale is put back in FP32."""
+
+    def __init__(self, layer: ToRGB) -> None:
+        super().__init__()
+        weight = layer.conv.effective_weight()
+        gain = weight.detach().abs().max().clamp(min=1e-30) * math.sqrt(weight[0].numel())
+        self.style = Style(layer.conv.modulation)
+        self.weight = frozen(weight / gain)
+        self.gain = gain.item()
+        self.bias = frozen(layer.bias)
+        if hasattr(layer, "upsample"):
+            self.fir = frozen(layer.upsample.kernel.repeat(3, 1, 1, 1))
+
+    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        style, peak = self.style(w)
+        y = F.conv2d(x * style[:, :, None, None].to(x.dtype), self.weight)
+        return y.float() * (peak * self.gain)[:, :, None, None] + self.bias
+
+    def upsample(self, rgb: torch.Tensor) -> torch.Tensor:
+        """Zero insertion and FIR in one depthwise transposed convolution: [B,3,H,W] -> [B,3,2H,2W], FP32."""
+        return F.conv_transpose2d(rgb, self.fir, stride=2, padding=1, groups=3)
+
+
+class DeployedMapping(nn.Module):
+    """Mapping network, FP32: z [B,S] -> w [B,S]."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        layers = [layer.effective() for layer in generator.style if isinstance(layer, EqualLinear)]
+        self.weights = nn.ParameterList(frozen(weight) for weight, _ in layers)
+        self.biases = nn.ParameterList(frozen(bias) for _, bias in layers)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        w = z / (z.square().mean(1, keepdim=True) + 1e-8).sqrt()
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            w = F.leaky_relu(F.linear(w, weight, bias), 0.2) * math.sqrt(2)
+        return w
+
+
+# ---- Encoder -------------------------------------------------------------------------------------------------
+
+
+class DeployedEncoder(nn.Module):
+    """uint8 picture -> W+ codes [B,L,S] FP32, the average w included."""
+
+    def __init__(self, encoder: Backbone, latent_avg: torch.Tensor, kind: InputKind) -> None:
+        super().__init__()
+        self.prepare = Prepare(kind, encoder.config.input_channels)
+        conv, norm, prelu = encoder.input_layer
+        self.stem = nn.Sequential(fold_norm(conv, norm), copy_prelu(prelu))
+        units = iter(encoder.body)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(DeployedUnit(next(units)) for _ in range(count))) for count in encoder.config.units
+        )
+        self.head = deploy_head(encoder)
+        self.latent_avg = frozen(latent_avg)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.stem(self.prepare(image).to(self.stem[0].weight.dtype))
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
+        return self.head(*outputs[1:]) + self.latent_avg
+
+
+class Prepare(nn.Module):
+    """uint8 picture -> FP32 [B,C,256,256]: RGB to [-1,1], sketches to [0,1], class ids to one-hot.
+
+    TensorRT takes uint8 only into a cast, so the cast comes before the transpose.
+    """
+
+    def __init__(self, kind: InputKind, channels: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.classes = nn.Buffer(torch.arange(channels, dtype=torch.int32)[:, None, None], persistent=False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if self.kind == "labels":
+            return (image.int()[:, None] == self.classes).float()
+        x = image.float().permute(0, 3, 1, 2) / 255
+        return x if self.kind == "sketch" else (x - 0.5) / 0.5
+
+
+class ScaleShift(nn.Module):
+    """Batch normalisation that comes before a zero-padded convolution: x * scale + shift per channel."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        scale, shift = norm_affine(norm)
+        self.scale, self.shift = frozen(scale[:, None, None].float()), frozen(shift[:, None, None].float())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale + self.shift
+
+
+class Gate(nn.Module):
+    """Squeeze-and-excitation gates [B,C,1,1] of x [B,C,H,W], FP32 inside."""
+
+    def __init__(self, se: SqueezeExcitation) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = frozen(se.fc1.weight), frozen(se.fc2.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = F.adaptive_avg_pool2d(x.float(), 1)
+        return torch.sigmoid(F.conv2d(F.relu(F.conv2d(pooled, self.fc1)), self.fc2)).to(x.dtype)
+
+
+class DeployedUnit(nn.Module):
+    """IR-SE residual unit with the second batch normalisation folded."""
+
+    def __init__(self, unit: ResidualUnit) -> None:
+        super().__init__()
+        norm, conv1, prelu, conv2, norm2, se = unit.res_layer
+        self.norm = ScaleShift(norm)
+        self.conv1, self.prelu = copy_conv(conv1), copy_prelu(prelu)
+        self.conv2 = fold_norm(conv2, norm2)
+        self.gate = Gate(se)
+        self.stride = conv2.stride[0]
+        projected = isinstance(unit.shortcut_layer, nn.Sequential)
+        self.shortcut = fold_norm(*unit.shortcut_layer) if projected else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv2(self.prelu(self.conv1(self.norm(x))))
+        y = y * self.gate(y)
+        if self.shortcut is not None:
+            return y + self.shortcut(x)
+        return y + (x if self.stride == 1 else F.max_pool2d(x, 1, self.stride))
+
+
+class Pyramid(nn.Module):
+    """Feature pyramid and map2style heads: features at 64², 32² and 16² -> offsets [B,L,S] in FP32."""
+
+    def __init__(self, encoder: PSPEncoder) -> None:
+        super().__init__()
+        self.lateral1, self.lateral2 = copy_conv(encoder.latlayer1), copy_conv(encoder.latlayer2)
+        self.double16, self.double32 = Double(16), Double(32)
+        heads = list(encoder.styles)
+        groups = [[h for i, h in enumerate(heads) if head_size(i) == size] for size in (16, 32, 64)]
+        self.heads = nn.ModuleList(Heads(group) for group in groups if group)
+
+    def forward(self, c1: torch.Tensor, c2: torch.Tensor, p3: torch.Tensor) -> torch.Tensor:
+        p2 = self.double16(p3, self.lateral1(c2))
+        p1 = self.double32(p2, self.lateral2(c1))
+        levels = zip(self.heads, (p3, p2, p1), strict=False)
+        return torch.cat([heads(level) for heads, level in levels], dim=1)
+
+
+class Double(nn.Module):
+    """Bilinear upsampling by 2 with aligned corners, plus the lateral features.
+
+    Upsampling is linear and separable: a product with a constant matrix from both sides.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        identity = torch.eye(size)[None]
+        doubled = F.interpolate(identity, scale_factor=2, mode="linear", align_corners=True)[0]
+        self.columns = frozen(doubled)
+
+    def forward(self, x: torch.Tensor, lateral: torch.Tensor) -> torch.Tensor:
+        return self.columns.T @ (x @ self.columns) + lateral
+
+
+class Heads(nn.Module):
+    """All n map2style heads of one pyramid level: [B,C,H,W] -> [B,n,S] in FP32."""
+
+    def __init__(self, heads: list[nn.Module]) -> None:
+        super().__init__()
+        chains = [[m for m in head.convs if isinstance(m, nn.Conv2d)] for head in heads]
+        self.convs = nn.ModuleList(
+            merge_convs(list(convs), groups=1 if depth == 0 else len(heads))
+            for depth, convs in enumerate(zip(*chains, strict=True))
+        )
+        linears = [head.linear.effective() for head in heads]
+        self.linear = BatchedLinear(torch.stack([w for w, _ in linears]), torch.stack([b for _, b in linears]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), 0.01)
+        return self.linear(x.float().flatten(1))
+
+
+class BatchedLinear(nn.Module):
+    """n linear layers side by side, FP32: [B,n·C] -> [B,n,S]; weight [n,S,C], bias [n,S]."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = frozen(weight.transpose(1, 2)), frozen(bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads, width, dim = self.weight.shape
+        y = x.reshape(-1, heads, 1, width) @ self.weight
+        return y.reshape(-1, heads, dim) + self.bias
+
+
+class WHead(nn.Module):
+    """Ablation W: one code from the pooled features, the same for every layer."""
+
+    def __init__(self, encoder: WEncoder) -> None:
+        super().__init__()
+        self.linear = BatchedLinear(*(t[None] for t in encoder.linear.effective()))
+        self.ones = frozen(torch.ones(encoder.config.styles, 1))
+
+    def forward(self, c1: torch.Tensor, c2: torch.Tensor, c3: torch.Tensor) -> torch.Tensor:
+        pooled = F.adaptive_avg_pool2d(c3.float(), 1).flatten(1)
+        return self.linear(pooled) * self.ones
+
+
+class NaiveWPlusHead(nn.Module):
+    """Ablation naive W+: every code from one linear layer, FP32 behind the pooling."""
+
+    def __init__(self, encoder: NaiveWPlusEncoder) -> None:
+        super().__init__()
+        norm, _, _, linear = encoder.output_layer_2
+        styles, dim = encoder.config.styles, encoder.config.style_dim
+        self.norm = ScaleShift(norm)
+        # 16x16 to 7x7 adaptive average pooling is linear: its windows, as a matrix from both sides.
+        self.windows = frozen(F.adaptive_avg_pool1d(torch.eye(16)[None], 7)[0])
+        self.linear1 = BatchedLinear(linear.weight[None], linear.bias[None])
+        weight, bias = encoder.linear.effective()
+        self.linear2 = BatchedLinear(weight[None], bias[None])
+        self.shape = (styles, dim)
+
+    def forward(self, c1: torch.Tensor, c2: torch.Tensor, c3: torch.Tensor) -> torch.Tensor:
+        pooled = self.windows.T @ (self.norm(c3.float()) @ self.windows)
+        features = self.linear1(pooled.flatten(1)).flatten(1)
+        return self.linear2(features).reshape(-1, *self.shape)
+
+
+def deploy_head(encoder: Backbone) -> nn.Module:
+    """The deployable head of an encoder: features at 64², 32², 16² -> offsets [B,L,S]."""
+    if isinstance(encoder, PSPEncoder):
+        return Pyramid(encoder)
+    return WHead(encoder) if isinstance(encoder, WEncoder) else NaiveWPlusHead(encoder)
+
+
+# ---- Pieces --------------------------------------------------------------------------------------------------
+
+
+def frozen(tensor: torch.Tensor) -> nn.Parameter:
+    """A detached, contiguous copy as a parameter without gradient."""
+    return nn.Parameter(tensor.detach().clone(memory_format=torch.contiguous_format), requires_grad=False)
+
+
+def norm_affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Batch normalisation in eval mode as scale and shift [C], in float64."""
+    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    return scale, norm.bias.double() - norm.running_mean.double() * scale
+
+
+def make_conv(weight: torch.Tensor, bias: torch.Tensor | None, like: nn.Conv2d, groups: int = 1) -> nn.Conv2d:
+    """A convolution with these values and the stride and padding of `like`."""
+    with torch.device("meta"):
+        outputs, inputs, kernel, _ = weight.shape
+        conv = nn.Conv2d(inputs * groups, outputs, kernel, like.stride, like.padding, 1, groups, bias is not None)
+    conv.weight = frozen(weight.float())
+    if bias is not None:
+        conv.bias = frozen(bias.float())
+    return conv
+
+
+def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """The convolution followed by batch normalisation as one convolution with bias."""
+    scale, shift = norm_affine(norm)
+    return make_conv(conv.weight.double() * scale[:, None, None, None], shift, conv)
+
+
+def copy_conv(conv: nn.Conv2d) -> nn.Conv2d:
+    """A frozen copy."""
+    return make_conv(conv.weight, conv.bias, conv)
+
+
+def copy_prelu(prelu: nn.PReLU) -> nn.PReLU:
+    """A frozen copy."""
+    copy = nn.PReLU(prelu.num_parameters)
+    copy.weight = frozen(prelu.weight)
+    return copy
+
+
+def merge_convs(convs: list[nn.Conv2d], groups: int) -> nn.Conv2d:
+    """Convolutions side by side in one: sharing their input (groups 1), or each with its own."""
+    return make_conv(torch.cat([c.weight for c in convs]), torch.cat([c.bias for c in convs]), convs[0], groups)

@@ -1,0 +1,189 @@
+"""An engine against the reference: the trained model in PyTorch FP32, on several pictures and batch sizes.
+
+Compared is what users see, the uint8 output: PSNR with peak 255, and the largest difference in levels. For an FP16
+graph that is not enough: ONNX Runtime computes it in FP32 on a CPU, so its pictures say nothing about overflow on a
+GPU. `fp16_peaks` looks at the magnitude of every FP16 tensor instead.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+
+from psp_export.engine import tensor_types
+from psp_runtime.errors import PspError
+from psp_runtime.metadata import EngineInfo
+from psp_runtime.sessions import Session
+from psp_runtime.tasks import InputKind
+from psp_train import faces
+from psp_train.networks import PSP
+from psp_train.networks.psp import to_input, to_picture
+
+#: Lowest PSNR (dB) of the worst picture that lets an engine through.
+GATES = {"fp32": 48.0, "fp16": 40.0}
+#: How far below 65504 every FP16 tensor must stay.
+HEADROOM = 8.0
+FP16_MAX = 65504.0
+#: Batch sizes tried; the second one also mixes styles.
+BATCHES = (1, 3)
+VERIFY_SEED, CALIBRATION_SEED = 11, 12
+
+
+Run = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+
+
+class ParityError(PspError):
+    """An engine that does not give the reference's pictures."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement with the reference over all compared pictures: PSNR of the worst (dB), largest difference (levels).
+
+    Identical pictures count as 99 dB. `headroom` is 65504 over the largest FP16 value, where there is one.
+    """
+
+    psnr: float
+    max_difference: int
+    headroom: float | None = None
+
+    def to_metadata(self) -> dict[str, float]:
+        """The `parity` field of an engine's metadata."""
+        values: dict[str, float] = {"psnr": round(self.psnr, 2), "max": self.max_difference}
+        return values if self.headroom is None else values | {"headroom": round(self.headroom, 1)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One batch of inputs with the reference's uint8 output [B,H,W,3]."""
+
+    inputs: dict[str, np.ndarray]
+    expected: np.ndarray
+
+
+def pictures(kind: InputKind, classes: int, count: int, seed: int) -> np.ndarray:
+    """Inputs of a kind, uint8 [count,256,256,...]: drawn faces, and one picture of noise as the hard case."""
+    drawn = [faces.draw(z) for z in faces.sample(count - 1, seed)]
+    rng = np.random.default_rng(seed)
+    if kind == "labels":
+        noise = np.kron(rng.integers(0, classes, (32, 32), dtype=np.uint8), np.ones((8, 8), np.uint8))
+        return np.stack([face.labels % classes for face in drawn] + [noise])
+    if kind == "sketch":
+        return np.stack([f.sketch for f in drawn] + [rng.integers(0, 256, (256, 256), dtype=np.uint8)])[..., None]
+    return np.stack([f.image for f in drawn] + [rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)])
+
+
+@torch.no_grad()
+def reference_cases(psp: PSP, info: EngineInfo, seed: int = VERIFY_SEED) -> list[Case]:
+    """Inputs, and what the trained model makes of them in PyTorch FP32."""
+    cases = []
+    for number, batch in enumerate(min(b, info.max_batch) for b in BATCHES):
+        image = pictures(info.input, info.classes, batch + 1, seed + number)[-batch:]
+        z = np.random.default_rng(seed + number).standard_normal((batch * info.styles, info.style_dim))
+        style = psp.decoder.map(torch.from_numpy(z).float()).view(batch, info.styles, info.style_dim)
+        alpha = torch.zeros(batch, info.styles)
+        if number > 0:
+            alpha[:, list(info.mix_layers)] = 0.5
+        x = to_input(torch.from_numpy(image), info.input, psp.encoder.config.input_channels)
+        expected = to_picture(psp(x, style, alpha)[0]).numpy()
+        cases.append(Case({"image": image, "style": style.numpy(), "alpha": alpha.numpy()}, expected))
+    return cases
+
+
+def compare(run: Run, info: EngineInfo, cases: list[Case], headroom: float | None = None) -> Parity:
+    """Give the cases to an engine. Raises `ParityError` below the gate of its precision."""
+    worst, largest = 99.0, 0
+    for case in cases:
+        difference = np.abs(run(case.inputs).astype(np.int16) - case.expected)
+        largest = max(largest, int(difference.max()))
+        worst = min(worst, *(psnr(picture) for picture in difference))
+    gate = GATES[info.precision]
+    if not worst >= gate:
+        raise ParityError(
+            f"the {info.backend} engine differs from PyTorch FP32: {worst:.1f} dB on the worst picture, "
+            f"expected at least {gate:.0f} dB for {info.precision}; nothing was written"
+        )
+    return Parity(worst, largest, headroom)
+
+
+def whole(session: Session) -> Run:
+    """A full engine as a function from inputs to output."""
+    return lambda inputs: session.run(inputs)["output"]
+
+
+def parts(encoder: Session, generator: Session) -> Run:
+    """Encoder and generator as one function: encode, mix, decode."""
+
+    def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        latents = encoder.run({"image": inputs["image"]})["latents"]
+        alpha = inputs["alpha"][:, :, None]
+        return generator.run({"latents": (1 - alpha) * latents + alpha * inputs["style"]})["output"]
+
+    return run
+
+
+@torch.no_grad()
+def check_mapping(session: Session, psp: PSP) -> None:
+    """Compare the mapping network with PyTorch on random z. Raises `ParityError` above a relative error of 1e-4."""
+    z = np.random.default_rng(VERIFY_SEED).standard_normal((8, session.info.style_dim), np.float32)
+    expected = psp.decoder.map(torch.from_numpy(z)).numpy()
+    error = float(np.abs(session.run({"z": z})["w"] - expected).max() / np.abs(expected).max())
+    if not error <= 1e-4:
+        raise ParityError(f"the mapping network differs from PyTorch by {error:.1e}, expected at most 1e-4")
+
+
+def psnr(difference: np.ndarray) -> float:
+    """PSNR in dB of a difference in levels, peak 255; 99 for none at all."""
+    mse = float(np.square(difference, dtype=np.float64).mean())
+    return min(10 * math.log10(255**2 / mse), 99.0) if mse > 0 else 99.0
+
+
+def check_headroom(path: Path, inputs: Mapping[str, np.ndarray]) -> float:
+    """65504 over the largest value of any FP16 tensor. Raises `ParityError` below `HEADROOM`."""
+    peaks = fp16_peaks(path, inputs)
+    name, peak = max(peaks.items(), key=lambda item: item[1] if math.isfinite(item[1]) else math.inf)
+    if not peak * HEADROOM <= FP16_MAX:
+        raise ParityError(
+            f"FP16 would overflow: tensor {name} reaches {peak:.0f}, expected at most "
+            f"{FP16_MAX / HEADROOM:.0f}; export with --fp32, nothing was written"
+        )
+    return FP16_MAX / max(peak, 1e-30)
+
+
+def fp16_peaks(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Largest magnitude of every FP16 tensor of an ONNX file, weights included: name -> peak.
+
+    Every tensor gets a scalar output, reduced inside the graph: the whole picture of a 1024² model would not fit in
+    memory. ONNX Runtime's CPU provider keeps FP16 values in FP32, so a peak above 65504 shows as what it is.
+    """
+    model = onnx.load(str(path))
+    half = [name for name, kind in tensor_types(model).items() if kind == TensorProto.FLOAT16]
+    half += [t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT16]
+    for index, name in enumerate(half):
+        model.graph.node.extend(_peak_nodes(name, index))
+        model.graph.output.append(helper.make_tensor_value_info(f"peak_{index}", TensorProto.FLOAT, []))
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        probe = Path(folder) / "probe.onnx"
+        onnx.save(model, probe)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(str(probe), options, ["CPUExecutionProvider"])
+        peaks = session.run([f"peak_{index}" for index in range(len(half))], dict(inputs))
+    return {name: float(peak) for name, peak in zip(half, peaks, strict=True)}
+
+
+def _peak_nodes(name: str, index: int) -> list[onnx.NodeProto]:
+    """max |x| of one tensor, as a float scalar."""
+    wide, size = f"wide_{index}", f"size_{index}"
+    return [
+        helper.make_node("Cast", [name], [wide], to=TensorProto.FLOAT),
+        helper.make_node("Abs", [wide], [size]),
+        helper.make_node("ReduceMax", [size], [f"peak_{index}"], keepdims=0),
+    ]

@@ -1,0 +1,267 @@
+"""Pictures as people have them -> the uint8 arrays an engine eats, and an engine's output -> picture files.
+
+Resizing follows the reference: bilinear to a square, whatever the shape of the picture; label maps with nearest,
+because bilinear invents classes.
+"""
+
+import io
+import os
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from psp_runtime.errors import PictureError, PspError
+from psp_runtime.tasks import CHANNELS, INPUT_SIZE, InputKind
+
+#: What a picture may be given as: a file's path, a PIL picture, or uint8 [H,W], [H,W,1], [H,W,3] or [H,W,4] (RGBA).
+Picture = str | Path | Image.Image | NDArray[np.uint8]
+
+#: Pillow's name of the format each suffix stands for.
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+PICTURE_SUFFIXES = tuple(FORMATS)
+
+#: 178 megapixels, where Pillow too assumes a decompression bomb: such a picture takes half a gigabyte decoded.
+MAX_PIXELS = 178_956_970
+
+#: Output names end so; a folder is never read back through them.
+OUTPUT_ENDING = "_out"
+
+SQUEEZED = (
+    "a picture is far from square and is squeezed into one, as the reference does: "
+    "published face weights expect aligned face crops"
+)
+_SQUEEZED_FROM = 1.5
+
+# PNG level 1 is 2.7 times faster than the default for files 15 % larger (1024 pixels, some noise): at the default,
+# compressing an output takes far longer than making it on a GPU.
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "PNG": {"compress_level": 1},
+    "JPEG": {"quality": 95},
+    "WEBP": {"quality": 95},
+}
+
+# Pillow warns from half of MAX_PIXELS on; ours is the one limit. Appended: a filter of the caller's own goes first. Not
+# around each open: that is not thread-safe, and makes Python forget which warnings it has shown.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
+
+
+def load(
+    picture: Picture, kind: InputKind, size: int = INPUT_SIZE, classes: int = CHANNELS["labels"]
+) -> NDArray[np.uint8]:
+    """One picture as an engine eats it, S = `size`.
+
+    "rgb": [S,S,3]; "sketch": [S,S,1], grey; both in [0, 255], turned as EXIF says, transparency on white, 16-bit
+    grey scaled to 8 bits. "labels": [S,S] class ids in [0, classes): palette indices or grey values, as stored.
+    Raises `PictureError` for a file that cannot be read and for ids out of range. Warns (`SQUEEZED`) about pictures
+    longer than 1.5 times their width, or the other way round.
+    """
+    name = _name(picture)
+    try:
+        image = _open(picture, name)
+        if max(image.size) > _SQUEEZED_FROM * min(image.size):
+            warnings.warn(SQUEEZED, stacklevel=1)
+        if kind == "labels":
+            return _labels(image, name, size, classes)
+        mode = "RGB" if kind == "rgb" else "L"
+        image = _on_white(_eight_bit(image, name)).convert(mode)
+        pixels = np.array(image.resize((size, size), Image.Resampling.BILINEAR))
+        return pixels.reshape(size, size, -1)
+    except PictureError:
+        raise
+    except Exception as error:  # on damaged bytes, decoders raise whatever they stumble over
+        raise PictureError(f"cannot read {name}: {_reason(error)}") from error
+
+
+def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize uint8 [H,W,3] to [size,size,3] with Lanczos."""
+    return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def downsample(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Shrink uint8 [H,W,3] by an integer factor as the reference does for super-resolution.
+
+    Separable bicubic (a = -0.5) over 4 x factor taps with reflected borders, clipped, truncated to uint8.
+    """
+    if factor == 1:
+        return pixels
+    x = np.abs((np.arange(4 * factor) - 2 * factor + 0.5) / factor)
+    taps = np.where(x <= 1, (1.5 * x - 2.5) * x**2 + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2)
+    taps = (taps / taps.sum()).astype(np.float32)
+    half = _shrink_rows(np.divide(pixels, 255, dtype=np.float32), taps, factor)
+    small = _shrink_rows(half.swapaxes(0, 1), taps, factor).swapaxes(0, 1)
+    return np.asarray(small.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _shrink_rows(x: NDArray[np.float32], taps: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    before = (len(taps) - factor) // 2
+    padded = np.pad(x, ((before, len(taps) - factor - before), (0, 0), (0, 0)), mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, len(taps), axis=0)[::factor]
+    return np.asarray(windows @ taps)
+
+
+def save(pixels: NDArray[np.uint8], path: str | Path) -> None:
+    """Write uint8 [H,W,3] as the picture format of the path's suffix, replacing an earlier file only when complete.
+
+    Raises `PspError` for an unknown suffix and for what the system refuses; then an earlier file is still there.
+    """
+    path = Path(path)
+    kind = picture_format(path)
+    # Encoded in memory first: writing through a codec loses the reason of a failed write.
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, format=kind, **_SAVE_OPTIONS.get(kind, {}))
+    with replacing(path) as file:
+        file.write(encoded.getbuffer())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write; it takes the name `path` at the end of the block, or vanishes if the block fails."""
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            try:
+                yield file
+                file.close()
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise PspError(f"cannot write {path}: {_reason(error)}") from error
+
+
+def picture_format(path: Path) -> str:
+    """Pillow's name of the format `path` asks for; `PspError` names the known suffixes."""
+    try:
+        return FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise PspError(f"cannot write {path}: its name must end in one of {', '.join(FORMATS)}") from None
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The picture files directly in a folder, sorted, without hidden files and without our own outputs."""
+    return without_outputs(
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in FORMATS and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def without_outputs(pictures: Iterable[Path]) -> list[Path]:
+    """Leave out each `X_out.<suffix>` whose `X.<suffix>` is among the pictures of the same folder."""
+    pictures = list(pictures)
+    known = {path.with_suffix("") for path in pictures}
+
+    def is_output(path: Path) -> bool:
+        source = path.stem.removesuffix(OUTPUT_ENDING)
+        return source not in ("", path.stem) and path.with_name(source) in known
+
+    return [path for path in pictures if not is_output(path)]
+
+
+def _name(picture: Picture) -> str:
+    if isinstance(picture, str | Path):
+        return str(picture)
+    return str(getattr(picture, "filename", "")) or "the picture"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture of a known format, or damaged from its first bytes"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too large, scale it down ({error})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _open(picture: Picture, name: str) -> Image.Image:
+    """A decoded picture, turned upright; never the caller's own object."""
+    if isinstance(picture, str | Path):
+        return _read(Path(picture), name)
+    if isinstance(picture, np.ndarray):
+        return _from_array(picture)
+    return ImageOps.exif_transpose(picture)
+
+
+def _read(path: Path, name: str) -> Image.Image:
+    with path.open("rb") as file:
+        image = Image.open(file)
+        if image.width * image.height > MAX_PIXELS:
+            raise PictureError(
+                f"cannot read {name}: {image.width}x{image.height} is too large, scale it down "
+                f"below {MAX_PIXELS // 1_000_000} megapixels"
+            )
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return image
+
+
+def _from_array(pixels: NDArray[Any]) -> Image.Image:
+    channels = pixels.shape[2:] or (1,)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or channels[0] not in (1, 3, 4) or not pixels.size:
+        raise PictureError(
+            f"a picture as an array must be uint8 [H,W], [H,W,1], [H,W,3] or [H,W,4], not {pixels.dtype} "
+            f"{list(pixels.shape)}"
+        )
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+
+
+def _eight_bit(image: Image.Image, name: str) -> Image.Image:
+    """16-bit grey scaled to 8 bits (Pillow's own conversion clips it); other modes as they are."""
+    if image.mode == "F":
+        raise PictureError(f"cannot read {name}: its values are floating point, save it with 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise PictureError(f"cannot read {name}: grey values {values.min()}..{values.max()}, expected 16 bits at most")
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+def _labels(image: Image.Image, name: str, size: int, classes: int) -> NDArray[np.uint8]:
+    ids = _class_ids(image, name)
+    bad = (ids < 0) | (ids >= classes)
+    if bad.any():
+        y, x = divmod(int(np.argmax(bad)), ids.shape[1])
+        raise PictureError(
+            f"{name} has class id {ids[y, x]} at (x={x}, y={y}), this engine knows 0..{classes - 1}: "
+            "expected a label map of class ids, not of colours"
+        )
+    labels = Image.fromarray(ids.astype(np.uint8))
+    return np.array(labels.resize((size, size), Image.Resampling.NEAREST))
+
+
+def _class_ids(image: Image.Image, name: str) -> NDArray[Any]:
+    """Palette indices or grey values [H,W], as stored; an alpha channel says nothing about classes."""
+    values = np.asarray(image)
+    if image.mode == "F" or image.mode not in ("RGB", "RGBA", "LA", "PA") and values.ndim == 3:
+        raise PictureError(f"{name} is a {image.mode} picture, expected a label map: a palette or grey picture of ids")
+    if values.ndim == 2:
+        return values.astype(np.uint8) if image.mode == "1" else values
+    colours = values[..., :3] if image.mode.startswith("RGB") else values[..., :1]
+    if (colours != colours[..., :1]).any():
+        raise PictureError(f"{name} is a colour picture, expected a label map: a palette or grey picture of class ids")
+    return colours[..., 0]

@@ -1,0 +1,157 @@
+"""What an engine says about itself, and how to read it without opening the engine.
+
+The same compact JSON travels in both kinds of engine (docs/design.md, "Engine contract"): as `metadata_props["psp"]`
+of an ONNX file, and as the network name `psp:{...}` of a TensorRT plan, where it is stored as plain text. Reading
+it needs neither onnx, nor a GPU, nor loading a gigabyte of weights.
+"""
+
+import io
+import json
+import mmap
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import BinaryIO
+
+from psp_runtime.errors import EngineError
+from psp_runtime.tasks import InputKind
+
+FORMAT = 1
+ONNX_KEY = "psp"
+PLAN_PREFIX = "psp:"
+#: TensorRT drops a longer network name with a log line only.
+PLAN_NAME_LIMIT = 4095
+
+# Field number in ModelProto (onnx.proto).
+_METADATA_PROPS = 14
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """The facts an engine carries.
+
+    `part` is "full" for picture in, picture out; "encoder", "generator" and "mapping" are the pieces of it.
+    `parity` holds the measured agreement with the PyTorch FP32 reference: {"psnr": dB on uint8, "max": levels},
+    or None when the export was not verified. A plan's name is fixed before it is built, so a plan carries
+    the parity of the ONNX file it came from.
+    """
+
+    task: str
+    encoder: str
+    input: InputKind
+    input_size: int
+    classes: int
+    output_size: int
+    styles: int
+    style_dim: int
+    mix_layers: tuple[int, ...]
+    mix_alpha: float
+    max_batch: int
+    precision: str
+    backend: str
+    backend_version: str
+    checkpoint: str
+    license: str
+    part: str = "full"
+    device: str = ""
+    parity: dict[str, float] | None = None
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Compact ASCII JSON."""
+        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=True)
+
+    def to_plan_name(self) -> str:
+        """The network name of a plan. Raises `EngineError` when TensorRT would drop it for its length."""
+        name = PLAN_PREFIX + self.to_json()
+        if len(name) > PLAN_NAME_LIMIT:
+            raise EngineError(f"engine metadata takes {len(name)} bytes, a plan keeps {PLAN_NAME_LIMIT}")
+        return name
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "EngineInfo":
+        """Parse `to_json`; `source` names the file in errors. Unknown fields of a newer minor writer are ignored."""
+        try:
+            values = json.loads(text)
+            if values["format"] != FORMAT:
+                raise EngineError(
+                    f"{source}: engine format {values['format']}, this psp_runtime reads {FORMAT}: export it again"
+                )
+            known = {f.name for f in fields(cls)}
+            values = {name: value for name, value in values.items() if name in known}
+            values["mix_layers"] = tuple(values["mix_layers"])
+            return cls(**values)
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineError(f"{source}: damaged engine metadata ({error}): export it again") from None
+
+
+def read_info(path: str | Path) -> EngineInfo:
+    """The metadata of an engine file (.onnx, or a TensorRT plan), without opening the engine.
+
+    Raises `EngineError` for a missing, empty, truncated or foreign file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise EngineError(f"no engine at {path}: expected a .onnx or .trt file made by psp-export")
+    if path.stat().st_size == 0:
+        raise EngineError(f"{path} is empty: export the engine again with psp-export")
+    text = _onnx_metadata(path) if path.suffix == ".onnx" else _plan_metadata(path)
+    return EngineInfo.from_json(text, str(path))
+
+
+def _plan_metadata(path: Path) -> str:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        start = data.find(b'psp:{"')
+        if start < 0:
+            raise EngineError(f"{path} is not an engine made by psp-export: expected a .onnx or .trt file of ours")
+        text = data[start + len(PLAN_PREFIX) : start + PLAN_NAME_LIMIT].decode("ascii", "replace")
+    try:
+        return text[: json.JSONDecoder().raw_decode(text)[1]]
+    except ValueError:
+        raise EngineError(f"{path} is damaged (its metadata is cut off): export it again") from None
+
+
+def _onnx_metadata(path: Path) -> str:
+    with path.open("rb") as file:
+        try:
+            entries = dict(_string_entry(data) for data in _fields(file, path.stat().st_size, _METADATA_PROPS))
+        except (EOFError, UnicodeDecodeError):
+            raise EngineError(f"{path} is truncated or not an ONNX file: export it again") from None
+    if ONNX_KEY not in entries:
+        raise EngineError(f"{path} is an ONNX file, but not one made by psp-export: it carries no 'psp' metadata")
+    return entries[ONNX_KEY]
+
+
+def _fields(file: BinaryIO, size: int, wanted: int) -> Iterator[bytes]:
+    """Walk the top level of a protobuf message and yield the bytes of one length-delimited field."""
+    while file.tell() < size:
+        tag = _varint(file)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            _varint(file)
+            continue
+        length = _varint(file)
+        if wire != 2 or file.tell() + length > size:
+            raise EOFError
+        if number == wanted:
+            yield file.read(length)
+        else:
+            file.seek(length, 1)
+
+
+def _varint(file: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            raise EOFError
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    raise EOFError
+
+
+def _string_entry(data: bytes) -> tuple[str, str]:
+    """key (field 1) and value (field 2) of a StringStringEntryProto."""
+    key, value = (next(_fields(io.BytesIO(data), len(data), number), b"") for number in (1, 2))
+    return key.decode(), value.decode()

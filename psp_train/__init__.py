@@ -1,0 +1,1 @@
+"""Training and the trained networks of pixel2style2pixel in PyTorch."""

@@ -1,0 +1,249 @@
+"""Published checkpoints in, models out: pSp `.pt` files and rosinality-style StyleGAN2 `.pt` files.
+
+    pSp         {"state_dict": encoder.* + decoder.*, "opts": {...}, "latent_avg": tensor}
+    StyleGAN2   {"g_ema": ..., "latent_avg": tensor}
+
+Everything about the architecture is read off the shapes in the file, so old files that lack an option load too.
+Files are opened with `weights_only`: a checkpoint cannot run code.
+"""
+
+import hashlib
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from psp_runtime.errors import PspError
+from psp_runtime.tasks import TASKS, Task, get_task
+from psp_train import demo
+from psp_train.networks import PSP, EncoderConfig, Generator, GeneratorConfig
+from psp_train.networks.encoder import EncoderKind
+
+#: Names of `opts["encoder_type"]` in published files.
+ENCODER_TYPES: dict[str, EncoderKind] = {
+    "GradualStyleEncoder": "psp",
+    "BackboneEncoderUsingLastLayerIntoW": "w",
+    "BackboneEncoderUsingLastLayerIntoWPlus": "naive_wplus",
+}
+PUBLISHED_LICENSE = (
+    "Weights: the licence of your checkpoint applies. The published pSp and StyleGAN2 FFHQ weights are for "
+    "non-commercial use only (NVIDIA Source Code License-NC; FFHQ is CC BY-NC-SA 4.0)."
+)
+DEMO_LICENSE = "Weights: the bundled demo model, under the MIT licence of this toolkit."
+
+State = dict[str, torch.Tensor]
+
+
+class CheckpointError(PspError):
+    """A checkpoint that cannot be read, or is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model (FP32, eval mode) with what its file says about it; `sha256` is that of the file."""
+
+    model: PSP
+    task: Task
+    encoder: EncoderConfig
+    generator: GeneratorConfig
+    sha256: str
+    license: str
+    name: str
+
+
+def load_checkpoint(path: str | Path, task: str | None = None) -> Checkpoint:
+    """Load a published pSp checkpoint.
+
+    `task` is needed only when the file names none we know; one that contradicts the file is an error. Raises
+    `CheckpointError` for anything but a complete pSp checkpoint.
+    """
+    path = Path(path)
+    data = _read(path)
+    if "g_ema" in data:
+        raise CheckpointError(f"{path} is a StyleGAN2 generator without an encoder: expected a pSp checkpoint")
+    if not isinstance(data.get("state_dict"), Mapping):
+        raise CheckpointError(f"{path} is not a pSp checkpoint: expected a 'state_dict', found {_some(data)}")
+    state, opts = dict(data["state_dict"]), data.get("opts")
+    opts = opts if isinstance(opts, Mapping) else {}
+    generator = _read_shapes(path, generator_config, state, "decoder.")
+    encoder = _read_shapes(path, encoder_config, state, generator)
+    _check_encoder_type(path, opts, encoder)
+    chosen = _choose_task(path, opts, task, encoder.input_channels)
+    with torch.device("meta"):
+        model = PSP(encoder, generator)
+    _load_state(path, model, state)
+    model.latent_avg = _latent_avg(path, data.get("latent_avg"), generator)
+    return Checkpoint(model.eval(), chosen, encoder, generator, file_hash(path), PUBLISHED_LICENSE, path.name)
+
+
+def load_demo_checkpoint(task: str | None = None) -> Checkpoint:
+    """The bundled demo model of a task (default: inversion) in the same form."""
+    chosen = get_task(task or "inversion")
+    model = demo.load_demo(chosen.name)
+    digest = file_hash(*demo.weight_files(chosen.name))
+    config = demo.encoder_config(chosen.name)
+    return Checkpoint(model, chosen, config, demo.GENERATOR, digest, DEMO_LICENSE, "bundled demo model")
+
+
+def load_generator(path: str | Path) -> tuple[Generator, torch.Tensor | None]:
+    """Load a rosinality-style StyleGAN2 `.pt`; returns the generator and its average w [L,S], if stored."""
+    path = Path(path)
+    data = _read(path)
+    if not isinstance(data.get("g_ema"), Mapping):
+        raise CheckpointError(f"{path} is not a StyleGAN2 generator: expected 'g_ema', found {_some(data)}")
+    state = dict(data["g_ema"])
+    config = _read_shapes(path, generator_config, state, "")
+    with torch.device("meta"):
+        generator = Generator(config)
+    _load_state(path, generator, state)
+    average = data.get("latent_avg")
+    return generator.eval(), None if average is None else _latent_avg(path, average, config)
+
+
+def generator_config(state: State, prefix: str) -> GeneratorConfig:
+    """Size, style dim, mapping depth and channels from the shapes of a generator's state dict."""
+    doublings = len(_indices(state, prefix + r"to_rgbs\.(\d+)\.bias"))
+    convs = [state[f"{prefix}convs.{2 * i}.conv.weight"] for i in range(doublings)]
+    return GeneratorConfig(
+        size=4 * 2**doublings,
+        style_dim=state[prefix + "conv1.conv.modulation.weight"].shape[1],
+        mapping_layers=len(_indices(state, prefix + r"style\.(\d+)\.weight")),
+        channels=(state[prefix + "input.input"].shape[1], *(conv.shape[1] for conv in convs)),
+    )
+
+
+def encoder_config(state: State, generator: GeneratorConfig) -> EncoderConfig:
+    """Kind, input channels and backbone shape from the keys and shapes of an encoder's state dict."""
+    units = len(_indices(state, r"encoder\.body\.(\d+)\.res_layer\.1\.weight"))
+    projected = _indices(state, r"encoder\.body\.(\d+)\.shortcut_layer\.0\.weight")
+    starts = [0, *projected, units]
+    widths = [state[f"encoder.body.{start}.res_layer.1.weight"].shape[0] for start in starts[:-1]]
+    if len(widths) != 4:
+        raise KeyError(f"a backbone of four stages (found {len(widths)})")
+    return EncoderConfig(
+        kind=_encoder_kind(state),
+        input_channels=state["encoder.input_layer.0.weight"].shape[1],
+        styles=generator.styles,
+        style_dim=generator.style_dim,
+        units=tuple(b - a for a, b in zip(starts, starts[1:], strict=False)),
+        widths=tuple(widths),
+    )
+
+
+def _encoder_kind(state: State) -> EncoderKind:
+    if "encoder.latlayer1.weight" in state:
+        return "psp"
+    return "naive_wplus" if "encoder.output_layer_2.3.weight" in state else "w"
+
+
+def file_hash(*paths: Path) -> str:
+    """sha256 of the files' contents, in order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}: expected a pSp .pt file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols
+            data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise CheckpointError(
+                f"{path} holds more than weights and was not opened: a checkpoint must not run code "
+                "(expected tensors, numbers, strings and dicts)"
+            ) from None
+        raise _unreadable(path) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, UnicodeDecodeError):
+        raise _unreadable(path) from None
+    if not isinstance(data, Mapping):
+        raise CheckpointError(f"{path} is not a checkpoint: expected a dict, found {type(data).__name__}")
+    return dict(data)
+
+
+def _unreadable(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is not a PyTorch checkpoint, or is cut off: expected a complete pSp .pt file")
+
+
+def _read_shapes(path: Path, reader: Any, *args: Any) -> Any:
+    """Run a config reader; a key it needs and does not find means another architecture."""
+    try:
+        return reader(*args)
+    except (KeyError, IndexError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a StyleGAN2 pSp checkpoint: it lacks {error}") from None
+
+
+def _check_encoder_type(path: Path, opts: Mapping[str, Any], encoder: EncoderConfig) -> None:
+    name = opts.get("encoder_type")
+    if name is not None and ENCODER_TYPES.get(name) != encoder.kind:
+        raise CheckpointError(
+            f"{path}: opts say encoder type {name!r}, its weights are those of a {encoder.kind!r} encoder "
+            f"(known types: {', '.join(ENCODER_TYPES)})"
+        )
+
+
+def _choose_task(path: Path, opts: Mapping[str, Any], wanted: str | None, channels: int) -> Task:
+    """The task the file names, unless `wanted` refines it; an unknown or absent name needs `wanted`."""
+    name = opts.get("dataset_type")
+    stored = next((task for task in TASKS.values() if task.reference and task.reference == name), None)
+    if wanted is None and stored is None:
+        known = ", ".join(TASKS)
+        raise CheckpointError(f"{path} does not say which task it is for ({name!r}): give --task, one of {known}")
+    task = stored if wanted is None else get_task(wanted)
+    assert task is not None
+    # Tasks without a published name (inpainting, toonify) are trained with the inversion data set type.
+    same = stored is None or task is stored or (task.reference is None and stored.name == "inversion")
+    if not same:
+        raise CheckpointError(f"--task {wanted} contradicts {path}, which is for {stored.name} ({name})")
+    if task.input != "labels" and channels != task.channels:
+        raise CheckpointError(f"{path} takes {channels} input channels, task {task.name} has {task.channels}")
+    return task
+
+
+def _load_state(path: Path, model: torch.nn.Module, state: State) -> None:
+    """Strictly load `state` into a model built on the meta device, as FP32."""
+    expected = model.state_dict()
+    problems = [f"missing {key}" for key in expected if key not in state]
+    problems += [f"unknown {key}" for key in state if key not in expected]
+    problems += [
+        f"{key} has shape {list(state[key].shape)}, expected {list(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if problems:
+        raise CheckpointError(f"{path} does not fit the architecture, {len(problems)} keys differ: {_some(problems)}")
+    state = {key: value.to(expected[key].dtype) for key, value in state.items()}
+    model.load_state_dict(state, assign=True)
+
+
+def _latent_avg(path: Path, average: torch.Tensor | None, config: GeneratorConfig) -> torch.Tensor:
+    """Bring [L,S], [1,S], [S] or nothing to [L,S]."""
+    shape = (config.styles, config.style_dim)
+    if average is None:
+        return torch.zeros(shape)
+    try:
+        return average.float().reshape(-1, config.style_dim).expand(shape).contiguous()
+    except RuntimeError:
+        raise CheckpointError(f"{path}: latent_avg has shape {list(average.shape)}, expected {list(shape)}") from None
+
+
+def _indices(state: State, pattern: str) -> list[int]:
+    matches = (re.fullmatch(pattern, key) for key in state)
+    return sorted(int(match.group(1)) for match in matches if match)
+
+
+def _some(names: Any, count: int = 7) -> str:
+    names = list(names)
+    return ", ".join(map(str, names[:count])) + (f" and {len(names) - count} more" if len(names) > count else "")

@@ -1,0 +1,51 @@
+"""The bundled demo model: a small pSp over the procedural faces, so that everything runs without downloads.
+
+The weights were made by `tools/train_demo.py`; they are ours, free of the restrictions of the published ones.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from psp_runtime.errors import PspError
+from psp_runtime.tasks import get_task
+from psp_train.faces import FACE_DIM
+from psp_train.networks import PSP, EncoderConfig, GeneratorConfig
+
+WEIGHTS = Path(__file__).parent / "weights"
+GENERATOR = GeneratorConfig(size=256, style_dim=FACE_DIM, mapping_layers=4, channels=(96, 96, 96, 96, 64, 32, 16))
+
+
+def encoder_config(task: str) -> EncoderConfig:
+    """The demo encoder of a task: a narrow, shallow pSp encoder."""
+    return EncoderConfig(
+        input_channels=get_task(task).channels,
+        styles=GENERATOR.styles,
+        style_dim=GENERATOR.style_dim,
+        units=(2, 2, 3, 2),
+        widths=(16, 32, 64, 48),
+    )
+
+
+def weight_files(task: str) -> tuple[Path, Path]:
+    """The shared generator and the encoder of a task. Raises `PspError` for a task without a demo model."""
+    encoder = WEIGHTS / f"demo_{task}.safetensors"
+    if not encoder.is_file():
+        have = ", ".join(sorted(p.stem[5:] for p in WEIGHTS.glob("demo_*.safetensors") if p.stem != "demo_generator"))
+        raise PspError(f"no bundled demo model for task {task!r} (there is: {have}): give a --checkpoint")
+    return WEIGHTS / "demo_generator.safetensors", encoder
+
+
+def load_demo(task: str = "inversion") -> PSP:
+    """The bundled model of a task in FP32, in eval mode."""
+    model = PSP(encoder_config(task), GENERATOR)
+    tensors: dict[str, torch.Tensor] = {}
+    for file in weight_files(task):
+        tensors |= load_file(file)
+    tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    model.latent_avg.copy_(tensors.pop("latent_avg"))
+    for name, noise in model.decoder.noises.named_buffers():  # a drawn face has no noise to model
+        tensors[f"decoder.noises.{name}"] = torch.zeros_like(noise)
+    model.load_state_dict(tensors)
+    return model.eval()

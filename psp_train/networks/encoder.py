@@ -1,0 +1,180 @@
+"""Encoders from a 256x256 picture to style codes: pSp and its two ablations, over an IR-SE backbone.
+
+"Encoding in Style" (Richardson et al. 2021), section 3.1 and table 2. The backbone is the IR-SE50 of ArcFace: a
+3x3 stem and four stages of residual units with squeeze-and-excitation. Attribute names are those of the
+published state dicts.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from psp_train.networks.stylegan2 import EqualLinear
+
+EncoderKind = Literal["psp", "w", "naive_wplus"]
+
+#: First style of the heads on the 16x16, 32x32 and 64x64 feature maps (figure 2: coarse, medium, fine).
+COARSE, MEDIUM, FINE = 0, 3, 7
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Shape of an encoder; the defaults are the published one for 1024x1024.
+
+    `units` and `widths` are the four backbone stages; the last width is also that of the feature pyramid and of
+    the map2style heads.
+    """
+
+    kind: EncoderKind = "psp"
+    input_channels: int = 3
+    styles: int = 18
+    style_dim: int = 512
+    units: tuple[int, int, int, int] = (3, 4, 14, 3)
+    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+
+
+class SqueezeExcitation(nn.Module):
+    """Channel gates from the globally pooled features."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, channels // 16 or 1, 1, bias=False)
+        self.fc2 = nn.Conv2d(channels // 16 or 1, channels, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate = self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True))))
+        return x * torch.sigmoid(gate)
+
+
+class ResidualUnit(nn.Module):
+    """IR-SE unit: BN, conv, PReLU, strided conv, BN, SE, plus a (projected) shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        if inputs == outputs:
+            self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)
+        else:
+            self.shortcut_layer = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        self.res_layer = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
+            nn.PReLU(outputs),
+            nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            SqueezeExcitation(outputs),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.res_layer(x) + self.shortcut_layer(x)
+
+
+class Backbone(nn.Module):
+    """Stem and body of IR-SE50; the encoders add their heads to it."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.widths[0]
+        self.input_layer = nn.Sequential(
+            nn.Conv2d(config.input_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width)
+        )
+        self.body = nn.Sequential()
+        for units, outputs in zip(config.units, config.widths, strict=True):
+            for unit in range(units):
+                self.body.append(ResidualUnit(width, outputs, stride=2 if unit == 0 else 1))
+                width = outputs
+
+    def stages(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The outputs of the four stages, at 1/2, 1/4, 1/8 and 1/16 of the input size."""
+        x = self.input_layer(x)
+        outputs, units = [], iter(self.body)
+        for count in self.config.units:
+            for _ in range(count):
+                x = next(units)(x)
+            outputs.append(x)
+        return outputs
+
+
+class Map2Style(nn.Module):
+    """Strided convolutions down to 1x1, then a linear layer: one style vector from a feature map."""
+
+    def __init__(self, width: int, style_dim: int, size: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential()
+        for _ in range(size.bit_length() - 1):
+            self.convs += nn.Sequential(nn.Conv2d(width, width, 3, 2, 1), nn.LeakyReLU())
+        self.linear = EqualLinear(width, style_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.convs(x).flatten(1))
+
+
+class PSPEncoder(Backbone):
+    """The pSp encoder: a feature pyramid with one map2style head per style (paper, figure 2)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        width = config.widths[3]
+        self.styles = nn.ModuleList(
+            Map2Style(width, config.style_dim, head_size(style)) for style in range(config.styles)
+        )
+        self.latlayer1 = nn.Conv2d(config.widths[2], width, 1)
+        self.latlayer2 = nn.Conv2d(config.widths[1], width, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [B,C,256,256] -> W+ offsets [B,L,S]."""
+        _, c1, c2, p3 = self.stages(x)
+        p2 = upsample_add(p3, self.latlayer1(c2))
+        p1 = upsample_add(p2, self.latlayer2(c1))
+        pyramid = {16: p3, 32: p2, 64: p1}
+        return torch.stack([head(pyramid[head_size(i)]) for i, head in enumerate(self.styles)], dim=1)
+
+
+class WEncoder(Backbone):
+    """Ablation: one style vector from the last features, repeated for every layer."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.linear = EqualLinear(config.widths[3], config.style_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [B,C,256,256] -> W offsets [B,L,S], the same for all L."""
+        code = self.linear(self.stages(x)[3].mean((2, 3)))
+        return code[:, None].expand(-1, self.config.styles, -1)
+
+
+class NaiveWPlusEncoder(Backbone):
+    """Ablation: all style vectors from one linear layer on the last features."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        width, dim = config.widths[3], config.style_dim
+        self.output_layer_2 = nn.Sequential(
+            nn.BatchNorm2d(width), nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(width * 49, dim)
+        )
+        self.linear = EqualLinear(dim, dim * config.styles)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [B,C,256,256] -> W+ offsets [B,L,S]."""
+        features = self.output_layer_2(self.stages(x)[3])
+        return self.linear(features).view(-1, self.config.styles, self.config.style_dim)
+
+
+def build_encoder(config: EncoderConfig) -> Backbone:
+    """The encoder of `config.kind`."""
+    return {"psp": PSPEncoder, "w": WEncoder, "naive_wplus": NaiveWPlusEncoder}[config.kind](config)
+
+
+def head_size(style: int) -> int:
+    """Side of the feature map that map2style head number `style` reads."""
+    return 16 if style < MEDIUM else 32 if style < FINE else 64
+
+
+def upsample_add(x: torch.Tensor, lateral: torch.Tensor) -> torch.Tensor:
+    """Double the size of x (bilinear, corners aligned) and add the lateral features."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True) + lateral

@@ -1,0 +1,170 @@
+"""The deployable form against the trained networks, and FP16 on weights that overflow a plain half-precision model."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from models import golden_model, inputs, relative_error, tiny_model
+
+from psp_export import verify
+from psp_export.deploy import DeployedEncoder, DeployedGenerator, DeployedMapping, DeployedPSP
+from psp_export.precision import TARGET_PEAK, balance_encoder, channel_peaks, to_half
+from psp_train.networks.psp import to_input, to_picture
+
+KINDS = [("psp", "rgb", 3), ("psp", "sketch", 1), ("psp", "labels", 19), ("w", "rgb", 3), ("naive_wplus", "rgb", 3)]
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Of uint8 pictures; a picture with NaN never gets here, its uint8 is just wrong."""
+    return verify.psnr((a.int() - b.int()).numpy())
+
+
+@pytest.mark.parametrize(("encoder", "kind", "channels"), KINDS)
+def test_deployed_equals_trained(encoder, kind, channels):
+    model = tiny_model(encoder, channels)
+    images = torch.from_numpy(verify.pictures(kind, channels, 3, seed=0))
+    style, alpha = inputs("style", (3, 10, 32)), inputs("alpha", (3, 10)).clamp(0, 1)
+    expected, latents = model(to_input(images, kind, channels), style, alpha)
+    output, deployed_latents = DeployedPSP(model, kind)(images, style, alpha)
+    assert relative_error(deployed_latents, latents.numpy()) < 1e-5
+    assert (output.int() - to_picture(expected).int()).abs().max() <= 1
+    assert to_picture(expected).float().std() > 20  # the test would pass on black pictures otherwise
+
+
+def test_mapping():
+    model = tiny_model()
+    z = inputs("z", (5, 32))
+    assert relative_error(DeployedMapping(model.decoder)(z), model.decoder.map(z).numpy()) < 1e-5
+
+
+@pytest.mark.parametrize(("encoder", "kind", "channels"), KINDS)
+def test_balancing_is_exact_and_reaches_its_target(encoder, kind, channels):
+    model = tiny_model(encoder, channels)
+    images = torch.from_numpy(verify.pictures(kind, channels, 3, seed=0))
+    deployed = DeployedEncoder(model.encoder, model.latent_avg, kind)
+    before = deployed(images)
+    balance_encoder(deployed, images)
+    assert torch.equal(deployed(images), before)  # powers of two
+    peaks = channel_peaks(deployed, images)
+    for stage in range(4):
+        stream = [peak for name, peak in peaks.items() if name.startswith(f"stages.{stage}.") and ".norm" not in name]
+        assert max(float(peak.max()) for peak in stream) <= TARGET_PEAK
+
+
+# ---- FP16 on hard weights ------------------------------------------------------------------------------------
+
+
+def spread(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Factors from 10 to 100, log-uniform."""
+    u = inputs(name, shape) / math.sqrt(12) + 0.5
+    return 10 ** (1 + u)
+
+
+def harden_generator(model) -> None:
+    """Scale styles and every output channel's weights by 10 to 100: demodulation cancels both."""
+    decoder = model.decoder
+    for index, layer in enumerate([decoder.conv1, *decoder.convs]):
+        conv = layer.conv
+        factor = spread(f"style{index}", (1,))
+        conv.modulation.weight.data *= factor
+        conv.modulation.bias.data *= factor
+        conv.weight.data *= spread(f"weight{index}", (1, conv.weight.shape[1], 1, 1, 1))
+
+
+def harden_encoder(model) -> None:
+    """Scale gains of the encoder by 10 to 100 wherever batch normalisation statistics or the next layer cancel it.
+
+    The residual stream and the pyramid carry a factor per channel; inside a unit, the gain of the first normalisation
+    and the weights behind it multiply up to 10,000 before the second normalisation takes it back.
+    """
+    encoder = model.encoder
+    streams = [spread(f"stream{stage}", (width,)) for stage, width in enumerate(encoder.config.widths)]
+    scale_norm(encoder.input_layer[1], 1, streams[0])
+    units = iter(encoder.body)
+    for stage, count in enumerate(encoder.config.units):
+        for number in range(count):
+            before = streams[max(stage - 1, 0)] if number == 0 else streams[stage]
+            harden_unit(next(units), before, streams[stage], f"{stage}.{number}")
+    for lateral, before in ((encoder.latlayer1, streams[2]), (encoder.latlayer2, streams[1])):
+        lateral.weight.data *= streams[3][:, None, None, None] / before[:, None, None]
+        lateral.bias.data *= streams[3]
+    for head in encoder.styles:
+        head.convs[0].weight.data /= streams[3][:, None, None]
+
+
+def harden_unit(unit, before, after, name: str) -> None:
+    norm1, conv1, _, _, norm2, se = unit.res_layer
+    gain, weight = spread(f"gain{name}", (1,)), spread(f"inner{name}", (1,))
+    scale_norm(norm1, before, gain)
+    conv1.weight.data *= weight
+    scale_norm(norm2, gain * weight, after)
+    se.fc1.weight.data /= after[:, None, None]
+    if isinstance(unit.shortcut_layer, torch.nn.Sequential):
+        scale_norm(unit.shortcut_layer[1], 1, after)
+        unit.shortcut_layer[0].weight.data /= before[:, None, None]
+
+
+def scale_norm(norm, before, after) -> None:
+    """Make a batch normalisation take inputs scaled by `before` and give outputs scaled by `after`."""
+    norm.running_mean *= before
+    norm.running_var *= before**2
+    norm.weight.data *= after
+    norm.bias.data *= after
+
+
+@pytest.fixture(scope="module")
+def hard_model():
+    model = golden_model("psp_64", 64)
+    harden_generator(model)
+    harden_encoder(model)
+    return model
+
+
+@pytest.mark.slow
+def test_plain_half_fails_on_hard_weights_and_ours_holds(hard_model):
+    images = torch.from_numpy(verify.pictures("rgb", 0, 2, seed=5))
+    x = to_input(images, "rgb", 3)
+    expected = to_picture(hard_model(x)[0])
+    assert expected.float().std() > 20  # a picture, not a plain colour
+
+    deployed = DeployedPSP(hard_model, "rgb").eval()
+    balance_encoder(deployed.encoder, torch.from_numpy(verify.pictures("rgb", 0, 4, seed=6)))
+    to_half(deployed)
+    style, alpha = torch.zeros(2, 10, 512), torch.zeros(2, 10)
+    output, latents = deployed(images, style, alpha)
+    assert torch.isfinite(latents).all()
+    assert psnr(output, expected) >= 50
+
+    # The same weights in a plain .half(): encoder and generator each lose the picture.
+    plain = golden_model("psp_64", 64)
+    plain.load_state_dict(hard_model.state_dict())
+    plain.half()
+    latents, codes = hard_model.encode(x), plain.encoder(x.half())
+    assert not torch.isfinite(codes).all() or relative_error(codes.float(), latents.numpy()) > 0.1
+    picture = plain.decoder(latents.half()).float()
+    assert not torch.isfinite(picture).all() or psnr(to_picture(picture), expected) < 30
+
+
+@pytest.mark.parametrize("kind", ["psp", "w", "naive_wplus"])
+def test_half_precision_of_every_encoder(kind):
+    model = tiny_model(kind)
+    images = torch.from_numpy(verify.pictures("rgb", 0, 3, seed=5))
+    expected, latents = model(to_input(images, "rgb", 3))
+    deployed = DeployedPSP(model, "rgb")
+    balance_encoder(deployed.encoder, images)
+    to_half(deployed)
+    output, half_latents = deployed(images, torch.zeros(3, 10, 32), torch.zeros(3, 10))
+    assert half_latents.dtype == torch.float32
+    assert relative_error(half_latents, latents.numpy()) < 0.01
+    assert psnr(output, to_picture(expected)) > 40
+
+
+def test_generator_without_noise_drops_it():
+    model = tiny_model()
+    for layer in [model.decoder.conv1, *model.decoder.convs]:
+        layer.noise.weight.zero_()
+    deployed = DeployedGenerator(model.decoder)
+    assert all(layer.noise is None for layer in deployed.convs)
+    w = inputs("w", (1, 10, 32))
+    assert np.abs(deployed(w).int() - to_picture(model.decoder(w)).int()).max() <= 1

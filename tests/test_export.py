@@ -1,0 +1,251 @@
+"""Exported files: contract, dynamic batch, verification that can fail, nothing half-written."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from models import GOLDEN, golden, golden_model, inputs, relative_error, tiny_checkpoint, tiny_model
+from PIL import Image
+
+from psp_export import engine, export, graph, verify
+from psp_export.export import Options, deployable
+from psp_runtime import load, read_info
+from psp_runtime.errors import EngineError, PspError
+from psp_train.networks.psp import to_input, to_picture
+from psp_train.seeded import unit_uniform
+
+HAS_RTX = engine.choose_flavour() is not None
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """A folder with an FP32 and an FP16 export of the tiny model, parts included."""
+    folder = tmp_path_factory.mktemp("engines")
+    for precision in ("fp32", "fp16"):
+        options = Options(folder / precision, precision, "onnx", max_batch=4, parts=True)
+        export.export(tiny_checkpoint(), options)
+    return folder
+
+
+def tensors(values) -> dict[str, tuple[str, list]]:
+    """name -> (element type, shape)."""
+    return {
+        v.name: (
+            onnx.TensorProto.DataType.Name(v.type.tensor_type.elem_type),
+            [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim],
+        )
+        for v in values
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_engine_contract(exported, precision):
+    model = onnx.load(exported / f"{precision}.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert tensors(model.graph.input) == {
+        "image": ("UINT8", ["batch", 256, 256, 3]),
+        "style": ("FLOAT", ["batch", 10, 32]),
+        "alpha": ("FLOAT", ["batch", 10]),
+    }
+    outputs = tensors(model.graph.output)
+    assert {name: kind for name, (kind, _) in outputs.items()} == {"output": "UINT8", "latents": "FLOAT"}
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
+    assert engine.stored_precision(exported / f"{precision}.onnx") == precision
+
+
+def test_no_shape_arithmetic_in_the_graph(exported):
+    """Everything but the batch is static, so nothing has to be computed at run time to know a shape."""
+    for file in exported.glob("*.onnx"):
+        kinds = {node.op_type for node in onnx.load(file).graph.node}
+        assert not kinds & {"Shape", "If", "Loop", "BatchNormalization", "Resize", "ConstantOfShape"}, file
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 60), ("fp16", 50)])
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_onnx_equals_torch_at_every_batch(exported, precision, least, batch):
+    model = tiny_model()
+    images = verify.pictures("rgb", 0, batch + 1, seed=batch)[:batch]
+    style, alpha = inputs("style", (batch, 10, 32)), inputs("alpha", (batch, 10)).clamp(0, 1)
+    expected, latents = model(to_input(torch.from_numpy(images), "rgb", 3), style, alpha)
+    with load(exported / f"{precision}.onnx") as pipeline:
+        result = pipeline.translate(images, style.numpy(), alpha.numpy())
+    assert verify.psnr(result.output.astype(int) - to_picture(expected).numpy()) > least
+    assert relative_error(result.latents, latents.numpy()) < (1e-4 if precision == "fp32" else 0.01)
+
+
+def test_metadata_and_parity_are_inside(exported):
+    info = read_info(exported / "fp16.onnx")
+    assert (info.task, info.encoder, info.output_size, info.styles, info.style_dim) == ("inversion", "psp", 64, 10, 32)
+    assert (info.precision, info.backend, info.max_batch, info.part) == ("fp16", "onnx", 4, "full")
+    assert info.mix_layers == (8, 9)
+    assert info.parity and info.parity["psnr"] >= 50 and info.parity["headroom"] >= verify.HEADROOM
+    assert read_info(exported / "fp16.mapping.onnx").part == "mapping"
+    raw = onnx.load(exported / "fp16.onnx").metadata_props[0].value
+    assert json.loads(raw)["checkpoint"] == "ab" * 32
+
+
+def test_parts_and_mapping_make_the_whole(exported):
+    def run(name, feeds):
+        return onnxruntime.InferenceSession(exported / f"fp32.{name}.onnx").run(None, feeds)[0]
+
+    images = verify.pictures("rgb", 0, 2, seed=3)
+    latents = run("encoder", {"image": images})
+    with load(exported / "fp32.onnx") as pipeline:
+        whole = pipeline.translate(images)
+    np.testing.assert_allclose(latents, whole.latents, atol=1e-5)
+    assert np.abs(run("generator", {"latents": latents}).astype(int) - whole.output).max() <= 1
+    z = inputs("z", (3, 32))
+    np.testing.assert_allclose(run("mapping", {"z": z.numpy()}), tiny_model().decoder.map(z), rtol=1e-4, atol=1e-5)
+
+
+def test_a_part_is_not_an_engine(exported):
+    with pytest.raises(EngineError, match="encoder"):
+        load(exported / "fp32.encoder.onnx")
+
+
+@pytest.mark.parametrize("task", ["sketch", "segmentation"])
+def test_other_inputs(tmp_path, task):
+    export.export(tiny_checkpoint(task), Options(tmp_path / "psp", "fp16", "onnx"))
+    info = read_info(tmp_path / "psp.onnx")
+    assert (info.input, info.classes) == {"sketch": ("sketch", 0), "segmentation": ("labels", 19)}[task]
+
+
+@pytest.mark.parametrize("opset", [18, 20])
+def test_newer_opsets(tmp_path, opset):
+    export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="onnx", opset=opset))
+    assert onnx.load(tmp_path / "psp.onnx").opset_import[0].version == opset
+    with pytest.raises(PspError, match="--opset 16 is not supported: choose 17 to 20"):
+        export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="onnx", opset=16))
+
+
+# ---- Verification --------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_engine_is_caught_and_nothing_is_written(tmp_path, monkeypatch):
+    (tmp_path / "psp.onnx").write_bytes(b"an earlier export")
+
+    def spoiled(model, info):
+        module = deployable(model, info)
+        module.generator.convs[2].bias.data += 1.0
+        return module
+
+    monkeypatch.setattr(export, "deployable", spoiled)
+    with pytest.raises(verify.ParityError, match=r"expected at least 48 dB for fp32; nothing was written"):
+        export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="onnx"))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"psp.onnx": b"an earlier export"}
+
+
+def test_overflow_is_caught_though_onnx_runtime_hides_it(tmp_path, monkeypatch):
+    """Without balancing, an encoder whose stream is 1e5 large overflows FP16; ORT on a CPU computes in FP32."""
+    model = tiny_model()
+    norm = model.encoder.input_layer[1]
+    norm.weight.data *= 1e5
+    norm.bias.data *= 1e5
+    for unit in (model.encoder.body[0], model.encoder.body[1], model.encoder.body[2]):
+        unit.res_layer[0].running_mean *= 1e5
+        unit.res_layer[0].running_var *= 1e10
+    model.encoder.body[2].shortcut_layer[0].weight.data /= 1e5
+    checkpoint = replace(tiny_checkpoint(), model=model)
+    monkeypatch.setattr(export, "balance_encoder", lambda encoder, images: None)
+    with pytest.raises(verify.ParityError, match="FP16 would overflow: tensor"):
+        export.export(checkpoint, Options(tmp_path / "psp", "fp16", "onnx"))
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    export.export(checkpoint, Options(tmp_path / "psp", "fp16", "onnx"))
+    assert read_info(tmp_path / "psp.onnx").parity["psnr"] > 50
+
+
+def test_unverified_says_so(tmp_path):
+    files = export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="onnx", verify=False))
+    assert files[0].parity == "not verified"
+    assert read_info(tmp_path / "psp.onnx").parity is None
+
+
+def test_psnr():
+    assert verify.psnr(np.zeros((4, 4))) == 99
+    assert verify.psnr(np.full((4, 4), 255)) == pytest.approx(0)
+    assert verify.psnr(np.full((4, 4), 1)) == pytest.approx(48.13, abs=0.01)
+
+
+# ---- Golden picture, end to end ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_golden_picture_through_the_exported_engine(tmp_path, precision):
+    """picture file in, picture out, and mixing: within two levels of the reference's PNG files in FP32."""
+    data = golden("picture")
+    seed = int(data["seed"])
+    model = golden_model("psp_256", 256, seed=seed)
+    model.latent_avg = inputs("latent_avg", (14, 512), seed, 0.5)
+    checkpoint = replace(tiny_checkpoint(), model=model, encoder=model.encoder.config, generator=model.decoder.config)
+    export.export(checkpoint, Options(tmp_path / "psp", precision, "onnx"))
+    parity = read_info(tmp_path / "psp.onnx").parity
+    assert parity["psnr"] >= (60 if precision == "fp32" else 50)
+    with load(tmp_path / "psp.onnx") as pipeline:
+        pixels = pipeline.prepare([GOLDEN / "picture.png"])
+        z = unit_uniform("mix_z", (1, 512), seed)
+        w = onnxruntime.InferenceSession(tmp_path / "psp.mapping.onnx").run(None, {"z": z})[0]
+        alpha = np.float32([[0.0] * 8 + [0.5] * 6])
+        plain = pipeline.translate(pixels)
+        mixed = pipeline.translate(pixels, np.repeat(w[:, None], 14, 1), alpha)
+    assert relative_error(plain.latents, data["latents"]) < (1e-4 if precision == "fp32" else 0.01)
+    for result, name in ((plain, "picture_out.png"), (mixed, "picture_mixed.png")):
+        expected = np.asarray(Image.open(GOLDEN / name).convert("RGB")).astype(int)
+        difference = result.output[0].astype(int) - expected
+        assert verify.psnr(difference) > 50
+        assert precision == "fp16" or np.abs(difference).max() <= 2
+
+
+# ---- Plans ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory) -> Path:
+    if not HAS_RTX:
+        pytest.skip("no TensorRT that builds here: install psp-toolkit[rtx]")
+    folder = tmp_path_factory.mktemp("plan")
+    options = Options(folder / "psp", "fp16", "auto", max_batch=4, timing_cache=folder / "cache")
+    export.export(tiny_checkpoint(), options)
+    return folder / "psp.trt"
+
+
+def test_plan_carries_its_metadata(plan):
+    info = read_info(plan)
+    source = read_info(plan.with_suffix(".onnx"))
+    assert info.backend == engine.choose_flavour()
+    assert replace(info, backend="", backend_version="", device="") == replace(source, backend="", backend_version="")
+    assert info.parity == source.parity
+
+
+def test_metadata_too_long_for_a_plan_is_an_error(exported):
+    info = replace(read_info(exported / "fp32.onnx"), license="x" * 4096)
+    with pytest.raises(EngineError, match="4095"):
+        info.to_plan_name()
+
+
+@pytest.mark.skipif(not HAS_RTX, reason="no TensorRT that builds here")
+def test_a_graph_tensorrt_refuses_is_one_line(tmp_path):
+    info = export.engine_info(tiny_checkpoint(), Options())
+    model = graph.to_onnx(deployable(tiny_model(), info), info)
+    for node in model.graph.node:
+        if node.op_type == "ConvTranspose":
+            node.op_type, node.domain = "Unheard", "nowhere"
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(engine.BuildError) as caught:
+        engine.build_plan(path, tmp_path / "odd.trt", engine.choose_flavour())
+    assert "cannot parse" in str(caught.value)
+    assert not (tmp_path / "odd.trt").exists()
+
+
+def test_engine_module_imports_no_torch():
+    code = "import sys, psp_export.engine; sys.exit('torch' in sys.modules or 'onnxruntime' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

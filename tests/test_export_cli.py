@@ -1,0 +1,153 @@
+"""`psp-export` as a user meets it: options, exit codes, one line for every mistake."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny_checkpoint, tiny_model
+
+from psp_export import cli, export
+from psp_runtime import read_info
+
+
+def psp_export(*args: object, cwd: Path, code: str = "") -> subprocess.CompletedProcess:
+    """Run the tool in a process of its own; `code` runs before it."""
+    code += "\nimport sys; from psp_export.cli import main; sys.argv[0] = 'psp-export'; main()"
+    command = [sys.executable, "-c", code, *map(str, args)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def checkpoint(folder: Path, **changes: object) -> Path:
+    data = {
+        "state_dict": tiny_model().state_dict(),
+        "opts": {"dataset_type": "ffhq_encode", "encoder_type": "GradualStyleEncoder"},
+    }
+    torch.save(data | changes, folder / "psp.pt")
+    return folder / "psp.pt"
+
+
+def test_the_two_commands_of_the_readme(tmp_path):
+    """The bundled model by default, said so; stages on stderr, the table and the licence on stdout."""
+    done = psp_export("--task", "inversion", "--fp16", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "bundled demo model" in done.stderr
+    assert "verifying against PyTorch FP32" in done.stderr
+    assert "licence" in done.stdout
+    assert {"psp.onnx", "psp.mapping.onnx"} <= {p.name for p in tmp_path.iterdir()}
+    assert read_info(tmp_path / "psp.onnx").precision == "fp16"
+    row = next(line for line in done.stdout.splitlines() if line.startswith("psp.onnx"))
+    assert "fp16" in row and "dB" in row
+
+
+def test_a_published_checkpoint(tmp_path):
+    source = ("--checkpoint", checkpoint(tmp_path), "--backend", "onnx", "--output", "face.onnx")
+    done = psp_export(*source, "--no-verify", "--parts", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {"psp.pt", "face.onnx", "face.mapping.onnx", "face.encoder.onnx", "face.generator.onnx"}
+    assert "not verified" in done.stdout
+    assert "non-commercial" in done.stdout
+    assert read_info(tmp_path / "face.onnx").parity is None
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (("--task", "inversions"), "unknown task 'inversions': choose one of inversion"),
+        (("--task", "sketch", "--checkpoint", "psp.pt"), "--task sketch contradicts psp.pt"),
+        (("--checkpoint", "missing.pt"), "no checkpoint at missing.pt"),
+        (("--checkpoint", "text.pt"), "text.pt is not a PyTorch checkpoint"),
+        (("--checkpoint", "half.pt"), "half.pt is not a PyTorch checkpoint, or is cut off"),
+        (("--checkpoint", "other.pt"), "other.pt is not a StyleGAN2 pSp checkpoint"),
+        (("--output", "folder"), "is a folder: give a name in it"),
+        (("--output", "nowhere/psp"), "there is no folder nowhere"),
+        (("--opset", "16"), "--opset 16 is not supported"),
+        (("--timing-cache", "text.pt"), "timing cache"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, args, expected):
+    whole = checkpoint(tmp_path).read_bytes()
+    (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.pt").write_text("these are not weights\n")
+    torch.save({"state_dict": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pt")
+    (tmp_path / "folder").mkdir()
+    before = sorted(p.name for p in tmp_path.iterdir())
+    if "--timing-cache" in args and export.engine.choose_flavour() != "tensorrt":
+        pytest.skip("TensorRT-RTX has no timing cache to mismatch")
+    done = psp_export(*args, cwd=tmp_path)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(errors) == 1 and expected in errors[0]
+    assert "Traceback" not in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("args", [("--max-batch", "0"), ("--backend", "tvm"), ("--workspace", "-1"), ("--fp8",)])
+def test_wrong_options_are_usage_errors(tmp_path, args):
+    done = psp_export(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Usage" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_the_export_extra(tmp_path):
+    hide = "import sys; sys.modules['torch'] = None; sys.modules['onnx'] = None"
+    hide += "\nimport importlib.util as u; f = u.find_spec"
+    hide += "\nu.find_spec = lambda n: None if n in ('torch', 'onnx') else f(n)"
+    done = psp_export(cwd=tmp_path, code=hide)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: psp-export needs torch, onnx: pip install 'psp-toolkit[cpu,export]'"
+
+
+def test_an_unfaithful_engine_exits_3(tmp_path):
+    spoil = (
+        "from psp_export import export\noriginal = export.deployable\n"
+        "def spoiled(model, info):\n    m = original(model, info); m.generator.convs[2].bias.data += 1; return m\n"
+        "export.deployable = spoiled"
+    )
+    done = psp_export("--backend", "onnx", cwd=tmp_path, code=spoil)
+    assert done.returncode == 3
+    assert "differs from PyTorch FP32" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_earlier_files(tmp_path):
+    (tmp_path / "psp.onnx").write_bytes(b"earlier")
+    full = (
+        "import errno, pathlib\noriginal = pathlib.Path.write_bytes\n"
+        "def write_bytes(self, data):\n"
+        "    if self.name == 'psp.mapping.onnx':\n"
+        "        original(self, data[:100]); raise OSError(errno.ENOSPC, 'No space left on device', str(self))\n"
+        "    return original(self, data)\n"
+        "pathlib.Path.write_bytes = write_bytes"
+    )
+    done = psp_export("--backend", "onnx", "--no-verify", cwd=tmp_path, code=full)
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"psp.onnx": b"earlier"}
+
+
+def test_ctrl_c_leaves_nothing(tmp_path):
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from psp_export.cli import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 120
+    while not any(tmp_path.iterdir()) and time.time() < deadline:  # the temporary folder: work has begun
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_table_shows_what_is_in_the_files(tmp_path):
+    files = export.export(tiny_checkpoint(), export.Options(tmp_path / "psp", "fp16", "onnx"))
+    lines = cli.table(files).splitlines()
+    assert len(lines) == 3
+    assert lines[1].split()[1:4] == [f"{(tmp_path / 'psp.onnx').stat().st_size / 1e6:.1f}", "MB", "fp16"]
+    assert "fp32" in lines[2]
