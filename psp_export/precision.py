@@ -11,19 +11,16 @@ few pictures; `TARGET_PEAK` leaves a factor of a thousand above and 20 bits belo
 import torch
 from torch import nn
 
-from psp_export.deploy import (
+from psp_export.deploy.encoder import (
     BatchedLinear,
-    Demodulation,
     DeployedEncoder,
-    DeployedMapping,
-    DeployedToRGB,
     Gate,
     Heads,
     NaiveWPlusHead,
     Pyramid,
-    Style,
     WHead,
 )
+from psp_export.deploy.generator import Demodulation, DeployedMapping, DeployedToRGB, Style
 
 #: Largest magnitude every channel of the encoder is scaled to on the calibration pictures.
 TARGET_PEAK = 64.0

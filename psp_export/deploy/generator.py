@@ -1,0 +1,141 @@
+"""The StyleGAN2 generator in deployable form (see `psp_export.deploy`)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from psp_train.networks import Generator
+from psp_train.networks.psp import to_picture
+from psp_train.networks.stylegan2 import EqualLinear, StyledConv, ToRGB
+
+
+class DeployedGenerator(nn.Module):
+    """W+ codes [B,L,S] FP32 -> uint8 [B,H,W,3]."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        noises = generator.noises.tensors()
+        self.register_buffer("constant", generator.input.input.detach().clone())
+        self.convs = nn.ModuleList(
+            DeployedStyledConv(conv, noise)
+            for conv, noise in zip([generator.conv1, *generator.convs], noises, strict=True)
+        )
+        self.to_rgbs = nn.ModuleList(DeployedToRGB(t) for t in [generator.to_rgb1, *generator.to_rgbs])
+
+    def forward(self, w: torch.Tensor) -> torch.Tensor:
+        x = self.convs[0](self.constant, w[:, 0])
+        rgb = self.to_rgbs[0](x, w[:, 1])
+        for i, to_rgb in enumerate(self.to_rgbs[1:]):
+            x = self.convs[2 * i + 1](x, w[:, 2 * i + 1])
+            x = self.convs[2 * i + 2](x, w[:, 2 * i + 2])
+            rgb = to_rgb(x, w[:, 2 * i + 3]) + to_rgb.upsample(rgb)
+        return to_picture(rgb)
+
+
+class Style(nn.Module):
+    """Style affine, FP32: w [B,S] -> the style scaled to a peak of 1 [B,I], and that peak [B,1]."""
+
+    def __init__(self, modulation: EqualLinear) -> None:
+        super().__init__()
+        weight, bias = modulation.effective()
+        self.weight, self.bias = frozen(weight), frozen(bias)
+
+    def forward(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        style = F.linear(w, self.weight, self.bias)
+        peak = style.abs().amax(1, keepdim=True).clamp(min=1e-12)
+        return style / peak, peak
+
+
+class Demodulation(nn.Module):
+    """√2 / sqrt(sum_i s² W2 + eps), FP32, for a normalised style and weight.
+
+    With s = m s' and W = g W' the factors m g leave the fraction as an epsilon of 1e-8 / (m g)²: the result is
+    exactly the reference's. √2 is the gain of the activation, which is positively homogeneous.
+    """
+
+    def __init__(self, weight: torch.Tensor, gain: torch.Tensor) -> None:
+        super().__init__()
+        self.energy = frozen(weight.square().sum((2, 3)).T)
+        self.epsilon = frozen(1e-8 / gain.square())
+
+    def forward(self, style: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
+        return math.sqrt(2) * torch.rsqrt(style.square() @ self.energy + self.epsilon / peak.square())
+
+
+class DeployedStyledConv(nn.Module):
+    """x [B,I,H,W], w [B,S] -> [B,O,H,W], or [B,O,2H,2W] for an upsampling layer."""
+
+    def __init__(self, layer: StyledConv, noise: torch.Tensor) -> None:
+        super().__init__()
+        weight = layer.conv.effective_weight()
+        # Peak |weight| of 1/√fan-in: the sum over the inputs cannot outgrow them.
+        gain = weight.abs().amax((1, 2, 3)).clamp(min=1e-30) * math.sqrt(weight[0].numel())
+        weight = weight / gain[:, None, None, None]
+        self.style = Style(layer.conv.modulation)
+        self.demodulation = Demodulation(weight, gain)
+        self.upsample = layer.conv.upsample
+        if self.upsample:
+            self.fir = frozen(layer.conv.blur.kernel.flip(0, 1).repeat(len(weight), 1, 1, 1))
+        self.weight = frozen(weight.transpose(0, 1) if self.upsample else weight)
+        self.bias = frozen(math.sqrt(2) * layer.activate.bias[:, None, None])
+        strength = math.sqrt(2) * layer.noise.weight.detach()
+        self.noise = frozen(strength * noise) if strength != 0 else None
+
+    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        style, peak = self.style(w)
+        demodulation = self.demodulation(style, peak)
+        x = x * style[:, :, None, None].to(x.dtype)
+        if self.upsample:
+            y = F.conv_transpose2d(x, self.weight, stride=2)
+            y = F.conv2d(y, self.fir, padding=1, groups=self.fir.shape[0])
+        else:
+            y = F.conv2d(x, self.weight, padding=1)
+        y = y * demodulation[:, :, None, None].to(y.dtype) + self.bias
+        return F.leaky_relu(y if self.noise is None else y + self.noise, 0.2)
+
+
+class DeployedToRGB(nn.Module):
+    """x [B,I,H,W], w [B,S] -> RGB [B,3,H,W] in FP32. Nothing demodulates here: the scale is put back in FP32."""
+
+    def __init__(self, layer: ToRGB) -> None:
+        super().__init__()
+        weight = layer.conv.effective_weight()
+        gain = weight.detach().abs().max().clamp(min=1e-30) * math.sqrt(weight[0].numel())
+        self.style = Style(layer.conv.modulation)
+        self.weight = frozen(weight / gain)
+        self.gain = gain.item()
+        self.bias = frozen(layer.bias)
+        if hasattr(layer, "upsample"):
+            self.fir = frozen(layer.upsample.kernel.repeat(3, 1, 1, 1))
+
+    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        style, peak = self.style(w)
+        y = F.conv2d(x * style[:, :, None, None].to(x.dtype), self.weight)
+        return y.float() * (peak * self.gain)[:, :, None, None] + self.bias
+
+    def upsample(self, rgb: torch.Tensor) -> torch.Tensor:
+        """Zero insertion and FIR in one depthwise transposed convolution: [B,3,H,W] -> [B,3,2H,2W], FP32."""
+        return F.conv_transpose2d(rgb, self.fir, stride=2, padding=1, groups=3)
+
+
+class DeployedMapping(nn.Module):
+    """Mapping network, FP32: z [B,S] -> w [B,S]."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        layers = [layer.effective() for layer in generator.style if isinstance(layer, EqualLinear)]
+        self.weights = nn.ParameterList(frozen(weight) for weight, _ in layers)
+        self.biases = nn.ParameterList(frozen(bias) for _, bias in layers)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        w = z / (z.square().mean(1, keepdim=True) + 1e-8).sqrt()
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            w = F.leaky_relu(F.linear(w, weight, bias), 0.2) * math.sqrt(2)
+        return w
+
+
+def frozen(tensor: torch.Tensor) -> nn.Parameter:
+    """A detached, contiguous copy as a parameter without gradient."""
+    return nn.Parameter(tensor.detach().clone(memory_format=torch.contiguous_format), requires_grad=False)
