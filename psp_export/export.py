@@ -7,6 +7,7 @@ verification, a full disk or Ctrl-C leaves earlier files as they were and nothin
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -76,7 +77,17 @@ def export(checkpoint: Checkpoint, options: Options, say: Say = lambda message: 
             files += [_write_plan(source, flavour, options, cases, say) for source in sources]
         for file in files:
             os.replace(file.path, base.parent / file.path.name)
+    _warn_of_leftovers(base, files)
     return [replace(file, path=base.parent / file.path.name) for file in files]
+
+
+def _warn_of_leftovers(base: Path, files: list[Written]) -> None:
+    """Files of an earlier export under the same name would be taken for parts of this one."""
+    stems = (base.name, *(f"{base.name}.{part}" for part in graph.TENSORS))
+    names = {stem + suffix for stem in stems for suffix in (".onnx", ".trt")} - {file.path.name for file in files}
+    left = sorted(name for name in names if (base.parent / name).exists())
+    if left:
+        warnings.warn(f"left from an earlier export, not of this one: {', '.join(left)}", stacklevel=3)
 
 
 def _base(output: Path) -> Path:

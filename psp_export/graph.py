@@ -12,7 +12,6 @@ import onnx
 import torch
 from torch import nn
 
-from psp_export.deploy import DeployedEncoder, DeployedGenerator, DeployedMapping, DeployedPSP
 from psp_runtime.errors import PspError
 from psp_runtime.metadata import ONNX_KEY, EngineInfo
 
@@ -26,12 +25,6 @@ TENSORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "encoder": (("image",), ("latents",)),
     "generator": (("latents",), ("output",)),
     "mapping": (("z",), ("w",)),
-}
-MODULES: dict[str, type[nn.Module]] = {
-    "full": DeployedPSP,
-    "encoder": DeployedEncoder,
-    "generator": DeployedGenerator,
-    "mapping": DeployedMapping,
 }
 
 
