@@ -2,7 +2,7 @@
 
     python tools/train_demo.py --work runs/demo_model
 
-The generator is fitted by regression (face vector in, drawn face out), first at 64x64, then at 128 and 256: the
+The generator is fitted by regression (face vector in, drawn face out), first at 32x32, then at 64, 128 and 256: the
 low-resolution layers, which hold the pose and the shapes, learn where a step is cheap; the last stage trains its new
 layers only. The encoder is then trained on drawn faces, first towards the known w of each face, then through the
 frozen generator on the picture itself.
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from psp_train import demo, faces
@@ -25,40 +24,62 @@ from psp_train.networks import Generator, GeneratorConfig, build_encoder
 
 TRAIN_SEED, HELD_OUT_SEED, TORCH_SEED = 1, 2, 0
 TRAIN_FACES, HELD_OUT_FACES = 16_000, 200
-BATCH = 16
-GENERATOR_STAGES = {64: 4000, 128: 2000, 256: 700}  # size: steps
-ENCODER_STAGES = {None: 1200, 128: 1500, 256: 250}  # size of the picture loss: steps
-# Nose, glasses, eyes, brows and mouth are small; they count four times.
-LABEL_WEIGHTS = np.where(np.isin(np.arange(19), (2, 3, 4, 5, 6, 7, 10, 11, 12)), 4, 1).astype(np.float32)
+# Size: steps and batch. The coarse stages are cheap, and there the network learns what the face vector means.
+GENERATOR_STAGES = {32: (6000, 32), 64: (4500, 16), 128: (1800, 16), 256: (500, 16)}
+# Size of the picture loss (None: towards the known w only): steps, in batches of 16.
+ENCODER_STAGES = {None: 1000, 128: 1200, 256: 150}
+ENCODER_BATCH = 16
+# Nose, glasses, eyes, brows, mouth and lips.
+FEATURES = (2, 3, 4, 5, 6, 7, 10, 11, 12)
 
 
 def draw_one(z):
+    """RGB and, as a fourth channel, where the small features are: uint8 [256,256,4]."""
     face = faces.draw(z)
-    return np.concatenate([face.image, face.labels[..., None]], axis=-1)
+    features = np.where(np.isin(face.labels, FEATURES), 255, 0).astype(np.uint8)
+    return np.concatenate([face.image, features[..., None]], axis=-1)
 
 
-def draw_faces(work: Path, name: str, count: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
-    """Face vectors [N,64] and a memory map uint8 [N,256,256,4] of RGB and label."""
-    z, path = faces.sample(count, seed), work / f"{name}.npy"
+def draw_faces(work: Path, name: str, count: int, seed: int) -> tuple[torch.Tensor, dict[int, np.ndarray]]:
+    """Face vectors [N,64], and memory maps uint8 [N,size,size,4] of the drawn faces by size."""
+    z, path = faces.sample(count, seed), work / f"{name}_256.npy"
     if not path.exists():
-        part = path.with_suffix(".part")
-        array = np.lib.format.open_memmap(part, "w+", np.uint8, (count, 256, 256, 4))
         with ProcessPoolExecutor() as pool:
-            for i, face in enumerate(pool.map(draw_one, z, chunksize=64)):
-                array[i] = face
-        array.flush()
-        part.rename(path)
-    return torch.from_numpy(z), np.load(path, mmap_mode="r")
+            save_rows(path, count, 256, pool.map(draw_one, z, chunksize=64))
+    data = {256: np.load(path, mmap_mode="r")}
+    for size in (128, 64, 32):
+        path = work / f"{name}_{size}.npy"
+        if not path.exists():
+            save_rows(path, count, size, (halve(row) for row in data[2 * size]))
+        data[size] = np.load(path, mmap_mode="r")
+    return torch.from_numpy(z), data
 
 
-def batch(data, rows, size=256):
-    """Pictures [B,3,size,size] in [-1,1] and the weight of each pixel: small features count more."""
-    pixels = data[rows]
-    image = torch.from_numpy(np.ascontiguousarray(pixels[..., :3].transpose(0, 3, 1, 2))).float()
-    weight = torch.from_numpy(LABEL_WEIGHTS[pixels[..., 3]])[:, None]
-    if size < 256:
-        image, weight = F.avg_pool2d(image, 256 // size), F.avg_pool2d(weight, 256 // size)
-    return image / 127.5 - 1, weight
+def save_rows(path: Path, count: int, size: int, rows) -> None:
+    part = path.with_suffix(".part")
+    array = np.lib.format.open_memmap(part, "w+", np.uint8, (count, size, size, 4))
+    for i, row in enumerate(rows):
+        array[i] = row
+    array.flush()
+    part.rename(path)
+
+
+def halve(picture: np.ndarray) -> np.ndarray:
+    """Mean of every 2x2 pixels, rounded: uint8 [H,W,4] -> [H/2,W/2,4]."""
+    total = picture.reshape(len(picture) // 2, 2, -1, 2, 4).sum((1, 3), dtype=np.uint16)
+    return ((total + 2) // 4).astype(np.uint8)
+
+
+def batch(data, rows):
+    """Pictures [B,3,size,size] in [-1,1] and the weight of each pixel [B,1,size,size]: small features count twice."""
+    pixels = torch.from_numpy(np.ascontiguousarray(data[rows].transpose(0, 3, 1, 2))).float()
+    return pixels[:, :3] / 127.5 - 1, 1 + pixels[:, 3:] / 255
+
+
+def picture_loss(image: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Squared error, plus a little absolute error for sharp edges."""
+    difference = image.float() - target
+    return ((difference.square() + 0.1 * difference.abs()) * weight).mean()
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -115,7 +136,7 @@ def ignore_unused_coordinates(weight: torch.nn.Parameter) -> None:
 def fit_generator(work: Path, z, data, z_held, held) -> Generator:
     """Regress drawn faces from face vectors, doubling the resolution from stage to stage."""
     average = None
-    for size, steps in GENERATOR_STAGES.items():
+    for size in GENERATOR_STAGES:
         path = work / f"generator_{size}.pt"
         generator = generator_at(size, average)
         average = copy.deepcopy(generator)
@@ -123,37 +144,38 @@ def fit_generator(work: Path, z, data, z_held, held) -> Generator:
             average.load_state_dict(torch.load(path, weights_only=True))
             continue
         print(f"generator at {size}")
-        fit_stage(generator, average, steps, z, data, z_held, held)
+        fit_stage(generator, average, z, data[size], z_held, held[size])
         torch.save(average.state_dict(), path)
     return average
 
 
-def fit_stage(generator, average, steps, z, data, z_held, held):
+def fit_stage(generator, average, z, data, z_held, held):
     size, styles = generator.config.size, generator.config.styles
+    steps, count = GENERATOR_STAGES[size]
     if size == max(GENERATOR_STAGES):  # new layers only: cheap, and the smaller generator stays a part of this one
         freeze_smaller(generator)
     synthesize = torch.compile(generator)
     rng = np.random.default_rng(size)
 
     def loss_of(_):
-        rows = np.sort(rng.choice(len(data), BATCH, replace=False))
-        target, weight = batch(data, rows, size)
+        rows = np.sort(rng.choice(len(data), count, replace=False))
+        target, weight = batch(data, rows)
         w = generator.map(z[rows])
         with torch.autocast("cpu", torch.bfloat16):
             image = synthesize(w[:, None].expand(-1, styles, -1))
-        return ((image.float() - target).square() * weight).mean()
+        return picture_loss(image, target, weight)
 
     def report():
         rows = np.arange(64)
         with torch.no_grad():
             image = average(average.map(z_held[rows])[:, None].expand(-1, styles, -1))
-        return f"held-out PSNR {psnr(image, batch(held, rows, size)[0]):.2f} dB"
+        return f"held-out PSNR {psnr(image, batch(held, rows)[0]):.2f} dB"
 
     trained = [(name, p) for name, p in generator.named_parameters() if p.requires_grad and "noise" not in name]
     mapping = [p for name, p in trained if name.startswith("style.")]
     others = [p for name, p in trained if not name.startswith("style.")]
     # The mapping network's weights are 100 times larger (lr_mul 0.01): give them the same relative step.
-    rates = [{"params": others, "lr": 3e-3}] + ([{"params": mapping, "lr": 0.1}] if mapping else [])
+    rates = [{"params": others, "lr": 3e-3}] + ([{"params": mapping, "lr": 0.2}] if mapping else [])
     train(steps, rates, loss_of, report, average, generator)
 
 
@@ -191,20 +213,19 @@ def encoder_stage(encoder, average, generator, latent_avg, size, steps, w, data,
     rng, spread = np.random.default_rng(size or 1), w.std(0)
 
     def loss_of(_):
-        rows = np.sort(rng.choice(len(data), BATCH, replace=False))
-        target, _ = batch(data, rows)
+        rows = np.sort(rng.choice(len(w), ENCODER_BATCH, replace=False))
+        target, _ = batch(data[256], rows)
         with torch.autocast("cpu", torch.bfloat16):
             codes = encode(target.to(memory_format=torch.channels_last)).float() + latent_avg
         latent_loss = ((codes - w[rows][:, None]) / spread).square().mean()
         if size is None:
             return latent_loss
-        target, weight = batch(data, rows, size)
         with torch.autocast("cpu", torch.bfloat16):
             image = synthesize(codes[:, : part.config.styles])
-        return ((image.float() - target).square() * weight).mean() + 0.01 * latent_loss
+        return picture_loss(image, *batch(data[size], rows)) + 0.005 * latent_loss
 
     def report():
-        target = batch(held, np.arange(32))[0]
+        target = batch(held[256], np.arange(32))[0]
         with torch.no_grad():
             return f"held-out PSNR {psnr(generator(average(target) + latent_avg), target):.2f} dB"
 
