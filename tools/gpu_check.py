@@ -2,9 +2,9 @@
 
     python tools/gpu_check.py [--size 1024] [--out benchmarks/results/gpu_check.json]
 
-The model is the published architecture on seeded weights (psp_train/seeded.py), so nothing is downloaded. Each check runs even
-if an earlier one failed; a failure is part of the result. Times are the median of 50 runs after 10 warm ones, batch 1, from
-uint8 host array to uint8 host array.
+The model is the published architecture on seeded weights (psp_train/seeded.py), so nothing is downloaded. Each check
+runs even if an earlier one failed; a failure is part of the result. Times are the median of 50 runs after 10 warm
+ones, batch 1, from uint8 host array to uint8 host array.
 """
 
 import argparse
@@ -75,11 +75,9 @@ def engines(checkpoint: Checkpoint, precision: str, folder: Path) -> dict:
     for file in files:
         if file.part == "full":
             session = open_session(file.path, "cuda")
-            result[file.path.suffix[1:]] = {
-                "parity": file.parity,
-                "megabytes": round(file.path.stat().st_size / 1e6, 1),
-            }
-            result[file.path.suffix[1:]] |= timed(lambda session=session: session.run(inputs))
+            times = timed(lambda session=session: session.run(inputs))
+            megabytes = round(file.path.stat().st_size / 1e6, 1)
+            result[file.path.suffix[1:]] = {"parity": file.parity, "megabytes": megabytes} | times
             session.close()
     return result
 
