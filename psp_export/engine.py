@@ -9,7 +9,6 @@ Enum members are looked up by name, because their numbers and their existence ch
 
 import ctypes
 import importlib
-import importlib.util
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ import onnx
 
 from psp_runtime.errors import PspError
 from psp_runtime.metadata import EngineInfo, read_info
-from psp_runtime.sessions import cuda_devices
+from psp_runtime.sessions import cuda_devices, importable
 
 Progress = Callable[[str], None]
 
@@ -39,9 +38,9 @@ class BuildError(PspError):
 
 def choose_flavour() -> str | None:
     """The TensorRT to build with: `tensorrt` where there is a GPU, else TensorRT-RTX, which needs none; or None."""
-    if _importable(TENSORRT) and cuda_devices() > 0:
+    if importable(TENSORRT) and cuda_devices() > 0:
         return TENSORRT
-    return RTX if _importable(RTX) else None
+    return RTX if importable(RTX) else None
 
 
 def build_plan(
@@ -194,10 +193,6 @@ def stored_precision(path: Path, source: Path | None = None) -> str:
     if source is not None:
         half = half and path.stat().st_size - PLAN_OVERHEAD < 1.5 * sum(weights.values())
     return "fp16" if half else "fp32"
-
-
-def _importable(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
 
 
 def _gpu_name() -> str:

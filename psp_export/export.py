@@ -73,8 +73,7 @@ def export(checkpoint: Checkpoint, options: Options, say: Say = lambda message: 
         cases = verify.reference_cases(model, info) if options.verify else []
         files = _write_onnx(model, info, options.opset, folder / base.name, cases, options.parts, say)
         if flavour:
-            sources = [file for file in files if file.part != "mapping"]  # small, and FP32: ONNX Runtime serves it
-            files += [_write_plan(source, flavour, options, cases, say) for source in sources]
+            files += _write_plans(files, flavour, options, cases, say)
         for file in files:
             os.replace(file.path, base.parent / file.path.name)
     _warn_of_leftovers(base, files)
@@ -199,6 +198,21 @@ def _write_part(module: nn.Module, part: str, info: EngineInfo, opset: int, stem
     path = stem.with_name(f"{stem.name}.{part}.onnx")
     graph.save(graph.to_onnx(module, info, opset), path)
     return Written(path, part, engine.stored_precision(path), "")
+
+
+def _write_plans(files: list[Written], flavour: str, options: Options, cases: Cases, say: Say) -> list[Written]:
+    """A plan of every ONNX file but the mapping network, which is small and FP32: ONNX Runtime serves it.
+
+    With "auto" the ONNX files stand even where TensorRT refuses: a warning says so.
+    """
+    sources = [file for file in files if file.part != "mapping"]
+    try:
+        return [_write_plan(source, flavour, options, cases, say) for source in sources]
+    except engine.BuildError as error:
+        if options.backend == "tensorrt":
+            raise
+        warnings.warn(f"no plan was written: {error}", stacklevel=4)
+        return []
 
 
 def _write_plan(source: Written, flavour: str, options: Options, cases: Cases, say: Say) -> Written:

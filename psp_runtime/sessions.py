@@ -134,14 +134,15 @@ def _lacking_for_plan(path: Path, info: EngineInfo) -> str:
     if cuda_devices() == 0:
         return "an NVIDIA GPU with its driver"
     module = plan_module(path, info)
-    if not _importable(module):
-        others = [name for name in PLAN_MODULES.values() if name != module and _importable(name)]
+    if not importable(module):
+        others = [name for name in PLAN_MODULES.values() if name != module and importable(name)]
         here = f" (here: {', '.join(others)})" if others else ""
         return f"the Python package {module} {info.backend_version}{here}"
-    return "" if _importable("pycuda.driver") else "the Python package pycuda"
+    return "" if importable("pycuda.driver") else "the Python package pycuda"
 
 
-def _importable(module: str) -> bool:
+def importable(module: str) -> bool:
+    """Whether a module really imports, its shared libraries included."""
     try:
         importlib.import_module(module)
     except (ImportError, OSError):  # OSError: a shared library the package loads itself is not there

@@ -246,6 +246,32 @@ def test_a_graph_tensorrt_refuses_is_one_line(tmp_path):
     assert not (tmp_path / "odd.trt").exists()
 
 
+@pytest.mark.skipif(not HAS_RTX, reason="no TensorRT that builds here")
+def test_auto_keeps_the_onnx_file_where_no_plan_can_be_built(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise engine.BuildError("tensorrt cannot parse it")
+
+    monkeypatch.setattr(engine, "build_plan", refuse)
+    with pytest.raises(engine.BuildError):
+        export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="tensorrt", verify=False))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.warns(UserWarning, match="no plan was written: tensorrt cannot parse it"):
+        export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="auto", verify=False))
+    assert {p.name for p in tmp_path.iterdir()} == {"psp.onnx", "psp.mapping.onnx"}
+
+
+def test_leftovers_of_an_earlier_export_are_named(tmp_path):
+    (tmp_path / "psp.trt").write_bytes(b"earlier")
+    with pytest.warns(UserWarning, match="left from an earlier export, not of this one: psp.trt"):
+        export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="onnx", verify=False))
+
+
+def test_no_tensorrt_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "importable", lambda module: False)
+    with pytest.raises(PspError, match=r"no TensorRT to build a plan with: install psp-toolkit\[rtx\]"):
+        export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="tensorrt"))
+
+
 def test_engine_module_imports_no_torch():
     code = "import sys, psp_export.engine; sys.exit('torch' in sys.modules or 'onnxruntime' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

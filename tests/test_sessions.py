@@ -270,7 +270,7 @@ def test_no_gpu_is_no_gpu() -> None:
 
 def build_plan(onnx_path: Path, plan_path: Path) -> Path:
     """A real plan of the tiny engine, by whichever TensorRT is installed."""
-    name = next((name for name in plans.PLAN_MODULES.values() if sessions._importable(name)), None)
+    name = next((name for name in plans.PLAN_MODULES.values() if sessions.importable(name)), None)
     if name is None:
         pytest.skip("needs tensorrt or tensorrt_rtx")
     trt = sys.modules[name]
