@@ -55,19 +55,20 @@ def psp_export(
     timing_cache: Annotated[
         Path | None, typer.Option(help="File of TensorRT kernel timings, kept between builds.")
     ] = None,
-    opset: Annotated[int, typer.Option(help="ONNX opset, 17 to 20.")] = 17,
+    opset: Annotated[int, typer.Option(min=17, max=20, help="ONNX opset.")] = 17,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch FP32 first.")] = True,
     parts: Annotated[bool, typer.Option("--parts", help="Also write encoder and generator alone.")] = False,
 ) -> None:
     """Export a pSp model to engines, each compared with PyTorch FP32 before it gets its name."""
     _require_export_extra()
-    from psp_export.export import Options, export
+    from psp_export.export import Options, check, export
     from psp_export.verify import ParityError
     from psp_train.checkpoints import load_checkpoint, load_demo_checkpoint
 
     options = Options(
         output, "fp16" if fp16 else "fp32", backend.value, max_batch, workspace, timing_cache, opset, verify, parts
     )
+    check(options)
     say = Stages()
     if checkpoint is None:
         say(f"loading the bundled demo model (no --checkpoint given), task {task or 'inversion'}")

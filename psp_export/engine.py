@@ -7,11 +7,10 @@ Enum members are looked up by name, because their numbers and their existence ch
   computes, to be obeyed, else the FP32 islands would run in FP16.
 """
 
-import ctypes
 import importlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +19,10 @@ from typing import Any
 import onnx
 
 from psp_runtime.errors import PspError
+from psp_runtime.images import replacing
 from psp_runtime.metadata import EngineInfo, read_info
-from psp_runtime.sessions import cuda_devices, importable
-
-Progress = Callable[[str], None]
+from psp_runtime.plans import quiet_logger
+from psp_runtime.sessions import cuda_devices, gpu_name, importable
 
 #: Kernels and tables in a plan besides the weights, at most.
 PLAN_OVERHEAD = 16 << 20
@@ -44,62 +43,50 @@ def choose_flavour() -> str | None:
 
 
 def build_plan(
-    source: Path,
-    target: Path,
-    flavour: str,
-    workspace_mb: int = 4096,
-    timing_cache: Path | None = None,
-    progress: Progress = lambda message: None,
+    source: Path, target: Path, flavour: str, workspace_mb: int = 4096, timing_cache: Path | None = None
 ) -> EngineInfo:
     """Build the plan of one of our ONNX files and write it to `target`; returns the metadata it carries.
 
-    The batch is dynamic, 1 to the `max_batch` in the metadata, tuned for 1. Raises `BuildError` with TensorRT's words.
+    The batch is dynamic, 1 to the `max_batch` in the metadata, tuned for 1. Raises `BuildError` with TensorRT's words,
+    and when the plan does not hold the precision asked for.
     """
     trt = importlib.import_module(flavour)
-    info = read_info(source)
-    info = replace(info, backend=flavour, backend_version=trt.__version__, device=_gpu_name())
-    logger = _logger(trt)
+    logger = quiet_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(_creation_flags(trt))
     parser = trt.OnnxParser(network, logger)
-    progress("parsing")
-    if not parser.parse(_parser_input(source)):
+    if not parser.parse(source.read_bytes()):
         errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise BuildError(f"{flavour} {trt.__version__} cannot parse {source}: {errors}")
+        raise BuildError(f"{flavour} {trt.__version__} cannot parse {source.name}: {errors}")
+    info = read_info(source)
+    # A TensorRT plan is for the GPU it was built on; TensorRT-RTX compiles on the GPU it meets.
+    device = gpu_name() if flavour == TENSORRT else ""
+    info = replace(info, backend=flavour, backend_version=trt.__version__, device=device)
     network.name = info.to_plan_name()
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
-    config.add_optimization_profile(_profile(builder, network, info.max_batch))
-    if info.precision == "fp16" and not _strongly_typed(trt):
-        _obey_types(trt, network, config, source)
-    if timing_cache and flavour == RTX:
-        warnings.warn(
-            "TensorRT-RTX compiles for the GPU it meets, it has no timings: --timing-cache ignored", stacklevel=2
-        )
-        timing_cache = None
-    progress("building")
-    with _timing_cache(trt, config, timing_cache):
+    config = _config(trt, builder, network, info, source, workspace_mb)
+    with _timing_cache(trt, config, None if flavour == RTX else timing_cache):
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        reason = logger.last_error or "it gave no reason"
+        reason = logger.errors[-1] if logger.errors else "it gave no reason"
         raise BuildError(f"{flavour} {trt.__version__} could not build {target.name}: {reason}")
     target.write_bytes(plan)
+    found = stored_precision(target, source)
+    if found != info.precision:
+        raise BuildError(f"{flavour} {trt.__version__} made {target.name} {found}, expected {info.precision}")
     return info
 
 
-def _logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):
-        """Keeps the last error for our message; TensorRT's own chatter stays off the terminal."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.last_error = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.last_error = message.strip()
-
-    return Logger()
+def _config(trt: Any, builder: Any, network: Any, info: EngineInfo, source: Path, workspace_mb: int) -> Any:
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
+    config.add_optimization_profile(_profile(builder, network, info.max_batch))
+    # TF32 is on by default: it would round what the graph keeps in FP32 to 10 bits.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if info.precision == "fp16" and not _strongly_typed(trt):
+        config.set_flag(trt.BuilderFlag.FP16)
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        _obey_types(trt, network, tensor_types(onnx.load(str(source))))
+    return config
 
 
 def _creation_flags(trt: Any) -> int:
@@ -113,16 +100,6 @@ def _strongly_typed(trt: Any) -> bool:
     return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or not hasattr(trt.BuilderFlag, "FP16")
 
 
-def _parser_input(source: Path) -> bytes:
-    """The file, with local functions inlined: TensorRT 8.6 does not know them."""
-    model = onnx.load(str(source))
-    if model.functions:
-        from onnx import inliner
-
-        model = inliner.inline_local_functions(model)
-    return model.SerializeToString()
-
-
 def _profile(builder: Any, network: Any, max_batch: int) -> Any:
     """Batch 1..max_batch for every input, tuned for 1."""
     profile = builder.create_optimization_profile()
@@ -133,19 +110,24 @@ def _profile(builder: Any, network: Any, max_batch: int) -> Any:
     return profile
 
 
-def _obey_types(trt: Any, network: Any, config: Any, source: Path) -> None:
-    """TensorRT 8.6: FP16 allowed, and every layer bound to the types of the ONNX graph."""
-    config.set_flag(trt.BuilderFlag.FP16)
-    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    types = tensor_types(onnx.load(str(source)))
+def _obey_types(trt: Any, network: Any, types: dict[str, int]) -> None:
+    """TensorRT 8.6: bind every layer to the types of the ONNX graph.
+
+    The parser splits some ONNX nodes into layers with tensors of its own (a Gemm into products and sums): those take
+    the type of their inputs.
+    """
     known = {onnx.TensorProto.FLOAT: trt.float32, onnx.TensorProto.FLOAT16: trt.float16}
+    bound = {name: known[kind] for name, kind in types.items() if kind in known}
     for layer in (network.get_layer(i) for i in range(network.num_layers)):
-        outputs = [known.get(types.get(layer.get_output(i).name)) for i in range(layer.num_outputs)]
-        if layer.type in (trt.LayerType.SHAPE, trt.LayerType.CAST) or None in outputs or not outputs:
-            continue
-        layer.precision = outputs[0]
-        for index, dtype in enumerate(outputs):
-            layer.set_output_type(index, dtype)
+        inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
+        inherited = next((bound[tensor.name] for tensor in inputs if tensor is not None and tensor.name in bound), None)
+        for index in range(layer.num_outputs):
+            name = layer.get_output(index).name
+            if name not in bound and name not in types and inherited is not None:
+                bound[name] = inherited
+            if name in bound and layer.type not in (trt.LayerType.SHAPE, trt.LayerType.CAST):
+                layer.precision = bound[name]
+                layer.set_output_type(index, bound[name])
 
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
@@ -155,6 +137,16 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
     return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
+def check_timing_cache(path: Path | None, flavour: str | None) -> None:
+    """Say before the build, which can take minutes, what will not work with a timing cache."""
+    if path is None:
+        return
+    if flavour != TENSORRT:
+        warnings.warn("--timing-cache has no effect: only TensorRT keeps kernel timings", stacklevel=2)
+    elif path.is_dir() or not path.parent.is_dir():
+        raise PspError(f"--timing-cache {path}: expected a file in an existing folder")
+
+
 @contextmanager
 def _timing_cache(trt: Any, config: Any, path: Path | None) -> Iterator[None]:
     """Measured kernel times kept between builds, so that the next build of the same layers is quick."""
@@ -162,46 +154,34 @@ def _timing_cache(trt: Any, config: Any, path: Path | None) -> Iterator[None]:
         yield
         return
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    if cache is None:
-        raise BuildError(f"{path} is not a timing cache of TensorRT {trt.__version__}: delete it, or give another")
-    config.set_timing_cache(cache, ignore_mismatch=False)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise PspError(
+            f"--timing-cache {path} was not made by TensorRT {trt.__version__} on this GPU: delete it, or give another"
+        )
     yield
-    serialized = config.get_timing_cache().serialize()
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(serialized)
-    part.replace(path)
-
-
-def weight_bytes(model: onnx.ModelProto) -> dict[str, int]:
-    """Bytes of the weights per element type ("float", "float16", ...)."""
-    total: dict[str, int] = {}
-    for tensor in model.graph.initializer:
-        kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
-        size = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        total[kind] = total.get(kind, 0) + size
-    return total
+    grown = config.get_timing_cache()
+    if grown is not None:
+        with replacing(path) as file:
+            file.write(grown.serialize())
 
 
 def stored_precision(path: Path, source: Path | None = None) -> str:
     """The precision a file really holds: "fp16" or "fp32".
 
-    An ONNX file is judged by its weights. So is a plan, against its ONNX `source`: FP16 that silently became FP32 makes
-    the weights in a plan twice as large (not to be seen in a model smaller than the kernels a plan also holds).
+    An ONNX file is judged by the weights of its convolutions, a file without any (the mapping network) by all its
+    weights. A plan is judged against its ONNX `source`: FP16 that silently became FP32 makes the weights in a plan
+    twice as large (not to be seen in a model smaller than the kernels a plan also holds).
     """
-    weights = weight_bytes(onnx.load(str(source or path)))
-    half = weights.get("float16", 0) > weights.get("float", 0)
-    if source is not None:
-        half = half and path.stat().st_size - PLAN_OVERHEAD < 1.5 * sum(weights.values())
+    model = onnx.load(str(source or path))
+    convs = [t for t in model.graph.initializer if len(t.dims) == 4 and t.dims[2] == 3] or model.graph.initializer
+    half = all(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in convs)
+    if half and source is not None:
+        half = path.stat().st_size - PLAN_OVERHEAD < 1.5 * _weight_bytes(model)
     return "fp16" if half else "fp32"
 
 
-def _gpu_name() -> str:
-    """Name and compute capability of the first GPU, or an empty string."""
-    if cuda_devices() == 0:
-        return ""
-    driver = ctypes.CDLL("libcuda.so.1")
-    name, major, minor = ctypes.create_string_buffer(100), ctypes.c_int(), ctypes.c_int()
-    driver.cuDeviceGetName(name, 100, 0)
-    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, 0)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, 0)
-    return f"{name.value.decode()} (compute capability {major.value}.{minor.value})"
+def _weight_bytes(model: onnx.ModelProto) -> int:
+    sizes = (
+        math.prod(t.dims) * onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize for t in model.graph.initializer
+    )
+    return sum(sizes)

@@ -19,9 +19,9 @@ from torch import nn
 from psp_export import engine, graph, verify
 from psp_export.deploy import DeployedMapping, DeployedPSP
 from psp_export.precision import balance_encoder, to_half
-from psp_runtime.errors import PspError
-from psp_runtime.metadata import EngineInfo
-from psp_runtime.sessions import OnnxSession, cuda_devices, open_session
+from psp_runtime.errors import EngineError, PspError
+from psp_runtime.metadata import EngineInfo, read_info
+from psp_runtime.sessions import OnnxSession, lacking_for_plan, open_session
 from psp_runtime.tasks import INPUT_SIZE
 from psp_train.checkpoints import Checkpoint
 from psp_train.networks import PSP
@@ -31,6 +31,7 @@ Cases = list[verify.Case]
 
 ENGINE_SUFFIXES = (".onnx", ".trt", ".plan", ".engine")
 CALIBRATION_PICTURES = 6
+PARTS = ("encoder", "generator")
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,22 @@ class Written:
     parity: str
 
 
+def check(options: Options) -> None:
+    """What can be said before any work: raises `PspError` for a target or backend that will not do."""
+    base = _base(options.output)
+    for path in _files_of(base):
+        if path.is_dir():
+            raise PspError(f"{path} is a folder: give another --output")
+    engine.check_timing_cache(options.timing_cache, _flavour(options))
+
+
 def export(checkpoint: Checkpoint, options: Options, say: Say = lambda message: None) -> list[Written]:
     """Write the engine of a checkpoint and the files beside it.
 
     Raises `ParityError` when an engine does not match the reference, `PspError` for everything a user can mend; in
     both cases no file is written.
     """
+    check(options)
     flavour = _flavour(options)
     base, info = _base(options.output), engine_info(checkpoint, options)
     model = checkpoint.model
@@ -76,23 +87,23 @@ def export(checkpoint: Checkpoint, options: Options, say: Say = lambda message: 
             files += _write_plans(files, flavour, options, cases, say)
         for file in files:
             os.replace(file.path, base.parent / file.path.name)
-    _warn_of_leftovers(base, files)
-    return [replace(file, path=base.parent / file.path.name) for file in files]
-
-
-def _warn_of_leftovers(base: Path, files: list[Written]) -> None:
-    """Files of an earlier export under the same name would be taken for parts of this one."""
-    stems = (base.name, *(f"{base.name}.{part}" for part in graph.TENSORS))
-    names = {stem + suffix for stem in stems for suffix in (".onnx", ".trt")} - {file.path.name for file in files}
-    left = sorted(name for name in names if (base.parent / name).exists())
+    files = [replace(file, path=base.parent / file.path.name) for file in files]
+    left = [path.name for path in _files_of(base) if path.exists() and path not in {file.path for file in files}]
     if left:
-        warnings.warn(f"left from an earlier export, not of this one: {', '.join(left)}", stacklevel=3)
+        warnings.warn(f"left from an earlier export, not of this one: {', '.join(left)}", stacklevel=2)
+    return files
+
+
+def _files_of(base: Path) -> list[Path]:
+    """Every file an export of that name may write."""
+    stems = [base.name, *(f"{base.name}.{part}" for part in graph.TENSORS if part != "full")]
+    return [base.parent / f"{stem}{suffix}" for stem in stems for suffix in (".onnx", ".trt")]
 
 
 def _base(output: Path) -> Path:
     """The common stem of all files. Raises `PspError` where none can be written."""
     base = output.with_suffix("") if output.suffix in ENGINE_SUFFIXES else output
-    if base.is_dir() or not base.name:
+    if not output.name or (output.is_dir() and output != Options.output):
         raise PspError(f"--output {output} is a folder: give a name in it, such as {output / 'psp'}")
     if not base.parent.is_dir():
         raise PspError(f"--output {output}: there is no folder {base.parent}; create it first")
@@ -115,7 +126,10 @@ def _flavour(options: Options) -> str | None:
 @contextmanager
 def _workshop(base: Path) -> Iterator[Path]:
     """A temporary folder on the target's own file system, gone at the end whatever happens."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{base.name}-", dir=base.parent))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{base.name}-", dir=base.parent))
+    except OSError as error:
+        raise PspError(f"cannot write into {base.parent}: {error.strerror}; give another --output") from error
     try:
         yield folder
     finally:
@@ -161,43 +175,48 @@ def _write_onnx(
     """The ONNX files: the full engine, the mapping network and, if asked for, encoder and generator alone."""
     say("preparing the deployable form")
     module = deployable(model, info)
-    files = [_write_full(module, info, opset, stem, cases, say)]
-    say("writing the mapping network")
-    mapping = _write_part(DeployedMapping(model.decoder), "mapping", info, opset, stem)
+    say("exporting ONNX")
+    full = _Draft(module, info, opset, stem.with_name(f"{stem.name}.onnx"))
     if cases:
-        verify.check_mapping(OnnxSession(mapping.path, "cpu"), model)
-    files.append(mapping)
+        say("verifying against PyTorch FP32")
+        headroom = verify.check_headroom(full.path, cases) if info.precision == "fp16" else None
+        full.verified(verify.compare(verify.whole(full.session()), info, cases, headroom))
+    say("writing the mapping network")
+    mapping = _Draft(DeployedMapping(model.decoder), replace(info, part="mapping", precision="fp32"), opset, stem)
+    words = f"relative error {verify.check_mapping(mapping.session(), model):.0e}" if cases else ""
+    files = [full.written(), mapping.written(words)]
+    del full  # up to 1.2 GB
     if parts:
         say("writing encoder and generator alone")
-        encoder = _write_part(module.encoder, "encoder", info, opset, stem)
-        generator = _write_part(module.generator, "generator", info, opset, stem)
+        drafts = [_Draft(getattr(module, part), replace(info, part=part), opset, stem) for part in PARTS]
         if cases:
-            run = verify.parts(OnnxSession(encoder.path, "cpu"), OnnxSession(generator.path, "cpu"))
-            parity = _words(verify.compare(run, info, cases))
-            encoder, generator = replace(encoder, parity=parity), replace(generator, parity=parity)
-        files += [encoder, generator]
+            parity = verify.compare(verify.parts(*(draft.session() for draft in drafts)), info, cases)
+            for draft in drafts:
+                draft.verified(parity)
+        files += [draft.written() for draft in drafts]
     return files
 
 
-def _write_full(module: DeployedPSP, info: EngineInfo, opset: int, stem: Path, cases: Cases, say: Say) -> Written:
-    say("exporting ONNX")
-    model, path = graph.to_onnx(module, info, opset), stem.with_name(f"{stem.name}.onnx")
-    graph.save(model, path)
-    if not cases:
-        return Written(path, "full", engine.stored_precision(path), "not verified")
-    say("verifying against PyTorch FP32")
-    headroom = verify.check_headroom(path, cases[0].inputs) if info.precision == "fp16" else None
-    parity = verify.compare(verify.whole(OnnxSession(path, "cpu")), info, cases, headroom)
-    graph.set_info(model, replace(info, parity=parity.to_metadata()))
-    graph.save(model, path)
-    return Written(path, "full", engine.stored_precision(path), _words(parity))
+class _Draft:
+    """An ONNX file in the making: on disk, and in memory until its parity is known."""
 
+    def __init__(self, module: nn.Module, info: EngineInfo, opset: int, path: Path) -> None:
+        self.path = path if info.part == "full" else path.with_name(f"{path.name}.{info.part}.onnx")
+        self.info, self.parity = info, "not verified"
+        self.model = graph.to_onnx(module, info, opset)
+        graph.save(self.model, self.path)
 
-def _write_part(module: nn.Module, part: str, info: EngineInfo, opset: int, stem: Path) -> Written:
-    info = replace(info, part=part, precision="fp32" if part == "mapping" else info.precision)
-    path = stem.with_name(f"{stem.name}.{part}.onnx")
-    graph.save(graph.to_onnx(module, info, opset), path)
-    return Written(path, part, engine.stored_precision(path), "")
+    def session(self) -> OnnxSession:
+        return OnnxSession(self.path, "cpu")
+
+    def verified(self, parity: verify.Parity) -> None:
+        """Write the measured parity into the file."""
+        self.parity = _words(parity)
+        graph.set_info(self.model, replace(self.info, parity=parity.to_metadata()))
+        graph.save(self.model, self.path)
+
+    def written(self, parity: str = "") -> Written:
+        return Written(self.path, self.info.part, engine.stored_precision(self.path), parity or self.parity)
 
 
 def _write_plans(files: list[Written], flavour: str, options: Options, cases: Cases, say: Say) -> list[Written]:
@@ -207,29 +226,35 @@ def _write_plans(files: list[Written], flavour: str, options: Options, cases: Ca
     """
     sources = [file for file in files if file.part != "mapping"]
     try:
-        return [_write_plan(source, flavour, options, cases, say) for source in sources]
-    except engine.BuildError as error:
+        plans = []
+        for source in sources:
+            target = source.path.with_suffix(".trt")
+            say(f"building {target.name} with {flavour}")
+            engine.build_plan(source.path, target, flavour, options.workspace_mb, options.timing_cache)
+            plans.append(Written(target, source.part, engine.stored_precision(target, source.path), "not verified"))
+        return _verify_plans(plans, sources[0], cases, say) if cases else plans
+    except (engine.BuildError, EngineError) as error:
         if options.backend == "tensorrt":
             raise
-        warnings.warn(f"no plan was written: {error}", stacklevel=4)
+        warnings.warn(f"no plan was written: {error}", stacklevel=3)
         return []
 
 
-def _write_plan(source: Written, flavour: str, options: Options, cases: Cases, say: Say) -> Written:
-    """The plan of one ONNX file, verified where a GPU can run it."""
-    target = source.path.with_suffix(".trt")
-    say(f"building {target.name} with {flavour}")
-    engine.build_plan(source.path, target, flavour, options.workspace_mb, options.timing_cache)
-    precision = engine.stored_precision(target, source.path)
-    if not cases or source.part != "full":
-        return Written(target, source.part, precision, "not verified")
-    if not cuda_devices():
-        return Written(target, source.part, precision, f"no GPU to run it; {source.path.name}: {source.parity}")
-    say("verifying the plan on the GPU")
-    session = open_session(target, "cuda")
-    parity = verify.compare(verify.whole(session), session.info, cases)
-    session.close()
-    return Written(target, source.part, precision, _words(parity))
+def _verify_plans(plans: list[Written], source: Written, cases: Cases, say: Say) -> list[Written]:
+    """Run the plans where this machine can, the encoder and generator alone as one."""
+    info = read_info(plans[0].path)
+    lacking = lacking_for_plan(plans[0].path, info)
+    if lacking:
+        parity = f"not run here, for want of {lacking}; {source.path.name}: {source.parity}"
+        return [replace(plan, parity=parity if plan.part == "full" else "not run here") for plan in plans]
+    say("verifying on the GPU")
+    sessions = [open_session(plan.path, "cuda") for plan in plans]
+    words = [_words(verify.compare(verify.whole(sessions[0]), info, cases))]
+    if len(sessions) > 1:
+        words += [_words(verify.compare(verify.parts(*sessions[1:]), info, cases))] * len(PARTS)
+    for session in sessions:
+        session.close()
+    return [replace(plan, parity=parity) for plan, parity in zip(plans, words, strict=True)]
 
 
 def _words(parity: verify.Parity) -> str:

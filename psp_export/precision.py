@@ -1,10 +1,10 @@
 """Half precision that holds: what stays FP32, and how the rest is kept inside the range of FP16.
 
 FP16 ends at 65504 and loses bits below 6e-5. The generator is safe by construction: its normalised weights and
-styles keep every tensor at the size of the activations (`deploy.py`). The encoder has no such structure: trained
-batch normalisation gains decide how large its features are. But convolutions are linear, and ReLU-like activations
-positively homogeneous, so every channel can be stored at a scale of our choice and the scale folded into the
-weights on both sides. Powers of two make that exact. The scales come from the peaks the FP32 encoder reaches on a
+styles keep every tensor at the size of the activations (`deploy/generator.py`). The encoder has no such structure:
+trained batch normalisation gains decide how large its features are. But convolutions are linear, and ReLU-like
+activations positively homogeneous, so every channel can be stored at a scale of our choice and the scale folded into
+the weights on both sides. Powers of two make that exact. The scales come from the peaks the FP32 encoder reaches on a
 few pictures; `TARGET_PEAK` leaves a factor of a thousand above and 20 bits below.
 """
 
@@ -17,6 +17,7 @@ from psp_export.deploy.encoder import (
     Gate,
     Heads,
     NaiveWPlusHead,
+    Prepare,
     Pyramid,
     WHead,
 )
@@ -27,6 +28,7 @@ TARGET_PEAK = 64.0
 
 #: What stays FP32 in an FP16 engine, and why.
 FP32_ISLANDS: dict[type[nn.Module], str] = {
+    Prepare: "class ids and pixel values, exact before the first convolution",
     Style: "styles of published weights reach hundreds; their peak is divided out before FP16",
     Demodulation: "sums of squares over 512 channels overflow, and epsilon 1e-8 vanishes, in FP16",
     DeployedMapping: "a megabyte that runs once per style; its 8 layers would accumulate rounding",
@@ -92,9 +94,12 @@ def channel_peaks(encoder: DeployedEncoder, images: torch.Tensor) -> dict[str, t
 
 
 def power_of_two(*peaks: torch.Tensor) -> torch.Tensor:
-    """Per channel, the power of two that takes the largest of the peaks to (TARGET_PEAK / 2, TARGET_PEAK]."""
+    """Per channel, the power of two that takes the largest of the peaks to (TARGET_PEAK / 2, TARGET_PEAK].
+
+    Small channels are raised by 2^10 at most: one that slept through the calibration pictures may wake up later.
+    """
     peak = torch.stack(peaks).amax(0).clamp(1e-30, 1e30)
-    return torch.exp2(torch.ceil(torch.log2(peak / TARGET_PEAK)))
+    return torch.exp2(torch.ceil(torch.log2(peak / TARGET_PEAK)).clamp(min=-10))
 
 
 def _stream_scale(encoder: DeployedEncoder, peaks: dict[str, torch.Tensor], stage: int) -> torch.Tensor:

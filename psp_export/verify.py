@@ -85,7 +85,8 @@ def reference_cases(psp: PSP, info: EngineInfo, seed: int = VERIFY_SEED) -> list
     """Inputs, and what the trained model makes of them in PyTorch FP32."""
     cases = []
     for number, batch in enumerate(min(b, info.max_batch) for b in BATCHES):
-        image = pictures(info.input, info.classes, batch + 1, seed + number)[-batch:]
+        drawn_and_noise = pictures(info.input, info.classes, batch + 1, seed + number)
+        image = drawn_and_noise[:batch] if number == 0 else drawn_and_noise[-batch:]
         z = np.random.default_rng(seed + number).standard_normal((batch * info.styles, info.style_dim))
         style = psp.decoder.map(torch.from_numpy(z).float()).view(batch, info.styles, info.style_dim)
         alpha = torch.zeros(batch, info.styles)
@@ -130,13 +131,14 @@ def parts(encoder: Session, generator: Session) -> Run:
 
 
 @torch.no_grad()
-def check_mapping(session: Session, psp: PSP) -> None:
-    """Compare the mapping network with PyTorch on random z. Raises `ParityError` above a relative error of 1e-4."""
+def check_mapping(session: Session, psp: PSP) -> float:
+    """Relative error of the mapping network against PyTorch on random z. Raises `ParityError` above 1e-4."""
     z = np.random.default_rng(VERIFY_SEED).standard_normal((8, session.info.style_dim), np.float32)
     expected = psp.decoder.map(torch.from_numpy(z)).numpy()
     error = float(np.abs(session.run({"z": z})["w"] - expected).max() / np.abs(expected).max())
     if not error <= 1e-4:
         raise ParityError(f"the mapping network differs from PyTorch by {error:.1e}, expected at most 1e-4")
+    return error
 
 
 def psnr(difference: np.ndarray) -> float:
@@ -145,9 +147,9 @@ def psnr(difference: np.ndarray) -> float:
     return min(10 * math.log10(255**2 / mse), 99.0) if mse > 0 else 99.0
 
 
-def check_headroom(path: Path, inputs: Mapping[str, np.ndarray]) -> float:
-    """65504 over the largest value of any FP16 tensor. Raises `ParityError` below `HEADROOM`."""
-    peaks = fp16_peaks(path, inputs)
+def check_headroom(path: Path, cases: list[Case]) -> float:
+    """65504 over the largest value of any FP16 tensor in any case. Raises `ParityError` below `HEADROOM`."""
+    peaks = fp16_peaks(path, [case.inputs for case in cases])
     name, peak = max(peaks.items(), key=lambda item: item[1] if math.isfinite(item[1]) else math.inf)
     if not peak * HEADROOM <= FP16_MAX:
         raise ParityError(
@@ -157,7 +159,7 @@ def check_headroom(path: Path, inputs: Mapping[str, np.ndarray]) -> float:
     return FP16_MAX / max(peak, 1e-30)
 
 
-def fp16_peaks(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, float]:
+def fp16_peaks(path: Path, batches: list[dict[str, np.ndarray]]) -> dict[str, float]:
     """Largest magnitude of every FP16 tensor of an ONNX file, weights included: name -> peak.
 
     Every tensor gets a scalar output, reduced inside the graph: the whole picture of a 1024² model would not fit in
@@ -175,7 +177,8 @@ def fp16_peaks(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, float]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(probe), options, ["CPUExecutionProvider"])
-        peaks = session.run([f"peak_{index}" for index in range(len(half))], dict(inputs))
+        names = [f"peak_{index}" for index in range(len(half))]
+        peaks = np.max([session.run(names, inputs) for inputs in batches], axis=0)
     return {name: float(peak) for name, peak in zip(half, peaks, strict=True)}
 
 

@@ -4,6 +4,7 @@ Resizing follows the reference: bilinear to a square, whatever the shape of the 
 because bilinear invents classes.
 """
 
+import contextlib
 import io
 import os
 import threading
@@ -134,15 +135,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
-            try:
-                yield file
-                file.close()
-                os.replace(temporary, path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            yield file
+        os.replace(temporary, path)
     except OSError as error:
         raise PspError(f"cannot write {path}: {_reason(error)}") from error
+    finally:  # nothing is left under this name once it was replaced
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def picture_format(path: Path) -> str:

@@ -58,6 +58,11 @@ class TensorRTSession:
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See `Session.run`. Raises `EngineError` when TensorRT or CUDA fails."""
         batch = len(next(iter(inputs.values())))
+        if set(inputs) != {name for name, tensor in self._tensors.items() if tensor.is_input} or batch > self.max_batch:
+            raise EngineError(
+                f"{self.path} takes batches of 1..{self.max_batch} of {', '.join(self._names())}; "
+                f"given {batch} of {', '.join(inputs)}"
+            )
         with self._lock, self._current():
             self._start.record(self._stream)
             for name, array in inputs.items():
@@ -74,6 +79,8 @@ class TensorRTSession:
 
     def close(self) -> None:
         """Free the plan and its buffers; the session cannot run again."""
+        if not self._tensors:
+            return
         with self._lock, self._current():
             self._tensors = {}
             self._context = self._engine = self._stream = self._start = self._end = None
@@ -96,7 +103,7 @@ class TensorRTSession:
             raise EngineError(f"{self.path} failed on the GPU: {error}") from error
 
     def _deserialize(self) -> Any:
-        log = _quiet_logger(self._trt)
+        log = quiet_logger(self._trt)
         # The engine keeps using the runtime, the runtime the logger.
         self._runtime = self._trt.Runtime(log)
         engine = self._runtime.deserialize_cuda_engine(self.path.read_bytes())
@@ -143,7 +150,7 @@ class _Tensor(NamedTuple):
     is_input: bool
 
 
-def _quiet_logger(trt: ModuleType) -> Any:
+def quiet_logger(trt: ModuleType) -> Any:
     """A TensorRT logger that keeps errors for our message and prints nothing."""
 
     class Log(trt.ILogger):  # type: ignore[name-defined, misc]

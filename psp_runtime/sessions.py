@@ -26,6 +26,9 @@ Arrays = dict[str, NDArray[Any]]
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 
+# CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the CUDA driver API.
+_MAJOR, _MINOR = 75, 76
+
 
 class Session(Protocol):
     """An open engine. `device` is what it really runs on: "cuda" or "cpu"."""
@@ -55,7 +58,7 @@ def open_session(path: str | Path, device: str = "auto") -> Session:
         return OnnxSession(path, device)
     if device == "cpu":
         return _open_onnx_beside(path, info, device, f"{path.name} runs on NVIDIA GPUs only")
-    lacking = _lacking_for_plan(path, info)
+    lacking = lacking_for_plan(path, info)
     if not lacking:
         return TensorRTSession(path)
     if device == "cuda":
@@ -65,14 +68,29 @@ def open_session(path: str | Path, device: str = "auto") -> Session:
 
 def cuda_devices() -> int:
     """How many NVIDIA GPUs the driver offers; 0 without a driver."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+    driver, count = _cuda_driver(), ctypes.c_int(0)
+    if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
+
+
+def gpu_name() -> str:
+    """Name and compute capability of the first GPU; empty without one."""
+    driver = _cuda_driver()
+    if driver is None or cuda_devices() == 0:
+        return ""
+    name, major, minor = ctypes.create_string_buffer(256), ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGetName(name, len(name), 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, 0)
+    return f"{name.value.decode()} (compute capability {major.value}.{minor.value})"
+
+
+def _cuda_driver() -> Any:
+    try:
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
 
 
 class OnnxSession:
@@ -90,7 +108,9 @@ class OnnxSession:
         obstacle = "" if device == "cpu" else _obstacle_to_onnx_cuda(runtime)
         if obstacle and device == "cuda":
             raise DeviceError(f"{path} cannot run with --device cuda: {obstacle}")
-        providers = [_CPU] if device == "cpu" or obstacle else [_CUDA, _CPU]
+        # TF32 would round what an engine keeps in FP32 to 10 bits.
+        cuda = (_CUDA, {"use_tf32": "0"})
+        providers = [_CPU] if device == "cpu" or obstacle else [cuda, _CPU]
         self._session = _create(runtime, self.path, providers)
         # A provider that fails to load is skipped by ONNX Runtime: only the session knows what it got.
         self.device = "cuda" if _CUDA in self._session.get_providers() else "cpu"
@@ -129,7 +149,7 @@ def _open_onnx_beside(plan: Path, info: EngineInfo, device: str, reason: str) ->
     return session
 
 
-def _lacking_for_plan(path: Path, info: EngineInfo) -> str:
+def lacking_for_plan(path: Path, info: EngineInfo) -> str:
     """What running a plan lacks on this machine; empty when it can be tried."""
     if cuda_devices() == 0:
         return "an NVIDIA GPU with its driver"
@@ -167,11 +187,11 @@ def _obstacle_to_onnx_cuda(runtime: Any) -> str:
     return ""
 
 
-def _create(runtime: Any, path: Path, providers: list[str]) -> Any:
+def _create(runtime: Any, path: Path, providers: list[Any]) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     try:
-        with _quiet(runtime) if _CUDA in providers else contextlib.nullcontext():
+        with _quiet(runtime) if len(providers) > 1 else contextlib.nullcontext():
             return runtime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise EngineError(

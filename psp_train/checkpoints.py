@@ -160,7 +160,7 @@ def _read(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # about pickle protocols
             data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        if "GLOBAL" in str(error) or "unrecognized function" in str(error):
             raise CheckpointError(
                 f"{path} holds more than weights and was not opened: a checkpoint must not run code "
                 "(expected tensors, numbers, strings and dicts)"
@@ -215,6 +215,7 @@ def _choose_task(path: Path, opts: Mapping[str, Any], wanted: str | None, channe
 def _load_state(path: Path, model: torch.nn.Module, state: State) -> None:
     """Strictly load `state` into a model built on the meta device, as FP32."""
     expected = model.state_dict()
+    state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     problems = [f"missing {key}" for key in expected if key not in state]
     problems += [f"unknown {key}" for key in state if key not in expected]
     problems += [
@@ -233,6 +234,8 @@ def _latent_avg(path: Path, average: torch.Tensor | None, config: GeneratorConfi
     shape = (config.styles, config.style_dim)
     if average is None:
         return torch.zeros(shape)
+    if not isinstance(average, torch.Tensor):
+        raise CheckpointError(f"{path}: latent_avg is a {type(average).__name__}, expected a tensor {list(shape)}")
     try:
         return average.float().reshape(-1, config.style_dim).expand(shape).contiguous()
     except RuntimeError:

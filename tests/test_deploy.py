@@ -1,15 +1,17 @@
 """The deployable form against the trained networks, and FP16 on weights that overflow a plain half-precision model."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from models import golden_model, inputs, relative_error, tiny_model
+from models import golden_model, inputs, relative_error, tiny_checkpoint, tiny_model
 
-from psp_export import verify
+from psp_export import export, graph, verify
 from psp_export.deploy import DeployedEncoder, DeployedGenerator, DeployedMapping, DeployedPSP
-from psp_export.precision import TARGET_PEAK, balance_encoder, channel_peaks, to_half
+from psp_export.precision import TARGET_PEAK, balance_encoder, channel_peaks, power_of_two, to_half
+from psp_train.networks import EncoderConfig
 from psp_train.networks.psp import to_input, to_picture
 
 KINDS = [("psp", "rgb", 3), ("psp", "sketch", 1), ("psp", "labels", 19), ("w", "rgb", 3), ("naive_wplus", "rgb", 3)]
@@ -122,7 +124,7 @@ def hard_model():
 
 
 @pytest.mark.slow
-def test_plain_half_fails_on_hard_weights_and_ours_holds(hard_model):
+def test_plain_half_fails_on_hard_weights_and_ours_holds(hard_model, tmp_path):
     images = torch.from_numpy(verify.pictures("rgb", 0, 2, seed=5))
     x = to_input(images, "rgb", 3)
     expected = to_picture(hard_model(x)[0])
@@ -135,6 +137,15 @@ def test_plain_half_fails_on_hard_weights_and_ours_holds(hard_model):
     output, latents = deployed(images, style, alpha)
     assert torch.isfinite(latents).all()
     assert psnr(output, expected) >= 50
+
+    # On a GPU the graph really computes in FP16: every one of its tensors must stay far from overflow.
+    info = export.engine_info(tiny_checkpoint(), export.Options(precision="fp16"))
+    info = replace(info, output_size=64, styles=10, style_dim=512)
+    path = tmp_path / "hard.onnx"
+    graph.save(graph.to_onnx(deployed, info), path)
+    feeds = {"image": images.numpy(), "style": style.numpy(), "alpha": alpha.numpy()}
+    assert verify.check_headroom(path, [verify.Case(feeds, expected.numpy())]) >= verify.HEADROOM
+    assert len(verify.fp16_peaks(path, [feeds])) > 300
 
     # The same weights in a plain .half(): encoder and generator each lose the picture.
     plain = golden_model("psp_64", 64)
@@ -158,6 +169,16 @@ def test_half_precision_of_every_encoder(kind):
     assert half_latents.dtype == torch.float32
     assert relative_error(half_latents, latents.numpy()) < 0.01
     assert psnr(output, to_picture(expected)) > 40
+
+
+def test_stages_of_equal_width_are_refused():
+    """Their first unit would have no projection, and the stages could not be told apart."""
+    with pytest.raises(ValueError, match="each stage must differ"):
+        EncoderConfig(widths=(8, 8, 16, 20))
+
+
+def test_a_channel_asleep_during_calibration_is_not_blown_up():
+    assert power_of_two(torch.tensor([1e-9, 1.0, 64.0, 1e6])).tolist() == [2**-10, 2**-6, 1, 2**14]
 
 
 def test_generator_without_noise_drops_it():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -87,6 +88,8 @@ def test_metadata_and_parity_are_inside(exported):
     assert info.mix_layers == (8, 9)
     assert info.parity and info.parity["psnr"] >= 50 and info.parity["headroom"] >= verify.HEADROOM
     assert read_info(exported / "fp16.mapping.onnx").part == "mapping"
+    for part in ("encoder", "generator"):
+        assert read_info(exported / f"fp16.{part}.onnx").parity["psnr"] >= 50
     raw = onnx.load(exported / "fp16.onnx").metadata_props[0].value
     assert json.loads(raw)["checkpoint"] == "ab" * 32
 
@@ -111,10 +114,11 @@ def test_a_part_is_not_an_engine(exported):
 
 
 @pytest.mark.parametrize("task", ["sketch", "segmentation"])
-def test_other_inputs(tmp_path, task):
-    export.export(tiny_checkpoint(task), Options(tmp_path / "psp", "fp16", "onnx"))
+def test_other_inputs_and_their_plans(tmp_path, task):
+    files = export.export(tiny_checkpoint(task), Options(tmp_path / "psp", "fp16", "auto"))
     info = read_info(tmp_path / "psp.onnx")
     assert (info.input, info.classes) == {"sketch": ("sketch", 0), "segmentation": ("labels", 19)}[task]
+    assert ("psp.trt" in {file.path.name for file in files}) == HAS_RTX
 
 
 @pytest.mark.parametrize("opset", [18, 20])
@@ -212,7 +216,7 @@ def plan(tmp_path_factory) -> Path:
     if not HAS_RTX:
         pytest.skip("no TensorRT that builds here: install psp-toolkit[rtx]")
     folder = tmp_path_factory.mktemp("plan")
-    options = Options(folder / "psp", "fp16", "auto", max_batch=4, timing_cache=folder / "cache")
+    options = Options(folder / "psp", "fp16", "auto", max_batch=4)
     export.export(tiny_checkpoint(), options)
     return folder / "psp.trt"
 
@@ -270,6 +274,92 @@ def test_no_tensorrt_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "importable", lambda module: False)
     with pytest.raises(PspError, match=r"no TensorRT to build a plan with: install psp-toolkit\[rtx\]"):
         export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="tensorrt"))
+
+
+def test_a_gpu_that_cannot_run_the_plan_does_not_cost_the_onnx_file(tmp_path, monkeypatch):
+    """A GPU without pycuda, say: the plan is written, and the table says that it was not run."""
+    if not HAS_RTX:
+        pytest.skip("no TensorRT that builds here")
+    monkeypatch.setattr(export, "lacking_for_plan", lambda path, info: "the Python package pycuda")
+    files = {f.path.name: f for f in export.export(tiny_checkpoint(), Options(tmp_path / "psp"))}
+    assert "not run here, for want of the Python package pycuda" in files["psp.trt"].parity
+    monkeypatch.setattr(export, "lacking_for_plan", lambda path, info: "")
+
+    def refuse(path, device):
+        raise EngineError("this GPU cannot run it")
+
+    monkeypatch.setattr(export, "open_session", refuse)
+    (tmp_path / "psp.trt").unlink()
+    with pytest.warns(UserWarning, match="no plan was written: this GPU cannot run it"):
+        export.export(tiny_checkpoint(), Options(tmp_path / "psp"))
+    assert {p.name for p in tmp_path.iterdir()} == {"psp.onnx", "psp.mapping.onnx"}
+
+
+# ---- Builder paths of TensorRT versions that are not here ----------------------------------------------------
+
+
+class FakeCacheConfig:
+    """The timing cache calls of TensorRT's IBuilderConfig."""
+
+    def __init__(self, accepts):
+        self.accepts = accepts
+
+    def create_timing_cache(self, data):
+        return data
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        return self.accepts
+
+    def get_timing_cache(self):
+        return SimpleNamespace(serialize=lambda: b"grown")
+
+
+def test_timing_cache_is_kept_and_a_foreign_one_refused(tmp_path):
+    path, trt = tmp_path / "cache", SimpleNamespace(__version__="10.0")
+    with engine._timing_cache(trt, FakeCacheConfig(accepts=True), path):
+        pass
+    assert path.read_bytes() == b"grown"
+    refused = engine._timing_cache(trt, FakeCacheConfig(accepts=False), path)
+    with pytest.raises(PspError, match="was not made by TensorRT 10.0"), refused:
+        pass
+    with pytest.raises(PspError, match="expected a file in an existing folder"):
+        engine.check_timing_cache(tmp_path / "nowhere" / "cache", "tensorrt")
+
+
+class FakeLayer:
+    """A layer of TensorRT 8.6's network: inputs and outputs by name."""
+
+    def __init__(self, kind, inputs, outputs):
+        self.type, self.inputs, self.outputs = kind, inputs, outputs
+        self.num_inputs, self.num_outputs = len(inputs), len(outputs)
+        self.precision, self.types = None, {}
+
+    def get_input(self, index):
+        return SimpleNamespace(name=self.inputs[index])
+
+    def get_output(self, index):
+        return SimpleNamespace(name=self.outputs[index])
+
+    def set_output_type(self, index, dtype):
+        self.types[self.outputs[index]] = dtype
+
+
+def test_tensorrt_8_6_layers_obey_the_types_of_the_graph():
+    """A Gemm becomes two layers with a tensor ONNX does not know between them: it inherits FP32."""
+    trt = SimpleNamespace(float32="f32", float16="f16", LayerType=SimpleNamespace(SHAPE="shape", CAST="cast"))
+    layers = [
+        FakeLayer("matmul", ["w"], ["(Unnamed Layer* 0)"]),
+        FakeLayer("sum", ["(Unnamed Layer* 0)"], ["style"]),
+        FakeLayer("cast", ["style"], ["style_half"]),
+        FakeLayer("conv", ["style_half"], ["y"]),
+        FakeLayer("compare", ["ids"], ["mask"]),
+    ]
+    network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
+    float32, float16, boolean = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BOOL
+    types = {"w": float32, "style": float32, "style_half": float16, "y": float16, "ids": float32, "mask": boolean}
+    engine._obey_types(trt, network, types)
+    assert [layer.precision for layer in layers] == ["f32", "f32", None, "f16", None]
+    assert layers[0].types == {"(Unnamed Layer* 0)": "f32"}
 
 
 def test_engine_module_imports_no_torch():

@@ -66,8 +66,8 @@ def test_a_published_checkpoint(tmp_path):
         (("--checkpoint", "other.pt"), "other.pt is not a StyleGAN2 pSp checkpoint"),
         (("--output", "folder"), "is a folder: give a name in it"),
         (("--output", "nowhere/psp"), "there is no folder nowhere"),
-        (("--opset", "16"), "--opset 16 is not supported"),
-        (("--timing-cache", "text.pt"), "timing cache"),
+        (("--output", "psp.pt/psp"), "there is no folder psp.pt"),
+        (("--backend", "onnx", "--output", "taken"), "taken.onnx is a folder: give another --output"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, args, expected):
@@ -76,9 +76,8 @@ def test_mistakes_are_one_line(tmp_path, args, expected):
     (tmp_path / "text.pt").write_text("these are not weights\n")
     torch.save({"state_dict": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pt")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "taken.onnx").mkdir()
     before = sorted(p.name for p in tmp_path.iterdir())
-    if "--timing-cache" in args and export.engine.choose_flavour() != "tensorrt":
-        pytest.skip("TensorRT-RTX has no timing cache to mismatch")
     done = psp_export(*args, cwd=tmp_path)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2, done.stderr
@@ -87,11 +86,22 @@ def test_mistakes_are_one_line(tmp_path, args, expected):
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("args", [("--max-batch", "0"), ("--backend", "tvm"), ("--workspace", "-1"), ("--fp8",)])
+@pytest.mark.parametrize(
+    "args", [("--max-batch", "0"), ("--backend", "tvm"), ("--workspace", "-1"), ("--fp8",), ("--opset", "16")]
+)
 def test_wrong_options_are_usage_errors(tmp_path, args):
     done = psp_export(*args, cwd=tmp_path)
     assert done.returncode == 2
     assert "Usage" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    refuse = (
+        "import tempfile\ndef mkdtemp(**_): raise PermissionError(13, 'Permission denied')\ntempfile.mkdtemp = mkdtemp"
+    )
+    done = psp_export("--no-verify", cwd=tmp_path, code=refuse)
+    assert done.returncode == 2
+    assert "error: cannot write into .: Permission denied; give another --output" in done.stderr
 
 
 def test_without_the_export_extra(tmp_path):

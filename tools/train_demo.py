@@ -25,9 +25,9 @@ from psp_train.networks import Generator, GeneratorConfig, build_encoder
 TRAIN_SEED, HELD_OUT_SEED, TORCH_SEED = 1, 2, 0
 TRAIN_FACES, HELD_OUT_FACES = 16_000, 200
 # Size: steps and batch. The coarse stages are cheap, and there the network learns what the face vector means.
-GENERATOR_STAGES = {32: (6000, 32), 64: (4500, 16), 128: (1800, 16), 256: (500, 16)}
+GENERATOR_STAGES = {32: (6000, 32), 64: (4000, 16), 128: (1500, 16), 256: (400, 16)}
 # Size of the picture loss (None: towards the known w only): steps, in batches of 16.
-ENCODER_STAGES = {None: 1000, 128: 1200, 256: 150}
+ENCODER_STAGES = {None: 1000, 128: 1100, 256: 120}
 ENCODER_BATCH = 16
 # Nose, glasses, eyes, brows, mouth and lips.
 FEATURES = (2, 3, 4, 5, 6, 7, 10, 11, 12)
@@ -137,6 +137,7 @@ def fit_generator(work: Path, z, data, z_held, held) -> Generator:
     """Regress drawn faces from face vectors, doubling the resolution from stage to stage."""
     average = None
     for size in GENERATOR_STAGES:
+        torch.manual_seed(TORCH_SEED)  # a skipped stage must not change the next one
         path = work / f"generator_{size}.pt"
         generator = generator_at(size, average)
         average = copy.deepcopy(generator)
@@ -189,6 +190,7 @@ def freeze_smaller(generator: Generator) -> None:
 def train_encoder(work: Path, generator: Generator, z, data, z_held, held):
     """Train the inversion encoder; returns it and the average w."""
     path = work / "encoder.pt"
+    torch.manual_seed(TORCH_SEED)
     encoder = build_encoder(demo.encoder_config("inversion"))
     average = copy.deepcopy(encoder).eval()
     with torch.no_grad():
@@ -256,7 +258,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/demo_model"), help="folder of intermediate results")
     work = parser.parse_args().work
     work.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(TORCH_SEED)
     z, data = draw_faces(work, "train", TRAIN_FACES, TRAIN_SEED)
     z_held, held = draw_faces(work, "held_out", HELD_OUT_FACES, HELD_OUT_SEED)
     generator = fit_generator(work, z, data, z_held, held)

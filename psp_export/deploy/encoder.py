@@ -50,11 +50,11 @@ class Prepare(nn.Module):
     def __init__(self, kind: InputKind, channels: int) -> None:
         super().__init__()
         self.kind = kind
-        self.classes = nn.Buffer(torch.arange(channels, dtype=torch.int32)[:, None, None], persistent=False)
+        self.classes = nn.Buffer(torch.arange(channels, dtype=torch.float32)[:, None, None], persistent=False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         if self.kind == "labels":
-            return (image.int()[:, None] == self.classes).float()
+            return (image.float()[:, None] == self.classes).float()
         x = image.float().permute(0, 3, 1, 2) / 255
         return x if self.kind == "sketch" else (x - 0.5) / 0.5
 

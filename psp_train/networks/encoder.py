@@ -16,8 +16,8 @@ from psp_train.networks.stylegan2 import EqualLinear
 
 EncoderKind = Literal["psp", "w", "naive_wplus"]
 
-#: First style of the heads on the 16x16, 32x32 and 64x64 feature maps (figure 2: coarse, medium, fine).
-COARSE, MEDIUM, FINE = 0, 3, 7
+#: Styles below MEDIUM are read from the 16x16 feature map, those below FINE from 32x32, the rest from 64x64 (figure 2).
+MEDIUM, FINE = 3, 7
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class EncoderConfig:
     style_dim: int = 512
     units: tuple[int, int, int, int] = (3, 4, 14, 3)
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+
+    def __post_init__(self) -> None:
+        if any(a == b for a, b in zip(self.widths, self.widths[1:], strict=False)):
+            raise ValueError(f"widths {self.widths}: each stage must differ from the one before, to be told apart")
 
 
 class SqueezeExcitation(nn.Module):
