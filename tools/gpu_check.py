@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from psp_export import engine, verify
-from psp_export.export import Options, deployable, engine_info, export
+from psp_export.export import Options, Written, deployable, engine_info, export
 from psp_runtime.sessions import cuda_devices, open_session
 from psp_runtime.tasks import TASKS
 from psp_train.checkpoints import Checkpoint
@@ -71,15 +71,18 @@ def engines(checkpoint: Checkpoint, precision: str, folder: Path) -> dict:
     """Export (which verifies the plan on the GPU), then time every engine file there is."""
     files = export(checkpoint, Options(folder / precision, precision))
     inputs = verify.reference_cases(checkpoint.model, engine_info(checkpoint, Options()))[0].inputs
-    result = {}
-    for file in files:
-        if file.part == "full":
-            session = open_session(file.path, "cuda")
-            times = timed(lambda session=session: session.run(inputs))
-            megabytes = round(file.path.stat().st_size / 1e6, 1)
-            result[file.path.suffix[1:]] = {"parity": file.parity, "megabytes": megabytes} | times
-            session.close()
-    return result
+    return {f.path.name: attempt(lambda file=f: time_engine(file, inputs)) for f in files if f.part == "full"}
+
+
+def time_engine(file: Written, inputs: dict) -> dict:
+    """One engine on the GPU, from host array to host array."""
+    session = open_session(file.path, "cuda")
+    try:
+        return {"parity": file.parity, "megabytes": round(file.path.stat().st_size / 1e6, 1)} | timed(
+            lambda: session.run(inputs)
+        )
+    finally:
+        session.close()
 
 
 def timed(run: Callable[[], object]) -> dict:

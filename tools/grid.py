@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from psp_export import verify
 from psp_export.export import Options, export
 from psp_runtime import images, load
 from psp_train import faces
@@ -27,16 +28,10 @@ def main() -> None:
         with load(Path(folder) / "psp.onnx") as pipeline:
             inputs = np.stack([faces.draw(z).image for z in faces.sample(FACES, HELD_OUT_SEED)])
             outputs = np.concatenate([pipeline.translate(part).output for part in np.array_split(inputs, FACES // 8)])
-    values = psnr(inputs, outputs)
+    values = np.array([verify.psnr(a.astype(int) - b) for a, b in zip(inputs, outputs, strict=True)])
     images.save(grid(inputs, outputs), TARGET)
     print(f"{TARGET}: held-out faces over what the engine makes of them")
     print(json.dumps({"faces": FACES, "psnr_mean": round(values.mean(), 2), "psnr_min": round(values.min(), 2)}))
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """PSNR in dB of each pair of uint8 pictures."""
-    mse = np.square(a.astype(np.float64) - b).mean((1, 2, 3))
-    return 10 * np.log10(255**2 / mse)
 
 
 def grid(inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
