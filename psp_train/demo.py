@@ -23,8 +23,8 @@ def encoder_config(task: str) -> EncoderConfig:
         input_channels=get_task(task).channels,
         styles=GENERATOR.styles,
         style_dim=GENERATOR.style_dim,
-        units=(2, 2, 3, 2),
-        widths=(16, 32, 64, 48),
+        units=(1, 2, 3, 2),
+        widths=(8, 24, 64, 48),
     )
 
 

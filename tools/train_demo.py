@@ -4,8 +4,8 @@
 
 The generator is fitted by regression (face vector in, drawn face out), first at 32x32, then at 64, 128 and 256: the
 low-resolution layers, which hold the pose and the shapes, learn where a step is cheap; the last stage trains its new
-layers only. The encoder is then trained on drawn faces, first towards the known w of each face, then through the
-frozen generator on the picture itself.
+layers only. The encoder is then trained on drawn faces, through the frozen generator, towards the picture and the
+known w of each face.
 Every stage leaves its result in the work folder and is skipped when that exists.
 """
 
@@ -25,10 +25,9 @@ from psp_train.networks import Generator, GeneratorConfig, build_encoder
 TRAIN_SEED, HELD_OUT_SEED, TORCH_SEED = 1, 2, 0
 TRAIN_FACES, HELD_OUT_FACES = 16_000, 200
 # Size: steps and batch. The coarse stages are cheap, and there the network learns what the face vector means.
-GENERATOR_STAGES = {32: (6000, 32), 64: (4000, 16), 128: (1500, 16), 256: (400, 16)}
-# Size of the picture loss (None: towards the known w only): steps, in batches of 16.
-ENCODER_STAGES = {None: 1000, 128: 1100, 256: 120}
-ENCODER_BATCH = 16
+GENERATOR_STAGES = {32: (6000, 32), 64: (4000, 16), 128: (1200, 16), 256: (350, 16)}
+# Size of the picture loss, steps and batch of the encoder.
+ENCODER_SIZE, ENCODER_STEPS, ENCODER_BATCH = 64, 1900, 8
 # Nose, glasses, eyes, brows, mouth and lips.
 FEATURES = (2, 3, 4, 5, 6, 7, 10, 11, 12)
 
@@ -200,38 +199,35 @@ def train_encoder(work: Path, generator: Generator, z, data, z_held, held):
         average.load_state_dict(torch.load(path, weights_only=True))
         return average, latent_avg
     generator.requires_grad_(False)
-    for size, steps in ENCODER_STAGES.items():
-        print(f"encoder, {'latents' if size is None else f'pictures at {size}'}")
-        encoder_stage(encoder, average, generator, latent_avg, size, steps, w, data, held)
-        torch.save(average.state_dict(), path.with_suffix(".part"))
+    print("encoder")
+    fit_encoder(encoder, average, generator, latent_avg, w, data, held, path.with_suffix(".part"))
     path.with_suffix(".part").rename(path)
     return average, latent_avg
 
 
-def encoder_stage(encoder, average, generator, latent_avg, size, steps, w, data, held):
-    """One stage: towards the known w, and towards the picture at `size` (None: w alone)."""
-    part = smaller(generator, size or 64)
+def fit_encoder(encoder, average, generator, latent_avg, w, data, held, path: Path):
+    """Towards the picture, through the frozen generator, and towards the known w of each face."""
+    part = smaller(generator, ENCODER_SIZE)
     encode, synthesize = torch.compile(encoder), torch.compile(part)
-    rng, spread = np.random.default_rng(size or 1), w.std(0)
+    rng, spread = np.random.default_rng(TORCH_SEED), w.std(0)
 
     def loss_of(_):
         rows = np.sort(rng.choice(len(w), ENCODER_BATCH, replace=False))
-        target, _ = batch(data[256], rows)
+        image, _ = batch(data[256], rows)
         with torch.autocast("cpu", torch.bfloat16):
-            codes = encode(target.to(memory_format=torch.channels_last)).float() + latent_avg
+            codes = encode(image.to(memory_format=torch.channels_last)).float() + latent_avg
+            result = synthesize(codes[:, : part.config.styles])
         latent_loss = ((codes - w[rows][:, None]) / spread).square().mean()
-        if size is None:
-            return latent_loss
-        with torch.autocast("cpu", torch.bfloat16):
-            image = synthesize(codes[:, : part.config.styles])
-        return picture_loss(image, *batch(data[size], rows)) + 0.005 * latent_loss
+        return picture_loss(result, *batch(data[ENCODER_SIZE], rows)) + 0.02 * latent_loss
 
     def report():
+        torch.save(average.state_dict(), path)
         target = batch(held[256], np.arange(32))[0]
         with torch.no_grad():
             return f"held-out PSNR {psnr(generator(average(target) + latent_avg), target):.2f} dB"
 
-    train(steps, [{"params": encoder.parameters(), "lr": 2e-3}], loss_of, report, average, encoder)
+    train(ENCODER_STEPS, [{"params": encoder.parameters(), "lr": 2e-3}], loss_of, report, average, encoder)
+    torch.save(average.state_dict(), path)
 
 
 def smaller(generator: Generator, size: int) -> Generator:
