@@ -27,6 +27,7 @@ TRAIN_FACES, HELD_OUT_FACES = 16_000, 200
 # Size: steps and batch. The coarse stages are cheap, and there the network learns what the face vector means.
 GENERATOR_STAGES = {32: (6000, 32), 64: (4000, 16), 128: (1200, 16), 256: (350, 16)}
 # Size of the picture loss, steps and batch of the encoder.
+# The bundled encoder is the moving average after step 1500 of these.
 ENCODER_SIZE, ENCODER_STEPS, ENCODER_BATCH = 64, 1900, 8
 # Nose, glasses, eyes, brows, mouth and lips.
 FEATURES = (2, 3, 4, 5, 6, 7, 10, 11, 12)
