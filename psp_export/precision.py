@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from psp_export.deploy.encoder import (
-    BatchedLinear,
     DeployedEncoder,
+    DeployedUnit,
     Gate,
     Heads,
     NaiveWPlusHead,
@@ -22,6 +22,8 @@ from psp_export.deploy.encoder import (
     WHead,
 )
 from psp_export.deploy.generator import Demodulation, DeployedMapping, DeployedToRGB, Style
+from psp_export.deploy.layers import BatchedLinear
+from psp_export.deploy.resnet import DeployedBottleneck, ResNetHead
 
 #: Largest magnitude every channel of the encoder is scaled to on the calibration pictures.
 TARGET_PEAK = 64.0
@@ -36,6 +38,7 @@ FP32_ISLANDS: dict[type[nn.Module], str] = {
     BatchedLinear: "latents feed every layer of the generator: an error here is an error everywhere",
     WHead: "pooled features, then a linear layer",
     NaiveWPlusHead: "pooled features, then two linear layers",
+    ResNetHead: "pooled features, then linear layers",
 }
 #: Parameters that stay FP32 inside modules that do not: the RGB skip sum, the average w.
 FP32_PARAMETERS = {DeployedToRGB: ("bias", "fir"), DeployedEncoder: ("latent_avg",)}
@@ -65,14 +68,18 @@ def balance_encoder(encoder: DeployedEncoder, images: torch.Tensor) -> None:
     """
     peaks = channel_peaks(encoder, images)
     streams = [_stream_scale(encoder, peaks, stage) for stage in range(4)]
-    conv, _ = encoder.stem
-    _scale_conv(conv, None, streams[0])
-    for index, stage in enumerate(encoder.stages):
+    stem = power_of_two(peaks["stem.0"], peaks["stem.1"]) if _own_stem(encoder) else streams[0]
+    _scale_conv(encoder.stem[0], None, stem)
+    for index, (stage, before) in enumerate(zip(encoder.stages, (stem, *streams))):
         for number, unit in enumerate(stage):
-            before = streams[max(index - 1, 0)] if number == 0 else streams[index]
-            name = f"stages.{index}.{number}"
-            _balance_unit(unit, before, streams[index], peaks, name)
+            balance = _balance_bottleneck if isinstance(unit, DeployedBottleneck) else _balance_unit
+            balance(unit, before if number == 0 else streams[index], streams[index], peaks, f"stages.{index}.{number}")
     _balance_head(encoder.head, streams, peaks)
+
+
+def _own_stem(encoder: DeployedEncoder) -> bool:
+    """Whether the first unit's shortcut projects what the stem gives, rather than adding it to the first stage."""
+    return encoder.stages[0][0].shortcut is not None
 
 
 def channel_peaks(encoder: DeployedEncoder, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -104,9 +111,10 @@ def power_of_two(*peaks: torch.Tensor) -> torch.Tensor:
 
 def _stream_scale(encoder: DeployedEncoder, peaks: dict[str, torch.Tensor], stage: int) -> torch.Tensor:
     """Scale [C] of the residual stream of a stage: every tensor that is added to it must share it."""
-    units = range(len(encoder.stages[stage]))
-    names = [f"stages.{stage}.{unit}{part}" for unit in units for part in ("", ".conv2", ".shortcut")]
-    if stage == 0:
+    last = {DeployedUnit: ".conv2", DeployedBottleneck: ".conv3"}
+    units = [f"stages.{stage}.{number}" for number in range(len(encoder.stages[stage]))]
+    names = [unit + part for unit in units for part in ("", last[type(encoder.stages[stage][0])], ".shortcut")]
+    if stage == 0 and not _own_stem(encoder):
         names += ["stem.0", "stem.1"]
     if stage == 3:  # the pyramid adds to the last features
         names += [f"head.{part}" for part in ("lateral1", "double16", "lateral2", "double32")]
@@ -124,6 +132,15 @@ def _balance_unit(unit, before, after, peaks, name: str) -> None:
         _scale_conv(unit.shortcut, before, after)
 
 
+def _balance_bottleneck(unit, before, after, peaks, name: str) -> None:
+    inner1, inner2 = (power_of_two(peaks[f"{name}.{conv}"]) for conv in ("conv1", "conv2"))
+    _scale_conv(unit.conv1, before, inner1)
+    _scale_conv(unit.conv2, inner1, inner2)
+    _scale_conv(unit.conv3, inner2, after)
+    if unit.shortcut is not None:
+        _scale_conv(unit.shortcut, before, after)
+
+
 def _balance_head(head: nn.Module, streams: list[torch.Tensor], peaks: dict[str, torch.Tensor]) -> None:
     last = streams[3]
     if isinstance(head, Pyramid):
@@ -131,7 +148,7 @@ def _balance_head(head: nn.Module, streams: list[torch.Tensor], peaks: dict[str,
         _scale_conv(head.lateral2, streams[1], last)
         for level, heads in enumerate(head.heads):
             _balance_heads(heads, last, peaks, f"head.heads.{level}")
-    elif isinstance(head, WHead):
+    elif isinstance(head, (WHead, ResNetHead)):
         head.linear.weight.mul_(last[:, None])
     elif isinstance(head, NaiveWPlusHead):
         head.norm.scale.mul_(last[:, None, None])

@@ -9,7 +9,6 @@ Files are opened with `weights_only`: a checkpoint cannot run code.
 
 import hashlib
 import pickle
-import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -24,20 +23,22 @@ from psp_runtime.tasks import TASKS, Task, get_task
 from psp_train import demo
 from psp_train.networks import PSP, EncoderConfig, Generator, GeneratorConfig
 from psp_train.networks.encoder import EncoderKind
+from psp_train.recipes import Recipe, to_json
+from psp_train.shapes import State, encoder_config, generator_config
 
-#: Names of `opts["encoder_type"]` in published files.
+#: Names of `opts["encoder_type"]` in published files; those of the ResNet encoders, which nobody published, are ours.
 ENCODER_TYPES: dict[str, EncoderKind] = {
     "GradualStyleEncoder": "psp",
     "BackboneEncoderUsingLastLayerIntoW": "w",
     "BackboneEncoderUsingLastLayerIntoWPlus": "naive_wplus",
+    "ResNetEncoderIntoW": "resnet_w",
+    "ResNetEncoderIntoWPlus": "resnet_wplus",
 }
 PUBLISHED_LICENSE = (
     "Weights: the licence of your checkpoint applies. The published pSp and StyleGAN2 FFHQ weights are for "
     "non-commercial use only (NVIDIA Source Code License-NC; FFHQ is CC BY-NC-SA 4.0)."
 )
 DEMO_LICENSE = "Weights: the bundled demo model, under the MIT licence of this toolkit."
-
-State = dict[str, torch.Tensor]
 
 
 class CheckpointError(PspError):
@@ -106,40 +107,31 @@ def load_generator(path: str | Path) -> tuple[Generator, torch.Tensor | None]:
     return generator.eval(), None if average is None else _latent_avg(path, average, config)
 
 
-def generator_config(state: State, prefix: str) -> GeneratorConfig:
-    """Size, style dim, mapping depth and channels from the shapes of a generator's state dict."""
-    doublings = len(_indices(state, prefix + r"to_rgbs\.(\d+)\.bias"))
-    convs = [state[f"{prefix}convs.{2 * i}.conv.weight"] for i in range(doublings)]
-    return GeneratorConfig(
-        size=4 * 2**doublings,
-        style_dim=state[prefix + "conv1.conv.modulation.weight"].shape[1],
-        mapping_layers=len(_indices(state, prefix + r"style\.(\d+)\.weight")),
-        channels=(state[prefix + "input.input"].shape[1], *(conv.shape[1] for conv in convs)),
-    )
+def checkpoint_dict(model: PSP, recipe: Recipe) -> dict[str, Any]:
+    """A model as the reference code stores it: what `load_checkpoint`, and the reference itself, read back.
+
+    `opts` holds the names and sizes the reference looks up, and, under `psp_toolkit`, the whole recipe.
+    """
+    config, task = model.encoder.config, get_task(recipe.task)
+    only_w = config.kind == "w"  # the reference adds one vector to one
+    opts = {
+        "dataset_type": task.reference or TASKS["inversion"].reference,
+        "encoder_type": next(name for name, kind in ENCODER_TYPES.items() if kind == config.kind),
+        "output_size": model.decoder.config.size,
+        "input_nc": config.input_channels,
+        "label_nc": config.input_channels if task.input == "labels" else 0,
+        "start_from_latent_avg": True,
+        "device": "cuda:0",  # where the reference puts the average w; it cannot do without
+        "learn_in_w": only_w,
+        "resize_factors": ",".join(map(str, recipe.factors)) if task.name == "super_resolution" else None,
+        "psp_toolkit": to_json(recipe),
+    }
+    latent_avg = model.latent_avg[:1] if only_w else model.latent_avg
+    return {"state_dict": _state(model), "opts": opts, "latent_avg": latent_avg.detach().cpu().clone()}
 
 
-def encoder_config(state: State, generator: GeneratorConfig) -> EncoderConfig:
-    """Kind, input channels and backbone shape from the keys and shapes of an encoder's state dict."""
-    units = len(_indices(state, r"encoder\.body\.(\d+)\.res_layer\.1\.weight"))
-    projected = _indices(state, r"encoder\.body\.(\d+)\.shortcut_layer\.0\.weight")
-    starts = [0, *projected, units]
-    widths = [state[f"encoder.body.{start}.res_layer.1.weight"].shape[0] for start in starts[:-1]]
-    if len(widths) != 4:
-        raise KeyError(f"a backbone of four stages (found {len(widths)})")
-    return EncoderConfig(
-        kind=_encoder_kind(state),
-        input_channels=state["encoder.input_layer.0.weight"].shape[1],
-        styles=generator.styles,
-        style_dim=generator.style_dim,
-        units=tuple(b - a for a, b in zip(starts, starts[1:], strict=False)),
-        widths=tuple(widths),
-    )
-
-
-def _encoder_kind(state: State) -> EncoderKind:
-    if "encoder.latlayer1.weight" in state:
-        return "psp"
-    return "naive_wplus" if "encoder.output_layer_2.3.weight" in state else "w"
+def _state(model: PSP) -> State:
+    return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
 
 
 def file_hash(*paths: Path) -> str:
@@ -166,7 +158,7 @@ def _read(path: Path) -> dict[str, Any]:
                 "(expected tensors, numbers, strings and dicts)"
             ) from None
         raise _unreadable(path) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, UnicodeDecodeError):
+    except Exception:  # damaged bytes raise whatever the reader stumbles over
         raise _unreadable(path) from None
     if not isinstance(data, Mapping):
         raise CheckpointError(f"{path} is not a checkpoint: expected a dict, found {type(data).__name__}")
@@ -197,14 +189,16 @@ def _check_encoder_type(path: Path, opts: Mapping[str, Any], encoder: EncoderCon
 def _choose_task(path: Path, opts: Mapping[str, Any], wanted: str | None, channels: int) -> Task:
     """The task the file names, unless `wanted` refines it; an unknown or absent name needs `wanted`."""
     name = opts.get("dataset_type")
-    stored = next((task for task in TASKS.values() if task.reference and task.reference == name), None)
+    ours = opts.get("psp_toolkit")
+    stored = TASKS.get(ours.get("task")) if isinstance(ours, Mapping) else None
+    stored = stored or next((task for task in TASKS.values() if task.reference and task.reference == name), None)
     if wanted is None and stored is None:
         known = ", ".join(TASKS)
         raise CheckpointError(f"{path} does not say which task it is for ({name!r}): give --task, one of {known}")
     task = stored if wanted is None else get_task(wanted)
     assert task is not None
     # Tasks without a published name (inpainting, toonify) are trained with the inversion data set type.
-    same = stored is None or task is stored or (task.reference is None and stored.name == "inversion")
+    same = stored is None or task is stored or (task.reference is None and stored.name == "inversion" and not ours)
     if not same:
         raise CheckpointError(f"--task {wanted} contradicts {path}, which is for {stored.name} ({name})")
     if task.input != "labels" and channels != task.channels:
@@ -240,11 +234,6 @@ def _latent_avg(path: Path, average: torch.Tensor | None, config: GeneratorConfi
         return average.float().reshape(-1, config.style_dim).expand(shape).contiguous()
     except RuntimeError:
         raise CheckpointError(f"{path}: latent_avg has shape {list(average.shape)}, expected {list(shape)}") from None
-
-
-def _indices(state: State, pattern: str) -> list[int]:
-    matches = (re.fullmatch(pattern, key) for key in state)
-    return sorted(int(match.group(1)) for match in matches if match)
 
 
 def _some(names: Any, count: int = 7) -> str:

@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from psp_runtime.errors import PspError
 from psp_runtime.tasks import get_task
 from psp_train.faces import FACE_DIM
-from psp_train.networks import PSP, EncoderConfig, GeneratorConfig
+from psp_train.networks import PSP, EncoderConfig, Generator, GeneratorConfig
 
 WEIGHTS = Path(__file__).parent / "weights"
+GENERATOR_FILE = "demo_generator.safetensors"
 GENERATOR = GeneratorConfig(size=256, style_dim=FACE_DIM, mapping_layers=4, channels=(96, 96, 96, 96, 64, 32, 16))
 
 
@@ -34,18 +35,30 @@ def weight_files(task: str) -> tuple[Path, Path]:
     if not encoder.is_file():
         have = ", ".join(sorted(p.stem[5:] for p in WEIGHTS.glob("demo_*.safetensors") if p.stem != "demo_generator"))
         raise PspError(f"no bundled demo model for task {task!r} (there is: {have}): give a --checkpoint")
-    return WEIGHTS / "demo_generator.safetensors", encoder
+    return WEIGHTS / GENERATOR_FILE, encoder
 
 
 def load_demo(task: str = "inversion") -> PSP:
     """The bundled model of a task in FP32, in eval mode."""
+    _, file = weight_files(task)
     model = PSP(encoder_config(task), GENERATOR)
-    tensors: dict[str, torch.Tensor] = {}
-    for file in weight_files(task):
-        tensors |= load_file(file)
-    tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
-    model.latent_avg.copy_(tensors.pop("latent_avg"))
-    for name, noise in model.decoder.noises.named_buffers():  # a drawn face has no noise to model
-        tensors[f"decoder.noises.{name}"] = torch.zeros_like(noise)
-    model.load_state_dict(tensors)
+    model.decoder, average = load_generator()
+    model.latent_avg.copy_(average)
+    model.encoder.load_state_dict({key.removeprefix("encoder."): value for key, value in _read(file).items()})
     return model.eval()
+
+
+def load_generator() -> tuple[Generator, torch.Tensor]:
+    """The generator all demo models share, in FP32 and eval mode, and its average w [L,S]."""
+    tensors = {key.removeprefix("decoder."): value for key, value in _read(WEIGHTS / GENERATOR_FILE).items()}
+    average = tensors.pop("latent_avg")
+    generator = Generator(GENERATOR)
+    for name, noise in generator.noises.named_buffers():  # a drawn face has no noise to model
+        tensors[f"noises.{name}"] = torch.zeros_like(noise)
+    generator.load_state_dict(tensors)
+    return generator.eval(), average
+
+
+def _read(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a bundled file, FP16 ones as FP32."""
+    return {key: value.float() if value.is_floating_point() else value for key, value in load_file(file).items()}

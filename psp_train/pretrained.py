@@ -118,13 +118,30 @@ def load_resnet50(folder: Path | None) -> ResNet50:
     return _load(ResNet50, folder, "resnet50")
 
 
+def resnet50_state(folder: Path | None) -> State:
+    """ResNet-50 of torchvision as an encoder's `backbone.*`, to start from; empty where its file is not there.
+
+    The first convolution is for 3 channels: an encoder of other input keeps its own.
+    """
+    return {f"backbone.{key}": value for key, value in _start(ResNet50, folder, "resnet50").items()}
+
+
 def irse50_state(folder: Path | None) -> State:
-    """Stem and body of IR-SE50 (`input_layer.*`, `body.*`), which an encoder starts from.
+    """Stem and body of IR-SE50 (`input_layer.*`, `body.*`), to start from; empty where its file is not there.
 
     The stem is for 3 channels: an encoder of other input loads `body.*` alone.
     """
-    state = _load(IRSE50, folder, "ir_se50").state_dict()
+    state = _start(IRSE50, folder, "ir_se50")
     return {key: value for key, value in state.items() if not key.startswith("output_layer.")}
+
+
+def _start(kind: type[nn.Module], folder: Path | None, purpose: str) -> State:
+    """The weights of a published network to train on; none, and a warning, where its file is not there."""
+    names = FILES[purpose].names
+    if _first(folder, names) is None:
+        warnings.warn(f"the encoder starts from random weights: no {names[0]} in {folder}", stacklevel=2)
+        return {}
+    return _load(kind, folder, purpose).state_dict()
 
 
 def _first(folder: Path | None, names: Iterable[str]) -> Path | None:

@@ -12,6 +12,8 @@ ENCODER_TYPES = {
     "psp": "GradualStyleEncoder",
     "w": "BackboneEncoderUsingLastLayerIntoW",
     "naive_wplus": "BackboneEncoderUsingLastLayerIntoWPlus",
+    "resnet_w": "ResNetEncoderIntoW",
+    "resnet_wplus": "ResNetEncoderIntoWPlus",
 }
 
 
@@ -28,7 +30,7 @@ def write(tmp_path, data):
     return path
 
 
-@pytest.mark.parametrize("kind", ["psp", "w", "naive_wplus"])
+@pytest.mark.parametrize("kind", ENCODER_TYPES)
 def test_round_trip_of_every_encoder(tmp_path, kind):
     model = tiny_model(kind)
     loaded = load_checkpoint(write(tmp_path, published(model, kind)))

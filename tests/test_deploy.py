@@ -15,6 +15,7 @@ from psp_train.networks import EncoderConfig
 from psp_train.networks.psp import to_input, to_picture
 
 KINDS = [("psp", "rgb", 3), ("psp", "sketch", 1), ("psp", "labels", 19), ("w", "rgb", 3), ("naive_wplus", "rgb", 3)]
+KINDS += [("resnet_w", "rgb", 3), ("resnet_wplus", "rgb", 3), ("resnet_wplus", "labels", 19)]
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -157,7 +158,7 @@ def test_plain_half_fails_on_hard_weights_and_ours_holds(hard_model, tmp_path):
     assert not torch.isfinite(picture).all() or psnr(to_picture(picture), expected) < 30
 
 
-@pytest.mark.parametrize("kind", ["psp", "w", "naive_wplus"])
+@pytest.mark.parametrize("kind", ["psp", "w", "naive_wplus", "resnet_w", "resnet_wplus"])
 def test_half_precision_of_every_encoder(kind):
     model = tiny_model(kind)
     images = torch.from_numpy(verify.pictures("rgb", 0, 3, seed=5))

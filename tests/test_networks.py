@@ -87,7 +87,7 @@ def test_every_size_has_its_styles(size):
     assert len(generator.convs) + 2 == generator.config.styles  # first conv and last to_rgb
 
 
-@pytest.mark.parametrize("kind", ["psp", "w", "naive_wplus"])
+@pytest.mark.parametrize("kind", ["psp", "w", "naive_wplus", "resnet_w", "resnet_wplus"])
 def test_encoders_of_any_width(kind):
     config = EncoderConfig(kind, 3, 10, 24, (1, 1, 1, 1), (8, 12, 16, 20))
     assert build_encoder(config).eval()(torch.zeros(2, 3, 256, 256)).shape == (2, 10, 24)

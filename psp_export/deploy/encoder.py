@@ -5,9 +5,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from psp_export.deploy.generator import frozen
+from psp_export.deploy.layers import BatchedLinear, copy_conv, copy_prelu, fold_norm, merge_convs, norm_affine
+from psp_export.deploy.resnet import ResNetHead, resnet_stages, resnet_stem
 from psp_runtime.tasks import InputKind
 from psp_train.networks.encoder import (
     Backbone,
+    Encoder,
     NaiveWPlusEncoder,
     PSPEncoder,
     ResidualUnit,
@@ -15,20 +18,19 @@ from psp_train.networks.encoder import (
     WEncoder,
     head_size,
 )
+from psp_train.networks.resnet import ResNetEncoder
 
 
 class DeployedEncoder(nn.Module):
     """uint8 picture -> W+ codes [B,L,S] FP32, the average w included."""
 
-    def __init__(self, encoder: Backbone, latent_avg: torch.Tensor, kind: InputKind) -> None:
+    def __init__(self, encoder: Encoder, latent_avg: torch.Tensor, kind: InputKind) -> None:
         super().__init__()
         self.prepare = Prepare(kind, encoder.config.input_channels)
-        conv, norm, prelu = encoder.input_layer
-        self.stem = nn.Sequential(fold_norm(conv, norm), copy_prelu(prelu))
-        units = iter(encoder.body)
-        self.stages = nn.ModuleList(
-            nn.Sequential(*(DeployedUnit(next(units)) for _ in range(count))) for count in encoder.config.units
-        )
+        if isinstance(encoder, ResNetEncoder):
+            self.stem, self.stages = resnet_stem(encoder), resnet_stages(encoder)
+        else:
+            self.stem, self.stages = irse_stem(encoder), irse_stages(encoder)
         self.head = deploy_head(encoder)
         self.latent_avg = frozen(latent_avg)
 
@@ -105,6 +107,20 @@ class DeployedUnit(nn.Module):
         return y + (x if self.stride == 1 else F.max_pool2d(x, 1, self.stride))
 
 
+def irse_stem(encoder: Backbone) -> nn.Sequential:
+    """3x3 convolution with its normalisation, PReLU."""
+    conv, norm, prelu = encoder.input_layer
+    return nn.Sequential(fold_norm(conv, norm), copy_prelu(prelu))
+
+
+def irse_stages(encoder: Backbone) -> nn.ModuleList:
+    """The four stages of units."""
+    units = iter(encoder.body)
+    return nn.ModuleList(
+        nn.Sequential(*(DeployedUnit(next(units)) for _ in range(count))) for count in encoder.config.units
+    )
+
+
 class Pyramid(nn.Module):
     """Feature pyramid and map2style heads: features at 64², 32² and 16² -> offsets [B,L,S] in FP32."""
 
@@ -158,19 +174,6 @@ class Heads(nn.Module):
         return self.linear(x.float().flatten(1))
 
 
-class BatchedLinear(nn.Module):
-    """n linear layers side by side, FP32: [B,n·C] -> [B,n,S]; weight [n,S,C], bias [n,S]."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
-        super().__init__()
-        self.weight, self.bias = frozen(weight.transpose(1, 2)), frozen(bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        heads, width, dim = self.weight.shape
-        y = x.reshape(-1, heads, 1, width) @ self.weight
-        return y.reshape(-1, heads, dim) + self.bias
-
-
 class WHead(nn.Module):
     """Ablation W: one code from the pooled features, the same for every layer."""
 
@@ -205,48 +208,10 @@ class NaiveWPlusHead(nn.Module):
         return self.linear2(features).reshape(-1, *self.shape)
 
 
-def deploy_head(encoder: Backbone) -> nn.Module:
-    """The deployable head of an encoder: features at 64², 32², 16² -> offsets [B,L,S]."""
+def deploy_head(encoder: Encoder) -> nn.Module:
+    """The deployable head of an encoder: features of the last three stages -> offsets [B,L,S]."""
+    if isinstance(encoder, ResNetEncoder):
+        return ResNetHead(encoder)
     if isinstance(encoder, PSPEncoder):
         return Pyramid(encoder)
     return WHead(encoder) if isinstance(encoder, WEncoder) else NaiveWPlusHead(encoder)
-
-
-def norm_affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
-    """Batch normalisation in eval mode as scale and shift [C], in float64."""
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
-
-
-def make_conv(weight: torch.Tensor, bias: torch.Tensor | None, like: nn.Conv2d, groups: int = 1) -> nn.Conv2d:
-    """A convolution with these values and the stride and padding of `like`."""
-    with torch.device("meta"):
-        outputs, inputs, kernel, _ = weight.shape
-        conv = nn.Conv2d(inputs * groups, outputs, kernel, like.stride, like.padding, 1, groups, bias is not None)
-    conv.weight = frozen(weight.float())
-    if bias is not None:
-        conv.bias = frozen(bias.float())
-    return conv
-
-
-def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """The convolution followed by batch normalisation as one convolution with bias."""
-    scale, shift = norm_affine(norm)
-    return make_conv(conv.weight.double() * scale[:, None, None, None], shift, conv)
-
-
-def copy_conv(conv: nn.Conv2d) -> nn.Conv2d:
-    """A frozen copy."""
-    return make_conv(conv.weight, conv.bias, conv)
-
-
-def copy_prelu(prelu: nn.PReLU) -> nn.PReLU:
-    """A frozen copy."""
-    copy = nn.PReLU(prelu.num_parameters)
-    copy.weight = frozen(prelu.weight)
-    return copy
-
-
-def merge_convs(convs: list[nn.Conv2d], groups: int) -> nn.Conv2d:
-    """Convolutions side by side in one: sharing their input (groups 1), or each with its own."""
-    return make_conv(torch.cat([c.weight for c in convs]), torch.cat([c.bias for c in convs]), convs[0], groups)

@@ -2,19 +2,22 @@
 
 "Encoding in Style" (Richardson et al. 2021), section 3.1 and table 2. The backbone is the IR-SE50 of ArcFace: a
 3x3 stem and four stages of residual units with squeeze-and-excitation. Attribute names are those of the
-published state dicts.
+published state dicts. The encoders over a ResNet-50 are in `resnet.py`; `build_encoder` knows them all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from psp_train.networks.features import RESNET50_UNITS
+from psp_train.networks.pointwise import PointwiseConv
+from psp_train.networks.resnet import ResNetEncoder
 from psp_train.networks.stylegan2 import EqualLinear
 
-EncoderKind = Literal["psp", "w", "naive_wplus"]
+EncoderKind = Literal["psp", "w", "naive_wplus", "resnet_w", "resnet_wplus"]
 
 #: Styles below MEDIUM are read from the 16x16 feature map, those below FINE from 32x32, the rest from 64x64 (figure 2).
 MEDIUM, FINE = 3, 7
@@ -22,10 +25,11 @@ MEDIUM, FINE = 3, 7
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Shape of an encoder; the defaults are the published one for 1024x1024.
+    """Shape of an encoder; the defaults are the published one for 1024x1024 (of other kinds: `published_config`).
 
-    `units` and `widths` are the four backbone stages; the last width is also that of the feature pyramid and of
-    the map2style heads.
+    `units` and `widths` are the four backbone stages. Over IR-SE the last width is also that of the feature pyramid
+    and of the map2style heads; over ResNet the widths are those inside the bottlenecks, which put out four times as
+    many channels.
     """
 
     kind: EncoderKind = "psp"
@@ -36,8 +40,22 @@ class EncoderConfig:
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)
 
     def __post_init__(self) -> None:
-        if any(a == b for a, b in zip(self.widths, self.widths[1:], strict=False)):
+        equal = any(a == b for a, b in zip(self.widths, self.widths[1:], strict=False))
+        if equal and not self.resnet:  # whose keys name the stages
             raise ValueError(f"widths {self.widths}: each stage must differ from the one before, to be told apart")
+
+    @property
+    def resnet(self) -> bool:
+        """Whether the backbone is a ResNet (else IR-SE)."""
+        return self.kind in ("resnet_w", "resnet_wplus")
+
+
+def published_config(
+    kind: EncoderKind, input_channels: int = 3, styles: int = 18, style_dim: int = 512
+) -> EncoderConfig:
+    """The encoder of a kind at its full size: over IR-SE50, or over ResNet-50."""
+    config = EncoderConfig(kind, input_channels, styles, style_dim)
+    return replace(config, units=RESNET50_UNITS) if config.resnet else config
 
 
 class SqueezeExcitation(nn.Module):
@@ -61,9 +79,7 @@ class ResidualUnit(nn.Module):
         if inputs == outputs:
             self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)
         else:
-            self.shortcut_layer = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut_layer = nn.Sequential(PointwiseConv(inputs, outputs, stride), nn.BatchNorm2d(outputs))
         self.res_layer = nn.Sequential(
             nn.BatchNorm2d(inputs),
             nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
@@ -104,6 +120,14 @@ class Backbone(nn.Module):
         return outputs
 
 
+def he_initialised(conv: nn.Conv2d) -> nn.Conv2d:
+    """Keep the variance through a leaky ReLU: with torch's default, six layers without BatchNorm shrink it 200-fold,
+    and training from scratch starts on a plateau."""
+    nn.init.kaiming_normal_(conv.weight, 0.01)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
 class Map2Style(nn.Module):
     """Strided convolutions down to 1x1, then a linear layer: one style vector from a feature map."""
 
@@ -111,7 +135,7 @@ class Map2Style(nn.Module):
         super().__init__()
         self.convs = nn.Sequential()
         for _ in range(size.bit_length() - 1):
-            self.convs += nn.Sequential(nn.Conv2d(width, width, 3, 2, 1), nn.LeakyReLU())
+            self.convs += nn.Sequential(he_initialised(nn.Conv2d(width, width, 3, 2, 1)), nn.LeakyReLU())
         self.linear = EqualLinear(width, style_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -169,8 +193,14 @@ class NaiveWPlusEncoder(Backbone):
         return self.linear(features).view(-1, self.config.styles, self.config.style_dim)
 
 
-def build_encoder(config: EncoderConfig) -> Backbone:
+#: Every encoder has the `config` it was built from and maps x [B,C,256,256] to offsets [B,L,S].
+Encoder = Backbone | ResNetEncoder
+
+
+def build_encoder(config: EncoderConfig) -> Encoder:
     """The encoder of `config.kind`."""
+    if config.resnet:
+        return ResNetEncoder(config)
     return {"psp": PSPEncoder, "w": WEncoder, "naive_wplus": NaiveWPlusEncoder}[config.kind](config)
 
 

@@ -5,15 +5,20 @@ al. 2016). Attribute names and indices are those of torchvision, so its publishe
 are left out, as only features are used.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from psp_train.networks.pointwise import PointwiseConv
+
 #: Output channels of VGG16's convolutions; each inner tuple ends in a 2x2 maximum.
 VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
-#: Number of bottlenecks and inner width of ResNet-50's four stages.
-RESNET50_STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
+#: Bottlenecks in the four stages of ResNet-50, and the channels inside them.
+RESNET50_UNITS = (3, 4, 6, 3)
+RESNET50_WIDTHS = (64, 128, 256, 512)
 
 
 class AlexNet(nn.Module):
@@ -80,8 +85,8 @@ class Bottleneck(nn.Module):
         self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
         self.conv3, self.bn3 = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
         self.downsample: nn.Module = nn.Identity()
-        if inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(PointwiseConv(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -90,21 +95,24 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """ResNet-50 without its classifier `fc`."""
+    """ResNet-50 without its classifier `fc`, or another size of it; `outputs` is the number of its features."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, channels: int = 3, units: Sequence[int] = RESNET50_UNITS, widths: Sequence[int] = RESNET50_WIDTHS
+    ) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
-        inputs = 64
-        for number, (count, width) in enumerate(RESNET50_STAGES, 1):
+        inputs = widths[0]
+        self.conv1, self.bn1 = nn.Conv2d(channels, inputs, 7, 2, 3, bias=False), nn.BatchNorm2d(inputs)
+        for number, (count, width) in enumerate(zip(units, widths, strict=True), 1):
             stage = nn.Sequential()
             for unit in range(count):
                 stage.append(Bottleneck(inputs, width, stride=2 if unit == 0 and number > 1 else 1))
                 inputs = 4 * width
             self.add_module(f"layer{number}", stage)
+        self.outputs = inputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B,3,H,W] -> features averaged over the picture [B,2048]."""
+        """x [B,C,H,W] -> features averaged over the picture [B,2048]."""
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.max_pool2d(x, 3, 2, 1)
         return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))

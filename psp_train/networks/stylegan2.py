@@ -8,7 +8,7 @@ instead of weights (same function, no per-sample weights):
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +111,9 @@ class ModulatedConv(nn.Module):
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """x [B,I,H,W], w [B,S] -> [B,O,H,W], or [B,O,2H,2W] when upsampling."""
-        style, weight = self.modulation(w), self.effective_weight()
+        weight = self.effective_weight()
+        with torch.autocast(x.device.type, enabled=False):
+            style, demodulation = self.scales(w.to(weight.dtype), weight)
         x = x * style[:, :, None, None].to(x.dtype)
         if self.upsample:
             # [B,O,2H+1,2W+1]: the filter is applied after the transposed convolution.
@@ -119,10 +121,19 @@ class ModulatedConv(nn.Module):
             y = upfirdn2d(y, self.blur.kernel, pad=(1, 1))
         else:
             y = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        return y if demodulation is None else y * demodulation[:, :, None, None].to(y.dtype)
+
+    def scales(self, w: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Factors of the inputs [B,I] and, where demodulated, of the outputs [B,O].
+
+        Demodulation cancels the size of a style: at most 1 here, it and its products fit into half precision.
+        """
+        style = self.modulation(w)
         if not self.demodulate:
-            return y
-        demodulation = torch.rsqrt(style.square() @ weight.square().sum((2, 3)).T + 1e-8)
-        return y * demodulation[:, :, None, None].to(y.dtype)
+            return style, None
+        size = style.detach().abs().amax(1, keepdim=True).clamp_min(1e-8)
+        style = style / size
+        return style, torch.rsqrt(style.square() @ weight.square().sum((2, 3)).T + 1e-8 / size.square())
 
 
 class NoiseWeight(nn.Module):
@@ -228,3 +239,15 @@ class ConstantInput(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
+
+
+def first_layers(generator: Generator, size: int) -> Generator:
+    """The part of a generator that makes its picture at a smaller `size`, sharing the weights.
+
+    With w codes [B,L,S] of its own, smaller L: the first ones of the whole generator's.
+    """
+    with torch.device("meta"):
+        part = Generator(replace(generator.config, size=size))
+    state = generator.state_dict(keep_vars=True)
+    part.load_state_dict({key: state[key] for key in part.state_dict()}, assign=True)
+    return part

@@ -1,0 +1,59 @@
+"""What deployable encoders are made of: frozen copies, folded batch normalisation, layers side by side."""
+
+import torch
+from torch import nn
+
+from psp_export.deploy.generator import frozen
+
+
+class BatchedLinear(nn.Module):
+    """n linear layers side by side, FP32: [B,n·C] -> [B,n,S]; weight [n,S,C], bias [n,S]."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = frozen(weight.transpose(1, 2)), frozen(bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads, width, dim = self.weight.shape
+        y = x.reshape(-1, heads, 1, width) @ self.weight
+        return y.reshape(-1, heads, dim) + self.bias
+
+
+def norm_affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Batch normalisation in eval mode as scale and shift [C], in float64."""
+    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    return scale, norm.bias.double() - norm.running_mean.double() * scale
+
+
+def make_conv(weight: torch.Tensor, bias: torch.Tensor | None, like: nn.Conv2d, groups: int = 1) -> nn.Conv2d:
+    """A convolution with these values and the stride and padding of `like`."""
+    with torch.device("meta"):
+        outputs, inputs, kernel, _ = weight.shape
+        conv = nn.Conv2d(inputs * groups, outputs, kernel, like.stride, like.padding, 1, groups, bias is not None)
+    conv.weight = frozen(weight.float())
+    if bias is not None:
+        conv.bias = frozen(bias.float())
+    return conv
+
+
+def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """The convolution followed by batch normalisation as one convolution with bias."""
+    scale, shift = norm_affine(norm)
+    return make_conv(conv.weight.double() * scale[:, None, None, None], shift, conv)
+
+
+def copy_conv(conv: nn.Conv2d) -> nn.Conv2d:
+    """A frozen copy."""
+    return make_conv(conv.weight, conv.bias, conv)
+
+
+def copy_prelu(prelu: nn.PReLU) -> nn.PReLU:
+    """A frozen copy."""
+    copy = nn.PReLU(prelu.num_parameters)
+    copy.weight = frozen(prelu.weight)
+    return copy
+
+
+def merge_convs(convs: list[nn.Conv2d], groups: int) -> nn.Conv2d:
+    """Convolutions side by side in one: sharing their input (groups 1), or each with its own."""
+    return make_conv(torch.cat([c.weight for c in convs]), torch.cat([c.bias for c in convs]), convs[0], groups)

@@ -1,0 +1,201 @@
+"""How each task is trained: the constants of the paper, one recipe each, spelling only the differences.
+
+Sources: "Encoding in Style" section 3.2 and appendix A for the loss weights, the released options where the paper is
+silent; docs/design.md has the table. VARIANTS are changes on top of any recipe: the paper's two ablation encoders, and
+the second description of the method (a ResNet-50 with one linear layer per style).
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from psp_runtime.errors import PspError
+from psp_runtime.tasks import get_task
+from psp_train.networks.encoder import EncoderKind
+
+Flip = Literal["none", "both", "independent"]
+Choices = {
+    "encoder": ("psp", "w", "naive_wplus", "resnet_w", "resnet_wplus"),
+    "lpips_network": ("alex", "vgg"),
+    "mask": ("none", "crop", "labels"),
+    "flip": ("none", "both", "independent"),
+    "optimizer": ("ranger", "adam"),
+}
+
+#: The terms of the loss: each has its weight in the recipe.
+TERMS = ("l2", "l1", "lpips", "identity", "moco", "w_norm", "l2_crop", "lpips_crop", "mixing")
+
+#: The smallest value of each number.
+LEAST = dict.fromkeys((*TERMS, "learning_rate", "decay", "seed"), 0) | dict(batch_size=1, accumulate=1, steps=1)
+
+#: The factors that pictures of 256 can be shrunk by.
+FACTORS = range(1, 129)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a training computes; stored in the checkpoints it makes.
+
+    The loss is the sum of the terms below, each times its weight (0: not computed). `l2`, `l1`, `lpips` compare
+    whole pictures; `l2_crop`, `lpips_crop` their inner face crop; `identity` and `moco` unit features; `w_norm`
+    keeps codes near the average w; `mixing` is the L1 between the output and the output with some styles replaced
+    by those of another picture. `mask` limits the terms on whole pictures to the face: by the inner crop, or by
+    a folder of label maps. `flip`: source and target mirrored together, independently, or never. `decay` is the
+    share of the steps, at the end, over which the learning rate falls to zero. `render_size` computes the losses on
+    a smaller output, from the generator's first layers: only for generators whose first layers are one (the demo's).
+    """
+
+    task: str = "inversion"
+    encoder: EncoderKind = "psp"
+    l2: float = 1.0
+    l1: float = 0.0
+    lpips: float = 0.8
+    identity: float = 0.1
+    moco: float = 0.0
+    w_norm: float = 0.0
+    l2_crop: float = 0.0
+    lpips_crop: float = 0.0
+    mixing: float = 0.0
+    lpips_network: Literal["alex", "vgg"] = "alex"
+    mask: Literal["none", "crop", "labels"] = "none"
+    flip: Flip = "both"
+    factors: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    start_from_average: bool = True
+    render_size: int | None = None
+    optimizer: Literal["ranger", "adam"] = "ranger"
+    learning_rate: float = 1e-4
+    decay: float = 0.0
+    batch_size: int = 8
+    accumulate: int = 1
+    steps: int = 300_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        get_task(self.task)
+        for name, choices in Choices.items():
+            if getattr(self, name) not in choices:
+                raise PspError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+        if self.identity and self.moco:
+            raise PspError("identity and moco are for different domains (faces, others): set one of them to 0")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        for name, least in LEAST.items():
+            if not least <= getattr(self, name) < math.inf:
+                raise PspError(f"{name} is {getattr(self, name)}, expected a number from {least} on")
+        if self.decay > 1:
+            raise PspError(f"decay is {self.decay}, expected a share of the steps, 0 to 1")
+        if not self.factors or not set(self.factors) <= set(FACTORS):
+            raise PspError(f"factors are {self.factors}, expected whole numbers from 1 to {FACTORS[-1]}")
+        if not any(weight for name, weight in self.weights.items() if name != "mixing"):
+            raise PspError("there is no loss: of the weights other than mixing, at least one must be above 0")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term of the loss."""
+        return {name: getattr(self, name) for name in TERMS}
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The frozen networks its losses need, of "lpips", "identity" and "moco"."""
+        needed = {"lpips": self.lpips or self.lpips_crop, "identity": self.identity, "moco": self.moco}
+        return tuple(name for name, weight in needed.items() if weight)
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.task: recipe
+    for recipe in (
+        Recipe("inversion"),
+        Recipe(
+            "frontalization",
+            l2=0.001,
+            lpips=0.08,
+            identity=1.0,
+            w_norm=0.005,
+            l2_crop=0.01,
+            lpips_crop=0.8,
+            flip="independent",
+        ),
+        Recipe("sketch", identity=0.0, w_norm=0.005),
+        Recipe("segmentation", identity=0.0, w_norm=0.005),
+        Recipe("super_resolution", w_norm=0.005),
+        Recipe("inpainting", w_norm=0.005),
+        Recipe("toonify", identity=1.0, w_norm=0.025),
+    )
+}
+
+SECOND = dict(l2=0.0, l1=1.0, optimizer="adam", learning_rate=1e-4, batch_size=8)
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "w": dict(encoder="w"),
+    "naive_wplus": dict(encoder="naive_wplus"),
+    "global": SECOND | dict(encoder="resnet_w", lpips_network="vgg", identity=1.0, mask="crop"),
+    "local": SECOND | dict(encoder="resnet_wplus", lpips_network="vgg", identity=0.0, mixing=1.0),
+}
+
+#: The bundled demo: a short training on a small generator whose first layers are a generator too. In a few hundred
+#: steps, Ranger (slow to start, and averaged with its past) does not get as far as Adam.
+DEMO: dict[str, Any] = dict(optimizer="adam", learning_rate=2e-3, decay=0.5, steps=600, render_size=128)
+
+
+def make_recipe(task: str, variant: str | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of a task, changed by a variant, then by single values. Raises `PspError` for unknown names."""
+    recipe = RECIPES[get_task(task).name]
+    if variant is not None:
+        if variant not in VARIANTS:
+            raise PspError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
+        recipe = replace(recipe, **VARIANTS[variant])
+    return replace(recipe, **(overrides or {}))
+
+
+def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
+    """`NAME=VALUE` strings as typed values of `Recipe` fields."""
+    return dict(_parse(setting) for setting in settings)
+
+
+def _parse(setting: str) -> tuple[str, Any]:
+    name, equals, text = setting.partition("=")
+    defaults = {field.name: field.default for field in fields(Recipe)}
+    if not equals or name not in defaults or name == "task":
+        known = ", ".join(name for name in defaults if name != "task")
+        raise PspError(f"--set {setting}: expected NAME=VALUE with NAME one of {known}")
+    try:
+        return name, _value(text, name, defaults[name])
+    except ValueError:
+        expected = _kind(name, defaults[name])
+        raise PspError(f"--set {setting}: {text!r} is no value of {name}, expected {expected}") from None
+
+
+def _value(text: str, name: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else _refuse()
+    if isinstance(default, tuple):
+        return tuple(int(part) for part in text.split(","))
+    if name == "render_size":
+        return None if text == "none" else int(text)
+    return type(default)(text)
+
+
+def _refuse() -> Any:
+    raise ValueError
+
+
+def _kind(name: str, default: Any) -> str:
+    if name == "render_size":
+        return "a size in pixels, or none"
+    kinds = {bool: "true or false", tuple: "whole numbers like 1,2,4", int: "a whole number", float: "a number"}
+    return kinds[type(default)]
+
+
+def to_json(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain JSON values."""
+    return asdict(recipe) | {"factors": list(recipe.factors)}
+
+
+def from_json(values: Mapping[str, Any]) -> Recipe:
+    """The inverse of `to_json`. Raises `PspError` for values that are not a recipe's."""
+    try:
+        return Recipe(**{**values, "factors": tuple(values["factors"])})
+    except (TypeError, KeyError) as error:
+        raise PspError(f"not a training recipe of this version: {error}") from None
