@@ -1,12 +1,11 @@
-"""Make the bundled demo model: draw faces, fit the generator, train the encoder, pack the weights.
+"""Make the generator of the bundled demo models: draw faces, fit it, pack the weights.
 
     python tools/train_demo.py --work runs/demo_model
 
 The generator is fitted by regression (face vector in, drawn face out), first at 32x32, then at 64, 128 and 256: the
 low-resolution layers, which hold the pose and the shapes, learn where a step is cheap; the last stage trains its new
-layers only. The encoder is then trained on drawn faces, through the frozen generator, towards the picture and the
-known w of each face.
-Every stage leaves its result in the work folder and is skipped when that exists.
+layers only. Every stage leaves its result in the work folder and is skipped when that exists. The encoders are trained
+over it with psp-train (docs/training.md).
 """
 
 import argparse
@@ -20,15 +19,12 @@ import torch
 from safetensors.torch import save_file
 
 from psp_train import demo, faces
-from psp_train.networks import Generator, GeneratorConfig, build_encoder
+from psp_train.networks import Generator, GeneratorConfig
 
 TRAIN_SEED, HELD_OUT_SEED, TORCH_SEED = 1, 2, 0
 TRAIN_FACES, HELD_OUT_FACES = 16_000, 200
 # Size: steps and batch. The coarse stages are cheap, and there the network learns what the face vector means.
 GENERATOR_STAGES = {32: (6000, 32), 64: (4000, 16), 128: (1200, 16), 256: (350, 16)}
-# Size of the picture loss, steps and batch of the encoder.
-# The bundled encoder is the moving average after step 1500 of these.
-ENCODER_SIZE, ENCODER_STEPS, ENCODER_BATCH = 64, 1900, 8
 # Nose, glasses, eyes, brows, mouth and lips.
 FEATURES = (2, 3, 4, 5, 6, 7, 10, 11, 12)
 
@@ -187,67 +183,15 @@ def freeze_smaller(generator: Generator) -> None:
         layer.requires_grad_(True)
 
 
-def train_encoder(work: Path, generator: Generator, z, data, z_held, held):
-    """Train the inversion encoder; returns it and the average w."""
-    path = work / "encoder.pt"
-    torch.manual_seed(TORCH_SEED)
-    encoder = build_encoder(demo.encoder_config("inversion"))
-    average = copy.deepcopy(encoder).eval()
-    with torch.no_grad():
-        w = generator.map(z)
-        latent_avg = generator.map(torch.randn(100_000, faces.FACE_DIM)).mean(0)
-    if path.exists():
-        average.load_state_dict(torch.load(path, weights_only=True))
-        return average, latent_avg
-    generator.requires_grad_(False)
-    print("encoder")
-    fit_encoder(encoder, average, generator, latent_avg, w, data, held, path.with_suffix(".part"))
-    path.with_suffix(".part").rename(path)
-    return average, latent_avg
-
-
-def fit_encoder(encoder, average, generator, latent_avg, w, data, held, path: Path):
-    """Towards the picture, through the frozen generator, and towards the known w of each face."""
-    part = smaller(generator, ENCODER_SIZE)
-    encode, synthesize = torch.compile(encoder), torch.compile(part)
-    rng, spread = np.random.default_rng(TORCH_SEED), w.std(0)
-
-    def loss_of(_):
-        rows = np.sort(rng.choice(len(w), ENCODER_BATCH, replace=False))
-        image, _ = batch(data[256], rows)
-        with torch.autocast("cpu", torch.bfloat16):
-            codes = encode(image.to(memory_format=torch.channels_last)).float() + latent_avg
-            result = synthesize(codes[:, : part.config.styles])
-        latent_loss = ((codes - w[rows][:, None]) / spread).square().mean()
-        return picture_loss(result, *batch(data[ENCODER_SIZE], rows)) + 0.02 * latent_loss
-
-    def report():
-        torch.save(average.state_dict(), path)
-        target = batch(held[256], np.arange(32))[0]
-        with torch.no_grad():
-            return f"held-out PSNR {psnr(generator(average(target) + latent_avg), target):.2f} dB"
-
-    train(ENCODER_STEPS, [{"params": encoder.parameters(), "lr": 2e-3}], loss_of, report, average, encoder)
-    torch.save(average.state_dict(), path)
-
-
-def smaller(generator: Generator, size: int) -> Generator:
-    """The first layers of a generator, as one of that size."""
-    part = generator_at(size, None)
-    part.load_state_dict({key: generator.state_dict()[key] for key in part.state_dict()})
-    return part.requires_grad_(False)
-
-
-def pack(generator: Generator, encoder, latent_avg) -> None:
-    """Store FP16 safetensors under the published key names."""
-    demo.WEIGHTS.mkdir(exist_ok=True)
+def pack(generator: Generator) -> None:
+    """Store FP16 safetensors under the published key names, with the average w."""
     state = {k: v for k, v in generator.state_dict().items() if not k.startswith("noises.")}
     decoder = {f"decoder.{k}": v.half().contiguous() for k, v in state.items()}
-    decoder["latent_avg"] = latent_avg.half()
+    with torch.no_grad():
+        average = generator.map(torch.randn(100_000, faces.FACE_DIM)).mean(0)
+    decoder["latent_avg"] = average.half()
+    demo.WEIGHTS.mkdir(exist_ok=True)
     save_file(decoder, demo.WEIGHTS / "demo_generator.safetensors")
-    tensors = {f"encoder.{k}": v for k, v in encoder.state_dict().items()}
-    tensors = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in tensors.items()}
-    save_file(tensors, demo.WEIGHTS / "demo_inversion.safetensors")
 
 
 def main() -> None:
@@ -258,8 +202,7 @@ def main() -> None:
     z, data = draw_faces(work, "train", TRAIN_FACES, TRAIN_SEED)
     z_held, held = draw_faces(work, "held_out", HELD_OUT_FACES, HELD_OUT_SEED)
     generator = fit_generator(work, z, data, z_held, held)
-    encoder, latent_avg = train_encoder(work, generator, z, data, z_held, held)
-    pack(generator, encoder, latent_avg)
+    pack(generator)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,145 @@
+"""`psp-train`: train an encoder, resume a training, draw its curves, make sketches."""
+
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from psp_runtime import console
+from psp_runtime.errors import PspError
+from psp_train import distributed, recipes
+from psp_train.runs import RunFolder
+from psp_train.setup import Settings, build
+from psp_train.trainer import Trainer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class Precision(str, Enum):
+    """Type of the networks' arithmetic."""
+
+    none = "none"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Device(str, Enum):
+    """Where to train."""
+
+    auto = "auto"
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+def main() -> NoReturn:
+    """The `psp-train` command."""
+    console.run(app)
+
+
+@app.callback(invoke_without_command=True, no_args_is_help=True)
+def psp_train(
+    context: typer.Context,
+    task: Annotated[str | None, typer.Option(help=f"One of {', '.join(recipes.RECIPES)}.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of input pictures, sub-folders too.")] = None,
+    target: Annotated[Path | None, typer.Option(help="Folder of their faces, pairs by name.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder of the faces' label maps, for --set mask=labels.")] = None,
+    generator: Annotated[Path | None, typer.Option(help="The StyleGAN2 checkpoint (.pt) to train for.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder of the published loss networks.")] = None,
+    init: Annotated[Path | None, typer.Option(help="A pSp checkpoint whose encoder to start from.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the new run.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue a run where it stopped.")] = None,
+    demo: Annotated[bool, typer.Option(help="Drawn faces and the bundled generator: no data, no downloads.")] = False,
+    variant: Annotated[str | None, typer.Option(help=f"Another encoder: {', '.join(recipes.VARIANTS)}.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps to train (with --resume: in total).")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any value of the recipe; repeatable.")
+    ] = None,
+    held_out: Annotated[int, typer.Option(min=1, help="Samples kept for validation.")] = 100,
+    amp: Annotated[Precision, typer.Option(help="Mixed precision.")] = Precision.none,
+    compile_: Annotated[bool, typer.Option("--compile", help="torch.compile the networks.")] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = 2,
+    log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.jsonl.")] = 50,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 1000,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+    device: Annotated[Device, typer.Option(help="auto: the GPU where there is one.")] = Device.auto,
+) -> None:
+    """Train a pSp encoder for a task over a frozen StyleGAN2.
+
+    Many GPUs: `torchrun --nproc-per-node 8 -m psp_train ...` with the same options.
+    """
+    if context.invoked_subcommand:
+        return
+    overrides = recipes.parse_overrides(set_ or []) | ({"steps": steps} if steps else {})
+    with distributed.joined(device.value) as process:
+        if resume:
+            settings = resumed(resume, overrides, given(context))
+        else:
+            recipe = make_recipe(task, variant, demo, overrides)
+            files = dict(data=data, target=target, masks=masks, generator=generator, weights=weights, init=init)
+            how = dict(held_out=held_out, amp=amp.value, compile=compile_, workers=workers, demo=demo)
+            every = dict(log_every=log_every, validate_every=validate_every, save_every=save_every)
+            settings = Settings(recipe, _needed(out), **files, **how, **every)
+        train(settings, process, new=resume is None)
+
+
+def train(settings: Settings, process: distributed.Process, new: bool) -> None:
+    """Check everything, make the run's folder, train."""
+    folder = RunFolder(settings.out)
+    if new and process.first:
+        folder.check_new()
+    with distributed.first_goes_first(process):
+        setup = build(settings)
+    trainer = Trainer(settings, setup, process)
+    if process.first:  # of a resumed run too: it may have been given more steps
+        folder.create(settings.to_json())
+    trainer.run()
+
+
+def make_recipe(task: str | None, variant: str | None, demo: bool, overrides: dict[str, Any]) -> recipes.Recipe:
+    """The recipe the options describe."""
+    if task is None:
+        raise PspError(f"give --task, one of {', '.join(recipes.RECIPES)}, or --resume RUN")
+    return recipes.make_recipe(task, variant, (recipes.DEMO if demo else {}) | overrides)
+
+
+def resumed(run: Path, overrides: dict[str, Any], options: set[str]) -> Settings:
+    """The settings of a run, with more steps where asked for: nothing else may change."""
+    settings = Settings.from_json(RunFolder(run).settings())
+    refused = sorted(options - {"--resume", "--steps", "--set", "--device"}) + sorted(set(overrides) - {"steps"})
+    if refused:
+        raise PspError(f"--resume continues a run as it was: only --steps can change, not {', '.join(refused)}")
+    return replace(settings, out=run, recipe=replace(settings.recipe, **overrides))
+
+
+def given(context: typer.Context) -> set[str]:
+    """The options on the command line, by their names there."""
+    sources = {option.opts[0]: context.get_parameter_source(option.name or "") for option in context.command.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def _needed(out: Path | None) -> Path:
+    if out is None:
+        raise PspError("give --out, the folder of the new run")
+    return out
+
+
+@app.command()
+def plot(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Draw the curves of a run to RUN/curves.png."""
+    from psp_train.plot import plot as draw  # matplotlib is slow to import
+
+    print(draw(run))
+
+
+@app.command()
+def sketches(
+    faces: Annotated[Path, typer.Argument(help="Folder of photos, sub-folders too.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the sketches.")],
+) -> None:
+    """Make pencil sketches of photos, the inputs of the sketch task."""
+    from psp_train.sketches import make_sketches
+
+    if make_sketches(faces, out):
+        raise typer.Exit(1)

@@ -1,0 +1,119 @@
+"""`make gallery`: every application of the paper with the bundled demo engines -> docs/gallery/*.png.
+
+    python tools/gallery.py [NAME ...]
+
+Draws faces no encoder was trained on, with their label maps and sketches, exports the demo model of each task in FP16
+with its parts, and runs the `psp-run` commands below, as printed. Prints where the contact sheets are. A sheet that
+cannot be made, for want of a demo model for example, is named at the end, and the exit code is 1.
+"""
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from psp_export.export import Options, export
+from psp_runtime import images
+from psp_runtime.errors import PspError
+from psp_train import faces
+from psp_train.checkpoints import load_demo_checkpoint
+
+GALLERY = Path("docs/gallery")
+HELD_OUT_SEED, TRAIN_SEED = 2, 1  # faces shown, faces that directions are learnt from
+SHOWN, LEARNT = 6, 300
+
+#: Each sheet: the task of its engine, the inputs, and the options that make it.
+SHEETS = {
+    "inversion": ("inversion", "faces", ""),
+    "frontalization": ("frontalization", "faces", ""),
+    "sketch": ("sketch", "sketches", "--mix 5 --seed 7"),
+    "sketch_from_photo": ("sketch", "faces", "--sketch-from-photo"),
+    "segmentation": ("segmentation", "labels", "--mix 5 --seed 7 --mix-layers 8-13 --mix-alpha 0.7"),
+    "local_editing": ("segmentation", "labels", "--swap 13=0"),
+    "super_resolution": ("super_resolution", "faces", "--downsample 8"),
+    "super_resolution_mix": ("super_resolution", "faces/1.png faces/3.png", "--downsample 16 --mix 5"),
+    "inpainting": ("inpainting", "faces", "--mask triangle"),
+    "interpolation": ("inversion", "faces/0.png faces/1.png faces/2.png", "--to faces/3.png --steps 7"),
+    "transfer": ("inversion", "faces", "--style-of faces/1.png"),
+    "smile": ("inversion", "faces/0.png faces/1.png faces/2.png", "--edit smile.npy --strength -3:3:7"),
+    "glasses": ("inversion", "faces/0.png faces/1.png faces/2.png", "--edit glasses.npy --strength -3:3:7"),
+    "random": ("inversion", "faces/0.png", "--mix 7 --psi 0.7 --mix-layers 0-13 --mix-alpha 1"),
+}
+#: Directions that sheets need, and the faces that have the property.
+PROPERTIES = {
+    "smile": lambda face: face["mouth_curve"] > 0.175,
+    "glasses": lambda face: face["glasses"] > 0.65,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=list(SHEETS), help=", ".join(SHEETS))
+    GALLERY.mkdir(parents=True, exist_ok=True)
+    failed = {}
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        draw_inputs(here)
+        for name in parser.parse_args().names:
+            try:
+                make(name, here)
+            except (PspError, subprocess.CalledProcessError) as error:
+                failed[name] = error
+    for name, error in failed.items():
+        print(f"not made: {name}: {error}", file=sys.stderr)
+    sys.exit(1 if failed else 0)
+
+
+def make(name: str, here: Path) -> None:
+    """Make one sheet in a working folder, and put it into the gallery."""
+    task, pictures, options = SHEETS[name]
+    engine = exported(task, here)
+    if name in PROPERTIES:
+        learn(name, engine, here)
+    run(here, f"{pictures} --engine {engine} {options} --size 128 --grid {name}.png")
+    shutil.copyfile(here / f"{name}.png", GALLERY / f"{name}.png")
+    print(GALLERY / f"{name}.png", flush=True)
+
+
+@cache
+def exported(task: str, here: Path) -> str:
+    """The engine of a task's demo model."""
+    export(load_demo_checkpoint(task), Options(here / task, "fp16", "onnx", parts=True))
+    return f"{task}.onnx"
+
+
+def learn(name: str, engine: str, here: Path) -> None:
+    """The direction of a property, from drawn faces that have it or not."""
+    drawn = here / "drawn"
+    drawn.mkdir(exist_ok=True)
+    vectors = faces.sample(LEARNT, TRAIN_SEED)
+    lines = [f"drawn/{i}.png,{int(PROPERTIES[name](faces.parameters(z)))}" for i, z in enumerate(vectors)]
+    (here / f"{name}.csv").write_text("\n".join(lines))
+    for index, z in enumerate(vectors):
+        if not (drawn / f"{index}.png").exists():
+            images.save(faces.draw(z).image, drawn / f"{index}.png")
+    run(here, f"--find-direction {name}.csv --engine {engine}")
+
+
+def draw_inputs(here: Path) -> None:
+    """faces/, labels/ and sketches/ of the same held-out faces."""
+    for index, z in enumerate(faces.sample(SHOWN, HELD_OUT_SEED)):
+        for kind, pixels in zip(("faces", "labels", "sketches"), faces.draw(z), strict=True):
+            (here / kind).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(here / kind / f"{index}.png")
+
+
+def run(here: Path, arguments: str) -> None:
+    """psp-run as a user would, showing the command."""
+    print("$ psp-run", arguments, flush=True)
+    subprocess.run([sys.executable, "-m", "psp_runtime", *shlex.split(arguments)], cwd=here, check=True)
+
+
+if __name__ == "__main__":
+    main()
