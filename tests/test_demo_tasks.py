@@ -59,7 +59,7 @@ def test_the_result_has_the_label_map_of_the_input(drawn, task):
     truth = torch.from_numpy(labels[:, ::2, ::2]).long()
     accuracy = (segmenter(translate(task, labels if task == "segmentation" else sketches[..., None])) == truth).float()
     mean_face = (segmenter(rgb(pictures).mean(0, keepdim=True)) == truth).float()
-    assert accuracy.mean() > 0.9 > mean_face.mean()
+    assert 1 - accuracy.mean() < 0.6 * (1 - mean_face.mean())
 
 
 def test_frontalization_turns_faces_to_the_camera_and_keeps_who_they_are(drawn):

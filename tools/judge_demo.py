@@ -64,7 +64,7 @@ def judge(name: str, held: Held, judges: Judges) -> Score:
     outputs = translate(task, source)
     save_grid(name, task, source, target, outputs)
     ours, baseline = score(outputs, judges), score(held.mean, judges)
-    return ours | {f"mean_face_{key}": value for key, value in baseline.items() if key in ours}
+    return ours | {f"mean_face_{key}": value for key, value in baseline.items() if "input" not in key}
 
 
 @torch.no_grad()
@@ -79,7 +79,7 @@ def save_grid(name: str, task: str, source: Array, target: Array, outputs: Array
     rows = (preview(source[:COLUMNS], get_task(task).input), target[:COLUMNS], outputs[:COLUMNS])
     FOLDER.mkdir(parents=True, exist_ok=True)
     cells = [np.hstack([images.resize(picture, CELL) for picture in row]) for row in rows]
-    images.save(np.vstack(cells), FOLDER / f"{name}.png")
+    images.save(np.vstack(cells), FOLDER / f"{name}.jpg")
 
 
 # ---- Cases: task, inputs, targets, and how results are scored -------------------------------------------------
