@@ -179,5 +179,5 @@ def test_demo_checkpoint():
     loaded = load_demo_checkpoint()
     assert loaded.task.name == "inversion"
     assert len(loaded.sha256) == 64
-    with pytest.raises(Exception, match="no bundled demo model for task 'sketch'"):
-        load_demo_checkpoint("sketch")
+    with pytest.raises(Exception, match="no bundled demo model for task 'toonify'"):
+        load_demo_checkpoint("toonify")

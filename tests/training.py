@@ -139,6 +139,7 @@ def gradients(settings: Settings, process: Process = ALONE, follow: bool = True)
 
 def main() -> None:
     """Train by a file of settings, the first argument; where there are more processes, write gradients first."""
+    sys.modules["torch.utils.tensorboard"] = None  # as if not installed: it is slow to import
     settings = Settings.from_json(json.loads(Path(sys.argv[1]).read_text()))
     with distributed.joined("cpu") as process:
         if process.world > 1:
