@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint grid
+.PHONY: install demo test lint grid gallery
 
 install: .venv/installed
 
@@ -24,3 +24,7 @@ lint: install
 # The picture grid of the README.
 grid: install
 	$(BIN)/python tools/grid.py
+
+# Contact sheets of every application, docs/gallery.
+gallery: install
+	$(BIN)/python tools/gallery.py

@@ -3,6 +3,7 @@
     import psp_runtime
     with psp_runtime.load("psp.onnx") as pipeline:
         pipeline("face.png").save("face_out.png")
+        faces = pipeline.mix(pipeline.prepare(["sketch.png"]), pipeline.styles(5, seed=7))  # uint8 [1,5,H,W,3]
 
 Importing this package loads neither an inference library nor CUDA; opening an engine loads what that engine needs.
 """

@@ -9,7 +9,7 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from psp_runtime.errors import PictureError, PspError
 from psp_runtime.tasks import CHANNELS, INPUT_SIZE, InputKind
@@ -39,8 +40,8 @@ PICTURE_SUFFIXES = tuple(FORMATS)
 #: 178 megapixels, where Pillow too assumes a decompression bomb: such a picture takes half a gigabyte decoded.
 MAX_PIXELS = 178_956_970
 
-#: Output names end so; a folder is never read back through them.
-OUTPUT_ENDING = "_out"
+#: The keyword of the text in a PNG that says how it was made.
+NOTE_KEY = "psp"
 
 SQUEEZED = (
     "a picture is far from square and is squeezed into one, as the reference does: "
@@ -115,16 +116,26 @@ def _shrink_rows(x: NDArray[np.float32], taps: NDArray[np.float32], factor: int)
     return np.asarray(windows @ taps)
 
 
-def save(pixels: NDArray[np.uint8], path: str | Path) -> None:
+def save(pixels: NDArray[np.uint8], path: str | Path, note: str = "") -> None:
     """Write uint8 [H,W,3] as the picture format of the path's suffix, replacing an earlier file only when complete.
 
+    A PNG carries the `note` (ASCII) as text under NOTE_KEY; other formats have no place for it.
     Raises `PspError` for an unknown suffix and for what the system refuses; then an earlier file is still there.
     """
     path = Path(path)
     kind = picture_format(path)
+    options = dict(_SAVE_OPTIONS.get(kind, {}))
+    if note and kind == "PNG":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_text(NOTE_KEY, note)
+    write(path, Image.fromarray(pixels), kind, options)
+
+
+def write(path: Path, image: Image.Image, kind: str, options: dict[str, Any]) -> None:
+    """Write a PIL picture, with Pillow's name and options of its format, as `save` does."""
     # Encoded in memory first: writing through a codec loses the reason of a failed write.
     encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, format=kind, **_SAVE_OPTIONS.get(kind, {}))
+    image.save(encoded, format=kind, **options)
     with replacing(path) as file:
         file.write(encoded.getbuffer())
 
@@ -150,27 +161,6 @@ def picture_format(path: Path) -> str:
         return FORMATS[path.suffix.lower()]
     except KeyError:
         raise PspError(f"cannot write {path}: its name must end in one of {', '.join(FORMATS)}") from None
-
-
-def list_pictures(folder: Path) -> list[Path]:
-    """The picture files directly in a folder, sorted, without hidden files and without our own outputs."""
-    return without_outputs(
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in FORMATS and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def without_outputs(pictures: Iterable[Path]) -> list[Path]:
-    """Leave out each `X_out.<suffix>` whose `X.<suffix>` is among the pictures of the same folder."""
-    pictures = list(pictures)
-    known = {path.with_suffix("") for path in pictures}
-
-    def is_output(path: Path) -> bool:
-        source = path.stem.removesuffix(OUTPUT_ENDING)
-        return source not in ("", path.stem) and path.with_name(source) in known
-
-    return [path for path in pictures if not is_output(path)]
 
 
 def _name(picture: Picture) -> str:

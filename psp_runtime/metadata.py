@@ -155,3 +155,41 @@ def _string_entry(data: bytes) -> tuple[str, str]:
     """key (field 1) and value (field 2) of a StringStringEntryProto."""
     key, value = (next(_fields(io.BytesIO(data), len(data), number), b"") for number in (1, 2))
     return key.decode(), value.decode()
+
+
+def describe(path: Path, info: EngineInfo) -> str:
+    """The metadata of an engine file as aligned lines."""
+    rows = {
+        "engine": f"{path} ({path.stat().st_size / 2**20:.1f} MiB)",
+        "task": info.task,
+        "encoder": info.encoder,
+        "part": info.part,
+        "input": _input(info),
+        "output": f"uint8 [B,{info.output_size},{info.output_size},3] RGB",
+        "latents": f"float32 [B,{info.styles},{info.style_dim}]",
+        "mixed layers": f"{_ranges(info.mix_layers)} at {info.mix_alpha:g}",
+        "largest batch": str(info.max_batch),
+        "precision": info.precision,
+        "made with": f"{info.backend} {info.backend_version}",
+        "made for": info.device or "any device",
+        "checkpoint": info.checkpoint,
+        "parity": ", ".join(f"{name} {value:g}" for name, value in (info.parity or {}).items()) or "not verified",
+        "license": info.license,
+    }
+    width = max(map(len, rows)) + 2
+    return "\n".join(f"{label:<{width}}{value}" for label, value in rows.items())
+
+
+def _input(info: EngineInfo) -> str:
+    side = info.input_size
+    return {
+        "rgb": f"uint8 [B,{side},{side},3] RGB",
+        "sketch": f"uint8 [B,{side},{side},1] grey sketch",
+        "labels": f"uint8 [B,{side},{side}] ids of {info.classes} classes",
+    }[info.input]
+
+
+def _ranges(layers: tuple[int, ...]) -> str:
+    if layers and layers == tuple(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]}-{layers[-1]}"
+    return ", ".join(map(str, layers)) or "none"

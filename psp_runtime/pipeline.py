@@ -1,35 +1,28 @@
-"""Pictures -> session -> pictures.
+"""Pictures -> session -> pictures, and every application of the paper.
 
-Shapes: B batch, L styles, S style dim, H W size of the output.
+Shapes: B pictures, N styles or steps, L styles of the engine, S style dim, H W size of the output.
 """
 
-import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from itertools import islice
 from types import TracebackType
-from typing import NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from psp_runtime import images
+from psp_runtime import codes, images
+from psp_runtime.ahead import THREADS, map_ahead, map_batches
+from psp_runtime.arrays import check, code_shape, engine_inputs, image_shape, paired, run_batches
 from psp_runtime.errors import EngineError, PictureError, PspError
 from psp_runtime.images import Picture
 from psp_runtime.metadata import EngineInfo
+from psp_runtime.parts import Parts
 from psp_runtime.sessions import Session
-from psp_runtime.tasks import InputKind
 
-#: Threads that decode and encode pictures while the engine runs.
-THREADS = min(4, os.cpu_count() or 1)
-
-_CHANNELS: dict[InputKind, tuple[int, ...]] = {"rgb": (3,), "sketch": (1,), "labels": ()}
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+#: Prepared pictures, uint8 [B,256,256,3], [B,256,256,1] or [B,256,256], or W+ codes, float32 [B,L,S].
+Source = NDArray[np.uint8] | NDArray[np.float32]
 
 
 class Translation(NamedTuple):
@@ -45,14 +38,18 @@ class Translation(NamedTuple):
 class Pipeline:
     """An open engine that takes and gives pictures. Use it as a context manager, or `close` it.
 
+    `batch` is how many pictures it runs at once, None for what suits the device. Where encoder and generator alone lie
+    beside the engine (`psp-export --parts`), a picture is encoded once and decoded many times: the same, but sooner.
     Raises `EngineError` for an engine that is only a part (encoder, generator, mapping).
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, batch: int | None = None) -> None:
         if session.info.part != "full":
             session.close()
             raise EngineError(f"this engine is only the {session.info.part}, expected the full one: picture to picture")
         self.session = session
+        self.parts = Parts(session)
+        self._batch = batch
 
     @property
     def info(self) -> EngineInfo:
@@ -67,12 +64,12 @@ class Pipeline:
     @property
     def batch(self) -> int:
         """Pictures per inference by default. A CPU is busy with one: more would only take more memory."""
-        return self.session.max_batch if self.device == "cuda" else 1
+        return self._batch or (self.session.max_batch if self.device == "cuda" else 1)
 
     def prepare(self, pictures: Iterable[Picture]) -> NDArray[np.uint8]:
         """Load pictures as one input of `translate`. Raises `PictureError` for the first that cannot be used."""
         loaded = [self._load(picture) for picture in pictures]
-        return np.stack(loaded) if loaded else np.empty((0, *self._input_shape), np.uint8)
+        return np.stack(loaded) if loaded else np.empty((0, *image_shape(self.info)), np.uint8)
 
     def translate(
         self,
@@ -87,18 +84,96 @@ class Pipeline:
         it, the layers the task mixes (`info.mix_layers`) by `info.mix_alpha`. Without both, nothing is mixed.
         Raises `PspError` for other types and shapes, and for class ids the engine does not know.
         """
-        inputs = self._inputs(pixels, style, alpha)
-        step = self.session.max_batch
-        parts = [
-            self.session.run({name: array[start : start + step] for name, array in inputs.items()})
-            for start in range(0, len(pixels), step)
-        ]
-        if not parts:
-            size, info = self.info.output_size, self.info
-            return Translation(
-                np.empty((0, size, size, 3), np.uint8), np.empty((0, info.styles, info.style_dim), np.float32)
-            )
-        return Translation(*(np.concatenate([part[name] for part in parts]) for name in ("output", "latents")))
+        done = run_batches(self.session, engine_inputs(self.info, pixels, style, alpha), self.session.max_batch)
+        return Translation(done["output"], done["latents"])
+
+    def encode(self, source: Source) -> NDArray[np.float32]:
+        """The W+ codes float32 [B,L,S] of prepared pictures; codes come back as they are."""
+        if _are_codes(source):
+            check("codes", source, np.float32, (None, *code_shape(self.info)))
+            return np.asarray(source, np.float32)
+        inputs = engine_inputs(self.info, source)
+        if self.parts.usable:
+            return self._run(self.parts.encoder, {"image": inputs["image"]})["latents"]
+        return self._run(self.session, inputs)["latents"]
+
+    def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """The pictures uint8 [B,H,W,3] of W+ codes float32 [B,L,S]."""
+        check("codes", latents, np.float32, (None, *code_shape(self.info)))
+        if self.parts.usable:
+            return self._run(self.parts.generator, {"latents": latents})["output"]
+        # The whole engine does it too: what it makes of an empty picture is replaced in every layer.
+        empty = np.zeros((len(latents), *image_shape(self.info)), np.uint8)
+        alpha = np.ones(latents.shape[:2], np.float32)
+        return self._run(self.session, {"image": empty, "style": latents, "alpha": alpha})["output"]
+
+    def styles(self, count: int, seed: int = 0, psi: float = 1.0) -> NDArray[np.float32]:
+        """Random styles float32 [count,L,S], one w for all layers: a seed gives the same ones on every device.
+
+        `psi` truncates: 1 is what the generator was trained on, 0 the average face for all, between them the styles are
+        less varied and safer. Raises `EngineError` without the mapping network beside the engine.
+        """
+        codes.check_psi(psi)
+        w = self.parts.map(codes.random_z(count, self.info.style_dim, seed))
+        if psi != 1:
+            w = codes.blend(self.parts.average(), w, np.float32(psi))
+        return np.repeat(w[:, None], self.info.styles, axis=1)
+
+    def mix(
+        self,
+        source: Source,
+        styles: NDArray[np.float32],
+        layers: Sequence[int] | None = None,
+        alpha: float | None = None,
+    ) -> NDArray[np.uint8]:
+        """Each picture with each of the `styles` [N,L,S] mixed in: uint8 [B,N,H,W,3], many faces of one input.
+
+        `layers` (zero-based) and `alpha` (0..1) say where and how much; by default as the task of the engine does.
+        """
+        check("styles", styles, np.float32, (None, *code_shape(self.info)))
+        every = np.broadcast_to(styles, (len(source), *styles.shape))
+        return self._mixed(source, every, codes.layer_alpha(self.info, layers, alpha))
+
+    def transfer(
+        self, source: Source, style_of: Source, layers: Sequence[int] | None = None, alpha: float | None = None
+    ) -> NDArray[np.uint8]:
+        """The shape of each picture with the colours of another one: uint8 [B,H,W,3].
+
+        `style_of` has as many pictures, or one for all; `layers` and `alpha` as in `mix`.
+        """
+        style = paired(self.encode(style_of), len(source), "style_of")
+        return self._mixed(source, style[:, None], codes.layer_alpha(self.info, layers, alpha))[:, 0]
+
+    def interpolate(self, first: Source, second: Source, steps: int) -> NDArray[np.uint8]:
+        """From each picture to another one in `steps` equal steps in W+: uint8 [B,steps,H,W,3].
+
+        The ends are the translations of the two. `second` has as many pictures, or one for all.
+        """
+        if steps < 2:
+            raise PspError(f"steps {steps}: expected at least 2, the two ends")
+        start, end = self._translation(first), self._translation(second)
+        latents, output = (paired(array, len(first), "second") for array in (end.latents, end.output))
+        share = np.linspace(0, 1, steps, dtype=np.float32)[1:-1, None, None]
+        between = self._decode_all(codes.blend(start.latents[:, None], latents[:, None], share))
+        return np.concatenate([start.output[:, None], between, output[:, None]], axis=1)
+
+    def edit(
+        self,
+        source: Source,
+        direction: NDArray[Any],
+        strengths: Sequence[float] = (1.0,),
+        layers: Sequence[int] | None = None,
+        alpha: float | None = None,
+    ) -> NDArray[np.uint8]:
+        """Each picture moved along a direction [S] or [L,S] by each of the N strengths: uint8 [B,N,H,W,3].
+
+        `layers` limits it to some layers (default: all); `alpha` scales it there.
+        """
+        step = codes.as_direction(direction, self.info) * codes.edit_alpha(self.info, layers, alpha)[:, None]
+        amounts = np.asarray(strengths, np.float32)[:, None, None]
+        if not np.isfinite(amounts).all():
+            raise PspError(f"strengths {list(strengths)}: expected numbers")
+        return self._decode_all(self.encode(source)[:, None] + amounts * step)
 
     @overload
     def __call__(self, pictures: Picture) -> Image.Image: ...
@@ -121,11 +196,11 @@ class Pipeline:
         """
         batch = batch or self.batch
         with closing(map_ahead(self._try_load, pictures, threads, ahead=2 * batch + threads)) as loaded:
-            while chunk := list(islice(loaded, batch)):
-                yield from self._translate_good(chunk)
+            yield from map_batches(self._translate_each, loaded, batch)
 
     def close(self) -> None:
-        """Free the engine."""
+        """Free the engine and what was opened beside it."""
+        self.parts.close()
         self.session.close()
 
     def __enter__(self) -> "Pipeline":
@@ -136,10 +211,6 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    @property
-    def _input_shape(self) -> tuple[int, ...]:
-        return (self.info.input_size, self.info.input_size, *_CHANNELS[self.info.input])
-
     def _load(self, picture: Picture) -> NDArray[np.uint8]:
         return images.load(picture, self.info.input, self.info.input_size, self.info.classes)
 
@@ -149,59 +220,41 @@ class Pipeline:
         except PictureError as error:
             return error
 
-    def _translate_good(self, chunk: list[NDArray[np.uint8] | PictureError]) -> Iterator[Translation | PictureError]:
-        good = [item for item in chunk if not isinstance(item, PictureError)]
-        translated = iter(zip(*self.translate(np.stack(good)), strict=True)) if good else iter(())
-        for item in chunk:
-            yield item if isinstance(item, PictureError) else Translation(*next(translated))
+    def _translate_each(self, loaded: list[NDArray[np.uint8]]) -> Iterable[Translation]:
+        return (Translation(*one) for one in zip(*self.translate(np.stack(loaded)), strict=True))
 
-    def _inputs(
-        self, pixels: NDArray[np.uint8], style: NDArray[np.float32] | None, alpha: NDArray[np.float32] | None
-    ) -> dict[str, NDArray[np.uint8] | NDArray[np.float32]]:
-        _check("image", pixels, np.uint8, (None, *self._input_shape))
-        if self.info.input == "labels" and pixels.size and pixels.max() >= self.info.classes:
-            raise PspError(f"image: class id {pixels.max()}, this engine knows 0..{self.info.classes - 1}")
-        count, styles = len(pixels), self.info.styles
-        if alpha is None:
-            alpha = np.zeros((count, styles), np.float32)
-            if style is not None:
-                alpha[:, list(self.info.mix_layers)] = self.info.mix_alpha
-        elif style is None:
-            raise PspError("alpha without style: give the W+ codes to mix in as style")
-        if style is None:
-            style = np.zeros((count, styles, self.info.style_dim), np.float32)
-        _check("style", style, np.float32, (count, styles, self.info.style_dim))
-        _check("alpha", alpha, np.float32, (count, styles))
-        return {"image": pixels, "style": style, "alpha": alpha}
+    def _translation(self, source: Source) -> Translation:
+        """Output and codes of pictures or codes, `batch` at a time."""
+        if _are_codes(source):
+            latents = self.encode(source)
+            return Translation(self.decode(latents), latents)
+        done = self._run(self.session, engine_inputs(self.info, source))
+        return Translation(done["output"], done["latents"])
 
-
-def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
-) -> Generator[Result, None, None]:
-    """`map` in threads, in order, taking at most `ahead` items before their results are asked for."""
-    pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) >= ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def _check(name: str, array: NDArray[np.generic], dtype: type[np.generic], shape: tuple[int | None, ...]) -> None:
-    given = getattr(array, "shape", ())
-    fits = len(given) == len(shape) and all(want in (None, size) for want, size in zip(shape, given, strict=True))
-    if not fits or array.dtype != dtype:
-        wanted = ",".join("B" if size is None else str(size) for size in shape)
-        raise PspError(
-            f"{name}: expected {dtype.__name__} [{wanted}], given {getattr(array, 'dtype', type(array).__name__)} "
-            f"[{','.join(map(str, given))}]"
+    def _mixed(self, source: Source, styles: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Each picture with its own `styles` [B,N,L,S], `alpha` [L] of them: uint8 [B,N,H,W,3]."""
+        count = styles.shape[1]
+        if _are_codes(source) or (self.parts.usable and count > 1):
+            latents = self.encode(source)
+            return self._decode_all(codes.blend(latents[:, None], styles, alpha[:, None]))
+        pixels = np.repeat(source, count, axis=0)
+        inputs = engine_inputs(
+            self.info, pixels, styles.reshape(-1, *code_shape(self.info)), np.tile(alpha, (len(pixels), 1))
         )
+        output = self._run(self.session, inputs)["output"]
+        return output.reshape(len(source), count, *output.shape[1:])
+
+    def _decode_all(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Codes [B,N,L,S] -> uint8 [B,N,H,W,3]."""
+        output = self.decode(latents.reshape(-1, *code_shape(self.info)))
+        return output.reshape(*latents.shape[:2], *output.shape[1:])
+
+    def _run(self, session: Session, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return run_batches(session, inputs, self.batch)
+
+
+def _are_codes(source: Source) -> bool:
+    return isinstance(source, np.ndarray) and source.dtype.kind == "f"
 
 
 def _or_raise(result: Translation | PictureError) -> Translation:

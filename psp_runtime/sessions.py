@@ -33,6 +33,7 @@ _MAJOR, _MINOR = 75, 76
 class Session(Protocol):
     """An open engine. `device` is what it really runs on: "cuda" or "cpu"."""
 
+    path: Path
     info: EngineInfo
     device: str
     max_batch: int

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psp_runtime import images
+from psp_runtime import files, images
 from psp_runtime.errors import PictureError, PspError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -349,11 +349,12 @@ def test_resize_is_lanczos() -> None:
 def test_list_pictures_is_sorted_flat_and_free_of_our_outputs(tmp_path: Path) -> None:
     kept = ["_out.png", "a.JPG", "b.png", "c_out.png", "v1.2.png"]
     left_out = ["a_out.png", "b_out.webp", "v1.2_out.png", "a_out_out.png", ".hidden.png", "note.txt"]
+    left_out += ["a_out_2.png", "b_out_input.png"]
     for name in kept[::-1] + left_out:
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "sub.png").mkdir()
     (tmp_path / "sub.png" / "d.png").write_bytes(b"")
-    assert [path.name for path in images.list_pictures(tmp_path)] == kept
+    assert [path.name for path in files.list_pictures(tmp_path)] == kept
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16, 32])

@@ -28,27 +28,30 @@ GALLERY = Path("docs/gallery")
 HELD_OUT_SEED, TRAIN_SEED = 2, 1  # faces shown, faces that directions are learnt from
 SHOWN, LEARNT = 6, 300
 
-#: Each sheet: the task of its engine, the inputs, and the options that make it.
+#: Each sheet: the task of its engine, the inputs, and the options that make it. The demo generator has its colours
+#: from layers 4 and 5 on, where published ones have them from 8: layers are given wherever colours are to change.
 SHEETS = {
     "inversion": ("inversion", "faces", ""),
     "frontalization": ("frontalization", "faces", ""),
-    "sketch": ("sketch", "sketches", "--mix 5 --seed 7"),
+    "sketch": ("sketch", "sketches", "--mix 5 --seed 7 --mix-layers 5-13"),
     "sketch_from_photo": ("sketch", "faces", "--sketch-from-photo"),
-    "segmentation": ("segmentation", "labels", "--mix 5 --seed 7 --mix-layers 8-13 --mix-alpha 0.7"),
+    "segmentation": ("segmentation", "labels", "--mix 5 --seed 7 --mix-layers 5-13 --mix-alpha 0.7"),
     "local_editing": ("segmentation", "labels", "--swap 13=0"),
     "super_resolution": ("super_resolution", "faces", "--downsample 8"),
     "super_resolution_mix": ("super_resolution", "faces/1.png faces/3.png", "--downsample 16 --mix 5"),
     "inpainting": ("inpainting", "faces", "--mask triangle"),
     "interpolation": ("inversion", "faces/0.png faces/1.png faces/2.png", "--to faces/3.png --steps 7"),
-    "transfer": ("inversion", "faces", "--style-of faces/1.png"),
-    "smile": ("inversion", "faces/0.png faces/1.png faces/2.png", "--edit smile.npy --strength -3:3:7"),
+    "transfer": ("inversion", "faces", "--style-of faces/3.png --mix-layers 4-13"),
     "glasses": ("inversion", "faces/0.png faces/1.png faces/2.png", "--edit glasses.npy --strength -3:3:7"),
+    "hair": ("inversion", "faces/0.png faces/2.png faces/4.png", "--edit hair.npy --strength -3:3:7"),
+    "turn": ("inversion", "faces/0.png faces/2.png faces/4.png", "--edit turn.npy --strength -2:2:7"),
     "random": ("inversion", "faces/0.png", "--mix 7 --psi 0.7 --mix-layers 0-13 --mix-alpha 1"),
 }
 #: Directions that sheets need, and the faces that have the property.
 PROPERTIES = {
-    "smile": lambda face: face["mouth_curve"] > 0.175,
     "glasses": lambda face: face["glasses"] > 0.65,
+    "hair": lambda face: face["hair_length"] > 0.5,
+    "turn": lambda face: face["yaw"] > 0,
 }
 
 
@@ -76,7 +79,7 @@ def make(name: str, here: Path) -> None:
     engine = exported(task, here)
     if name in PROPERTIES:
         learn(name, engine, here)
-    run(here, f"{pictures} --engine {engine} {options} --size 128 --grid {name}.png")
+    run(here, " ".join(f"{pictures} --engine {engine} {options} --size 128 --grid {name}.png".split()))
     shutil.copyfile(here / f"{name}.png", GALLERY / f"{name}.png")
     print(GALLERY / f"{name}.png", flush=True)
 

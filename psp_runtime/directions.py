@@ -1,0 +1,202 @@
+"""A direction in W+ from examples: W+ codes with 0/1 labels -> the way from 0 to 1, for `--edit`.
+
+Method: logistic regression on the codes, flattened to [L*S], with an intercept and an L2 penalty. Codes are centred
+and divided by their root mean square distance from the centre, so that the penalty means the same for every model; both
+classes weigh the same however many examples each has. The objective (mean log loss + penalty / 2 * |weights|^2) is
+convex with a known largest curvature, and is minimised by Nesterov's method with the fixed step that goes with it. Of
+PENALTIES, the one with the lowest loss on held-out examples is taken (FOLDS folds, dealt in order of appearance within
+each class). Nothing is random: the same examples give the same direction.
+
+The direction's length is one standard deviation of the given codes along it, so a strength of 3 is far out for every
+model and every property.
+
+Shapes: N examples, L styles, S style dim, D features.
+"""
+
+import csv
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psp_runtime import codes, files, images
+from psp_runtime.errors import PspError
+from psp_runtime.metadata import EngineInfo
+from psp_runtime.options import Options, check
+from psp_runtime.pipeline import Pipeline
+from psp_runtime.sessions import open_session
+
+Floats = NDArray[np.float64]
+
+PENALTIES = (0.001, 0.01, 0.1, 1.0)
+FOLDS, ITERATIONS, TOLERANCE = 5, 1000, 1e-6
+#: Below this accuracy on held-out examples a direction is doubtful.
+GUESSING = 0.6
+
+
+class Direction(NamedTuple):
+    """`step` float32 [L,S]; `accuracy` on held-out examples (both classes weighed alike) and the `penalty` chosen."""
+
+    step: NDArray[np.float32]
+    accuracy: float
+    penalty: float
+
+
+def fit_direction(latents: NDArray[np.float32], labels: NDArray[np.int_]) -> Direction:
+    """The direction from examples of label 0 to those of label 1: codes [N,L,S] and N labels.
+
+    Raises `PspError` with fewer than two examples of a label, and for codes that are all alike.
+    """
+    counts = [int((labels == value).sum()) for value in (0, 1)]
+    if min(counts) < 2 or sum(counts) != len(labels):
+        raise PspError(f"{counts[0]} examples of label 0 and {counts[1]} of label 1: expected at least 2 of each")
+    flat = latents.reshape(len(latents), -1).astype(np.float64)
+    centred = flat - flat.mean(0)
+    scale = float(np.sqrt(np.square(centred).sum(1).mean()))
+    if scale == 0:
+        raise PspError("the codes of all examples are alike: there is no direction among them")
+    features, basis = _rotated(centred / scale)
+    losses, accuracies = zip(*(_held_out(features, labels, penalty) for penalty in PENALTIES), strict=True)
+    best = int(np.argmin(losses))
+    weights, _ = _fit(features, labels, PENALTIES[best])
+    way = basis @ weights
+    way /= np.linalg.norm(way)
+    step = way * (centred @ way).std()
+    return Direction(step.astype(np.float32).reshape(latents.shape[1:]), accuracies[best], PENALTIES[best])
+
+
+def _rotated(x: Floats) -> tuple[Floats, Floats]:
+    """Features [N,min(N,D)] with the same distances, and the basis [D,min(N,D)] they stand for.
+
+    An L2 penalty does not see a rotation, and 9216 features of a few hundred examples span only that many dimensions.
+    """
+    if len(x) >= x.shape[1]:
+        return x, np.eye(x.shape[1])
+    basis, upper = np.linalg.qr(x.T)
+    return upper.T, basis
+
+
+def _fit(x: Floats, labels: NDArray[np.int_], penalty: float) -> tuple[Floats, float]:
+    """Weights [D] and intercept that minimise the mean log loss + penalty / 2 * |weights|^2."""
+    wide = np.hstack([x, np.ones((len(x), 1))])
+    share, decay = _balance(labels), np.append(np.full(x.shape[1], penalty), 0.0)
+    # sigmoid' <= 1/4, and the weighted mean of |(x, 1)|^2 bounds the largest eigenvalue of its second moments.
+    rate = 1 / (0.25 * float(share @ np.square(wide).sum(1)) + penalty)
+    push = (1 - np.sqrt(rate * penalty)) / (1 + np.sqrt(rate * penalty))
+    w = ahead = np.zeros(wide.shape[1])
+    for _ in range(ITERATIONS):
+        gradient = wide.T @ (share * (_sigmoid(wide @ ahead) - labels)) + decay * ahead
+        if np.abs(gradient).max() < TOLERANCE:
+            break
+        following = ahead - rate * gradient
+        ahead, w = following + push * (following - w), following
+    return w[:-1], float(w[-1])
+
+
+def _held_out(x: Floats, labels: NDArray[np.int_], penalty: float) -> tuple[float, float]:
+    """Mean log loss and accuracy on examples that were left out of the fit, both classes weighed alike."""
+    fold = np.empty(len(labels), int)
+    folds = min(FOLDS, *np.bincount(labels, minlength=2))
+    for value in (0, 1):
+        fold[labels == value] = np.arange((labels == value).sum()) % folds
+    margin = np.empty(len(labels))
+    for index in range(folds):
+        weights, intercept = _fit(x[fold != index], labels[fold != index], penalty)
+        margin[fold == index] = x[fold == index] @ weights + intercept
+    signed, share = np.where(labels == 1, margin, -margin), _balance(labels)
+    return float(share @ np.logaddexp(0, -signed)), float(share @ (signed > 0))
+
+
+def _balance(labels: NDArray[np.int_]) -> Floats:
+    """The weight of each example: half of everything for each class."""
+    return np.asarray(0.5 / np.bincount(labels, minlength=2)[labels])
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
+
+
+# ---- psp-run --find-direction ---------------------------------------------------------------------------------
+
+
+def find_direction(options: Options, info: EngineInfo, table: Path) -> None:
+    """Learn a direction from a table of pictures (or .npy codes) and labels, and write it as .npy."""
+    check(options, info)
+    names, labels = read_table(table)
+    target = _target(options, table)
+    if options.latents:
+        latents = codes.as_codes(codes.read_array(options.latents), info, f"--latents {options.latents}")
+        if len(latents) != len(labels):
+            raise PspError(f"{table} has {len(labels)} rows, {options.latents} the codes of {len(latents)} pictures")
+    else:
+        latents = _encode(options, info, [_listed(table, name) for name in names])
+    found = fit_direction(latents, np.array(labels))
+    if found.accuracy < GUESSING:
+        warnings.warn(
+            f"only {found.accuracy:.0%} of held-out examples are told apart, guessing gets 50%: {target} may mean "
+            "nothing; give more examples, or a property that the engine's pictures show",
+            stacklevel=1,
+        )
+    files.save_array(target, found.step)
+    examples = f"{len(labels)} examples, {sum(labels)} of label 1"
+    judged = f"{found.accuracy:.0%} of held-out ones right, penalty {found.penalty:g}"
+    print(f"{target}: a direction [{info.styles},{info.style_dim}] from {examples}; {judged}")
+
+
+def read_table(table: Path) -> tuple[list[str], list[int]]:
+    """Names and labels of a CSV file of rows `picture,0-or-1`; a first row without a label is a heading.
+
+    Raises `PspError` that names the first row that is neither.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(csv.reader(file), 1) if row]
+    except OSError as error:
+        raise PspError(f"cannot read {table}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PspError(f"cannot read {table}: not a CSV file ({error})") from error
+    if rows and rows[0][1][-1] not in ("0", "1"):
+        rows = rows[1:]
+    if not rows:
+        raise PspError(f"{table} has no rows: expected lines such as face.png,1")
+    for number, row in rows:
+        if len(row) > 2 or row[-1] not in ("0", "1"):
+            raise PspError(f"{table}, line {number}: expected PICTURE,0 or PICTURE,1, given {','.join(row)!r}")
+    return [row[0] if len(row) == 2 else "" for _, row in rows], [int(row[-1]) for _, row in rows]
+
+
+def _listed(table: Path, name: str) -> Path:
+    """A file of the table: names are relative to its folder."""
+    if not name:
+        raise PspError(f"{table} has labels only: add the picture to each line, or give their codes with --latents")
+    return table.parent / name
+
+
+def _target(options: Options, table: Path) -> Path:
+    target = Path(options.out or f"{table.stem}.npy")
+    if target.is_dir() or target.suffix != ".npy":
+        raise PspError(f"--out {target}: expected a name that ends in .npy, for the direction")
+    if options.latents and target.resolve() == options.latents.resolve():
+        raise PspError(f"the direction would replace the codes in {target}: give another --out")
+    files.make_writable(target.parent)
+    return target
+
+
+def _encode(options: Options, info: EngineInfo, paths: list[Path]) -> NDArray[np.float32]:
+    """The codes [N,L,S] of pictures and of .npy files with the codes of one picture."""
+    with Pipeline(open_session(options.engine, options.device), options.batch) as pipeline:
+        return np.concatenate(list(_each(pipeline, info, paths)))
+
+
+def _each(pipeline: Pipeline, info: EngineInfo, paths: Iterable[Path]) -> Iterable[NDArray[np.float32]]:
+    for path in paths:
+        if path.suffix == ".npy":
+            found = codes.as_codes(codes.read_array(path), info, str(path))
+            if len(found) != 1:
+                raise PspError(f"{path} has the codes of {len(found)} pictures, expected one per line of the table")
+            yield found
+        else:
+            yield pipeline.encode(images.load(path, info.input, info.input_size, info.classes)[None])

@@ -1,0 +1,170 @@
+"""What `psp-run` was asked for: its options, which of them go together, and how their values are written."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from psp_runtime.ahead import THREADS
+from psp_runtime.errors import PspError
+from psp_runtime.metadata import EngineInfo
+from psp_runtime.sheets import check_animation
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of one run by their names on the command line; None and False are not given."""
+
+    inputs: tuple[Path, ...] = ()
+    engine: Path = Path()
+    latents: Path | None = None
+    # changes of the input
+    downsample: int | None = None
+    mask: str | None = None
+    sketch_from_photo: bool = False
+    # what is made of each input
+    mix: int | None = None
+    seed: int | None = None
+    psi: float | None = None
+    to: Path | None = None
+    steps: int | None = None
+    style_of: Path | None = None
+    edit: Path | None = None
+    strength: str | None = None
+    swap: str | None = None
+    find_direction: Path | None = None
+    mix_layers: str | None = None
+    mix_alpha: float | None = None
+    # outputs
+    out: str | None = None
+    couple: bool = False
+    grid: Path | None = None
+    gif: Path | None = None
+    webp: Path | None = None
+    size: int | None = None
+    save_latents: str | None = None
+    # how it runs
+    device: str = "auto"
+    batch: int | None = None
+    threads: int = THREADS
+
+    def given(self, names: Iterable[str]) -> list[str]:
+        """Which of these options are on the command line."""
+        return [name for name in names if not _is_absent(getattr(self, name))]
+
+    @property
+    def changed(self) -> bool:
+        """Whether the inputs are changed before they are translated."""
+        return bool(self.given(("downsample", "mask", "sketch_from_photo")))
+
+    @property
+    def singles(self) -> bool:
+        """Whether every picture gets its own file: not where a sheet or an animation is all that is asked for."""
+        return self.out is not None or not self.given(("grid", "gif", "webp"))
+
+
+def _is_absent(value: object) -> bool:
+    return value is None or value is False or value == ()  # 0 is a value
+
+
+#: What can be made of an input: one of these.
+APPLICATIONS = ("mix", "to", "style_of", "edit", "swap", "find_direction")
+#: Options that mean something only with one of others.
+GO_WITH = {
+    "seed": ("mix",),
+    "psi": ("mix",),
+    "steps": ("to",),
+    "strength": ("edit",),
+    "mix_layers": ("mix", "style_of", "edit"),
+    "mix_alpha": ("mix", "style_of", "edit"),
+    "gif": ("to", "edit"),
+    "webp": ("to", "edit"),
+}
+_LEARNING = ("find_direction", "engine", "latents", "out", "device", "batch", "threads")
+#: Options that leave others no meaning, and why.
+RULE_OUT = {
+    "latents": (
+        ("inputs", "couple", "downsample", "mask", "sketch_from_photo", "swap", "save_latents"),
+        "stored codes are decoded, there are no pictures to read",
+    ),
+    "save_latents": (APPLICATIONS, "the codes of translated pictures are saved"),
+    "find_direction": (
+        tuple(f.name for f in fields(Options) if f.name not in _LEARNING),
+        "it learns from the pictures and labels of its table",
+    ),
+}
+#: The task an option belongs to.
+TASKS = {
+    "downsample": "super_resolution",
+    "mask": "inpainting",
+    "sketch_from_photo": "sketch",
+    "swap": "segmentation",
+}
+
+
+def check(options: Options, info: EngineInfo) -> None:
+    """Raise `PspError` for options that contradict each other or the task of the engine."""
+    applications = options.given(APPLICATIONS)
+    if len(applications) > 1:
+        first, second = map(flag, applications[:2])
+        raise PspError(f"{first} and {second} are different things to make of an input: give one of them")
+    for name in options.given(GO_WITH):
+        if not options.given(GO_WITH[name]):
+            raise PspError(f"{flag(name)} goes with {' or '.join(map(flag, GO_WITH[name]))}, which is not given")
+    for name in options.given(RULE_OUT):
+        others, reason = RULE_OUT[name]
+        for other in options.given(others):
+            raise PspError(f"{flag(name)} and {flag(other)} contradict each other: {reason}")
+    for name in options.given(TASKS):
+        if info.task != TASKS[name]:
+            raise PspError(f"{flag(name)} is for {TASKS[name]} engines, {options.engine} is one of {info.task}")
+    for name in options.given(("gif", "webp")):
+        check_animation(getattr(options, name), f".{name}")
+
+
+def flag(name: str) -> str:
+    """The option of a field, as on the command line."""
+    return "pictures" if name == "inputs" else f"--{name.replace('_', '-')}"
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Zero-based layers such as 8-13 or 4,6,8-9."""
+    layers: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            layers += range(int(first), int(last or first) + 1)
+    except ValueError:
+        layers = []
+    if not layers:
+        raise PspError(f"--mix-layers {text}: expected layers such as 8-13 or 4,6,8-9, counted from 0")
+    return tuple(sorted(set(layers)))
+
+
+def parse_strengths(text: str) -> tuple[float, ...]:
+    """One strength, several with commas, or FROM:TO:STEPS."""
+    try:
+        if ":" not in text:
+            return tuple(float(part) for part in text.split(","))
+        first, last, count = text.split(":")
+        start, end, steps = float(first), float(last), int(count)
+        if steps < 2:
+            raise ValueError
+        return tuple(start + (end - start) * index / (steps - 1) for index in range(steps))
+    except ValueError:
+        expected = "a number, several as in -1,0,2, or FROM:TO:STEPS as in -3:3:7"
+        raise PspError(f"--strength {text}: expected {expected}") from None
+
+
+def parse_swap(text: str, classes: int) -> dict[int, int]:
+    """Class ids OLD=NEW, several with commas."""
+    swapped: dict[int, int] = {}
+    try:
+        for part in text.split(","):
+            old, new = map(int, part.split("="))
+            swapped[old] = new
+    except ValueError:
+        raise PspError(f"--swap {text}: expected class ids OLD=NEW, such as 13=0 or 4=5,5=4") from None
+    for label in (*swapped, *swapped.values()):
+        if not 0 <= label < classes:
+            raise PspError(f"--swap {text}: there is no class {label}, this engine knows 0..{classes - 1}")
+    return swapped

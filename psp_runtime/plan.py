@@ -1,0 +1,92 @@
+"""A run of `psp-run` before it starts: what to make, from which files, into which files. Here mistakes are found."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psp_runtime import files
+from psp_runtime.applications import Application, make_application, make_reader, read_codes
+from psp_runtime.arrays import image_shape
+from psp_runtime.errors import PspError
+from psp_runtime.metadata import EngineInfo
+from psp_runtime.options import Options, check, flag
+from psp_runtime.sheets import CELL, Sheet
+
+#: Options that name a file to read, and one to write for the whole run.
+READ = ("engine", "latents", "mask", "to", "style_of", "edit")
+WRITTEN = ("grid", "gif", "webp")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run needs but the engine. `single`: there is one input, and it must not fail.
+
+    `read` prepares one picture; `sheet` and `codes` are there if they are asked for.
+    """
+
+    options: Options
+    application: Application
+    read: Callable[[Path], NDArray[np.uint8]]
+    jobs: list[files.Job]
+    single: bool
+    sheet: Sheet | None
+    codes: files.CodeWriter | None
+
+
+def make_plan(options: Options, info: EngineInfo) -> Plan:
+    """Check everything that can be checked without the engine. Raises `PspError`; creates missing output folders."""
+    check(options, info)
+    read = make_reader(options, info)
+    application = make_application(options, info, read)
+    sources = _sources(options, info)
+    single = len(sources) == 1 and not (options.inputs and options.inputs[0].is_dir())
+    jobs = _jobs(options, application, sources, single)
+    sheet = _sheet(options, info, application, len(jobs))
+    codes = files.CodeWriter(options.save_latents) if options.save_latents else None
+    _check_outputs(options, jobs, codes)
+    return Plan(options, application, read, jobs, single, sheet, codes)
+
+
+def _sources(options: Options, info: EngineInfo) -> list[tuple[Path, Any]]:
+    """Each input's file, and its codes [L,S] where they are what is read."""
+    if options.latents:
+        return list(read_codes(options.latents, info))
+    return [(picture, None) for picture in files.find_pictures(options.inputs)]
+
+
+def _jobs(options: Options, application: Application, sources: list[tuple[Path, Any]], single: bool) -> list[files.Job]:
+    bases = files.output_bases([path for path, _ in sources], options.out, single)
+    if not options.singles:
+        return [files.Job(path, (), None, codes) for path, codes in sources]
+    return [
+        files.make_job(path, base, application.count, options.changed, codes)
+        for (path, codes), base in zip(sources, bases, strict=True)
+    ]
+
+
+def _sheet(options: Options, info: EngineInfo, application: Application, inputs: int) -> Sheet | None:
+    for name in options.given(("gif", "webp")):
+        if inputs > 1 or application.count < 2:
+            what = f"{inputs} inputs" if inputs > 1 else "one picture"
+            raise PspError(f"{flag(name)} animates one input in several steps, given {what}")
+    if not options.grid:
+        return None
+    shown = 0 if options.latents else len(application.sources(np.zeros(image_shape(info), np.uint8)))
+    return Sheet(options.grid, inputs, shown + application.count, options.size or min(CELL, info.output_size))
+
+
+def _check_outputs(options: Options, jobs: list[files.Job], codes: files.CodeWriter | None) -> None:
+    """Names that meet, and folders that cannot be written into."""
+    whole = {flag(name): getattr(options, name) for name in options.given(WRITTEN)}
+    read = [Path(getattr(options, name)) for name in options.given(READ)]
+    files.check_clashes(jobs, whole, read)
+    for path in whole.values():
+        if path.is_dir():
+            raise PspError(f"cannot write {path}: it is a folder, expected the name of a file")
+    folders = {path.parent for path in [*whole.values(), *(path for job in jobs for path in job.written)]}
+    for folder in folders | ({codes.folder} if codes else set()):
+        files.make_writable(folder)
