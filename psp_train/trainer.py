@@ -202,6 +202,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best": self.best,
+            "world": self.process.world,
         }
 
     def restore(self) -> int:
@@ -212,6 +213,11 @@ class Trainer:
         if not steps:
             return 0
         checkpoint, state = self.folder.load(steps[-1])
+        if state["world"] != self.process.world:
+            raise PspError(
+                f"{self.folder.path} was trained by {state['world']} processes, these are {self.process.world}: the "
+                f"batches would differ. Start as many, or a new run with --init {self.folder.checkpoint(steps[-1])}"
+            )
         encoder = {k.removeprefix("encoder."): v for k, v in checkpoint["state_dict"].items() if k[:8] == "encoder."}
         self.model.encoder.load_state_dict(encoder)
         self.optimizer.load_state_dict(state["optimizer"])

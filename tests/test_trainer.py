@@ -22,6 +22,7 @@ from training import ALONE, ENVIRONMENT, draw_faces, gradients, losses, make_set
 from psp_runtime.errors import PspError
 from psp_train import runs
 from psp_train.checkpoints import load_checkpoint
+from psp_train.distributed import Process
 from psp_train.networks.psp import to_input
 from psp_train.ranger import Ranger
 from psp_train.recipes import Recipe, make_recipe, to_json
@@ -160,6 +161,16 @@ def test_stopped_and_resumed(values, drawn, tmp_path):
     train(make_settings(drawn, tmp_path / "b", steps=4, **values))
     assert len(losses(tmp_path / "a")) == 4
     assert_same_run(tmp_path / "a", tmp_path / "b", 4)
+
+
+def test_another_number_of_processes_cannot_resume(finished):
+    settings, trainer = finished
+    trainer.process = Process(0, 2, torch.device("cpu"))
+    try:
+        with pytest.raises(PspError, match="was trained by 1 processes, these are 2"):
+            trainer.restore()
+    finally:
+        trainer.process = ALONE
 
 
 def test_a_finished_run_resumed_changes_nothing(finished):
