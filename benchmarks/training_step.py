@@ -43,9 +43,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from psp_train import demo
 from psp_train.networks import PSP, EncoderConfig, GeneratorConfig
 
-#: Differences relative to the largest value, FP32. Rounding makes 1e-6, and 1e-5 in the gradient, where it moves
-#: activations across the kink of the leaky ReLU (float64, in the tests: 1e-15). Any mistake is far larger.
-TOLERANCE = 1e-4
+#: Differences relative to the largest value, FP32. Rounding makes 1e-6 in the picture, and up to 1e-4 in the gradient,
+#: where it moves activations across the kink of the leaky ReLU (in float64, in the tests: 1e-15 in both).
+TOLERANCE = {"picture": 1e-4, "gradient": 1e-3}
 WARM_STEPS = 2
 
 
@@ -266,8 +266,8 @@ def main() -> None:
     options = parse()
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # its memory is not that of a side
         difference = pool.submit(differences, options).result()
-    if max(difference.values()) > TOLERANCE:
-        sys.exit(f"ours and the reference form differ: {difference}, more than {TOLERANCE} of the largest value")
+    if any(difference[name] > limit for name, limit in TOLERANCE.items()):
+        sys.exit(f"ours and the reference form differ by {difference} of the largest value, more than {TOLERANCE}")
     rows = summary(*measure(sides(options), options), options.batch)
     show(rows)
     result = {

@@ -14,7 +14,7 @@ from psp_train.judges import load_judges
 from psp_train.networks.psp import to_input
 
 TASKS_SHOWN = [name for name in TASKS if name != "toonify"]
-COUNT, HELD_OUT_SEED = 16, 2
+COUNT, HELD_OUT_SEED = 8, 2
 
 
 @pytest.fixture(scope="module")

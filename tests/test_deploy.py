@@ -148,14 +148,15 @@ def test_plain_half_fails_on_hard_weights_and_ours_holds(hard_model, tmp_path):
     assert verify.check_headroom(path, [verify.Case(feeds, expected.numpy())]) >= verify.HEADROOM
     assert len(verify.fp16_peaks(path, [feeds])) > 300
 
-    # The same weights in a plain .half(): encoder and generator each lose the picture.
+    # The same weights in a plain .half(): the encoder loses the codes. The generator in its training form holds, as it
+    # computes its scales from normalised styles too.
     plain = golden_model("psp_64", 64)
     plain.load_state_dict(hard_model.state_dict())
     plain.half()
     latents, codes = hard_model.encode(x), plain.encoder(x.half())
     assert not torch.isfinite(codes).all() or relative_error(codes.float(), latents.numpy()) > 0.1
     picture = plain.decoder(latents.half()).float()
-    assert not torch.isfinite(picture).all() or psnr(to_picture(picture), expected) < 30
+    assert psnr(to_picture(picture), expected) >= 50
 
 
 @pytest.mark.parametrize("kind", ["psp", "w", "naive_wplus", "resnet_w", "resnet_wplus"])

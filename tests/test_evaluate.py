@@ -360,7 +360,7 @@ MISTAKES = [
     ((*ENGINE, "--data", "damaged"), "cannot read damaged/a.png"),
     ((*ENGINE, *DATA, "--target", "one"), "2 of 3 pictures in test have no picture of the same name in one"),
     (("--engine", "sketch.onnx", *DATA), "give --target, the folder of their faces"),
-    (("--engine", "labels.onnx", *DATA, "--target", "test"), "expected a label map"),
+    (("--engine", "labels.onnx", *DATA, "--target", "test"), "--data and --target are both test"),
     ((*ENGINE, *DATA, "--factor", "4"), "--factor is for super_resolution without --target"),
     (("--engine", "small.onnx", *DATA, "--factor", "3"), "--factor 3: expected one of 1, 2, 4, 8, 16, 32"),
     (
