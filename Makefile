@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint grid gallery
+.PHONY: install demo test lint grid gallery bench bench-check ptx
 
 install: .venv/installed
 
@@ -28,3 +28,17 @@ grid: install
 # Contact sheets of every application, docs/gallery.
 gallery: install
 	$(BIN)/python tools/gallery.py
+
+# Measure this machine, and put the result into benchmarks/results, the chart into docs and the table into the README.
+bench: install
+	$(BIN)/python benchmarks/latency.py --json benchmarks/results --plot docs/latency.png
+	$(BIN)/python benchmarks/table.py
+
+# The same measurement against the last stored one of this kind of machine: exit code 1 where a ratio fell.
+bench-check: install
+	$(BIN)/python benchmarks/regression.py
+
+# The compiled CUDA kernels, from the compiler of CUDA 12.1 (drivers since 2023 read what it writes). No GPU needed.
+ptx: install
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --upgrade --target build/nvrtc nvidia-cuda-nvrtc-cu12==12.1.105
+	$(BIN)/python -m psp_runtime.kernels.ptx --nvrtc build/nvrtc/nvidia/cuda_nvrtc/lib/libnvrtc.so.12

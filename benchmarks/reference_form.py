@@ -1,19 +1,44 @@
-"""The StyleGAN2 generator in the form its definition suggests, over the weights of `psp_train`'s generator.
+"""pSp in the form its definition suggests, over the weights of `psp_train`'s networks: what to compare speed with.
 
 "Analyzing and Improving the Image Quality of StyleGAN" (Karras et al. 2020), section 2.2: a style scales the weights
 of a convolution (equation 1), which are then normalised (equation 3). Every picture has weights of its own, so the
-batch is folded into convolution groups. The FIR filters see every channel as a picture of one channel. It is what to
-compare speed with: `training_step.py` checks that it gives the same picture and gradients as `Generator`.
+batch is folded into convolution groups. The FIR filters see every channel as a picture of one channel. The tests and
+`training_step.py` check that it gives the same picture and gradients as `Generator`.
+
+The encoder needs no second form: `psp_train`'s own, in eval mode, is the reference's, layer by layer.
 """
 
 import math
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from psp_train.networks import PSP
+from psp_train.networks.psp import to_input, to_picture
 from psp_train.networks.stylegan2 import Generator, ModulatedConv, StyledConv, ToRGB
 
 DEMODULATION_EPS = 1e-8
+
+
+class ReferenceForm(nn.Module):
+    """One part of a model as an engine has it: "full" and "encoder" take pictures, "generator" takes codes.
+
+    Pictures are uint8 [B,256,256,3] in and uint8 [B,H,W,3] out, codes float32 [B,L,S]. The results are those of
+    the engine's outputs: (output, latents) of the full one, the one tensor of a part.
+    """
+
+    def __init__(self, psp: PSP, part: str = "full") -> None:
+        super().__init__()
+        self.psp, self.part = psp, part
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        if self.part == "generator":
+            return to_picture(synthesise(self.psp.decoder, x))
+        latents = self.psp.encode(to_input(x, "rgb", 3))
+        if self.part == "encoder":
+            return latents
+        return to_picture(synthesise(self.psp.decoder, latents)), latents
 
 
 def synthesise(generator: Generator, w: torch.Tensor) -> torch.Tensor:
@@ -67,8 +92,7 @@ def modulated_conv(layer: ModulatedConv, x: torch.Tensor, w: torch.Tensor) -> to
 def upfirdn2d(x: torch.Tensor, fir: torch.Tensor, up: int = 1, down: int = 1, pad=(0, 0)) -> torch.Tensor:
     """Zeros in, pad, filter, decimate, step by step: x [B,C,H,W], fir [kh,kw], pad (before, after) of both axes."""
     batch, channels, height, width = x.shape
-    spread = x.new_zeros(batch * channels, 1, height, up, width, up)
-    spread[:, :, :, 0, :, 0] = x.reshape(batch * channels, 1, height, width)
+    spread = F.pad(x.reshape(batch * channels, 1, height, 1, width, 1), (0, up - 1, 0, 0, 0, up - 1))
     padded = F.pad(spread.reshape(batch * channels, 1, height * up, width * up), (*pad, *pad))
     filtered = F.conv2d(padded, fir.flip(0, 1)[None, None])[:, :, ::down, ::down]
     return filtered.reshape(batch, channels, *filtered.shape[2:])

@@ -201,7 +201,8 @@ def gigaflops(options: argparse.Namespace) -> dict[str, float]:
     with FakeTensorMode():
         model = PSP(*configs(options)).eval()
         pieces = {"encoder": (model.encoder, torch.empty(1, 3, 256, 256))}
-        pieces["generator"] = model.decoder, torch.empty(1, *model.latent_avg.shape)
+        generator = partial(reference_form.synthesise, model.decoder)  # plain operations, all of which are counted
+        pieces["generator"] = generator, torch.empty(1, *model.latent_avg.shape)
         counts = {}
         for name, (network, x) in pieces.items():
             with FlopCounterMode(display=False) as counter:

@@ -55,9 +55,16 @@ def psp_export(
     timing_cache: Annotated[
         Path | None, typer.Option(help="File of TensorRT kernel timings, kept between builds.")
     ] = None,
+    optimization_level: Annotated[
+        int, typer.Option(min=0, max=5, help="How long TensorRT looks for faster kernels.")
+    ] = 3,
+    tune_batch: Annotated[int, typer.Option(min=1, help="The batch size a plan's kernels are chosen for.")] = 1,
     opset: Annotated[int, typer.Option(min=17, max=20, help="ONNX opset.")] = 17,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch FP32 first.")] = True,
     parts: Annotated[bool, typer.Option("--parts", help="Also write encoder and generator alone.")] = False,
+    custom_ops: Annotated[
+        bool, typer.Option("--custom-ops", help="FIR and activation as nodes of our own, CUDA kernels in TensorRT.")
+    ] = False,
 ) -> None:
     """Export a pSp model to engines, each compared with PyTorch FP32 before it gets its name."""
     _require_export_extra()
@@ -65,8 +72,20 @@ def psp_export(
     from psp_export.verify import ParityError
     from psp_train.checkpoints import load_checkpoint, load_demo_checkpoint
 
+    precision = "fp16" if fp16 else "fp32"
     options = Options(
-        output, "fp16" if fp16 else "fp32", backend.value, max_batch, workspace, timing_cache, opset, verify, parts
+        output,
+        precision,
+        backend.value,
+        max_batch,
+        workspace,
+        timing_cache,
+        opset,
+        verify,
+        parts,
+        custom_ops,
+        optimization_level,
+        tune_batch,
     )
     check(options)
     say = Stages()

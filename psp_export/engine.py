@@ -18,14 +18,17 @@ from typing import Any
 
 import onnx
 
+from psp_runtime.devices import cuda_devices, gpu_name, importable
 from psp_runtime.errors import PspError
 from psp_runtime.images import replacing
 from psp_runtime.metadata import EngineInfo, read_info
-from psp_runtime.plans import quiet_logger
-from psp_runtime.sessions import cuda_devices, gpu_name, importable
+from psp_runtime.tensorrt_engine import quiet_logger
 
 #: Kernels and tables in a plan besides the weights, at most.
 PLAN_OVERHEAD = 16 << 20
+
+#: TensorRT's own default of its builder optimisation levels 0 to 5.
+DEFAULT_LEVEL = 3
 
 #: Module and metadata name of each flavour.
 TENSORRT, RTX = "tensorrt", "tensorrt_rtx"
@@ -43,12 +46,19 @@ def choose_flavour() -> str | None:
 
 
 def build_plan(
-    source: Path, target: Path, flavour: str, workspace_mb: int = 4096, timing_cache: Path | None = None
+    source: Path,
+    target: Path,
+    flavour: str,
+    workspace_mb: int = 4096,
+    timing_cache: Path | None = None,
+    level: int = DEFAULT_LEVEL,
+    tuned_batch: int = 1,
 ) -> EngineInfo:
     """Build the plan of one of our ONNX files and write it to `target`; returns the metadata it carries.
 
-    The batch is dynamic, 1 to the `max_batch` in the metadata, tuned for 1. Raises `BuildError` with TensorRT's words,
-    and when the plan does not hold the precision asked for.
+    The batch is dynamic, 1 to the `max_batch` in the metadata, and kernels are chosen for `tuned_batch`, at most
+    that. `level` is TensorRT's builder optimisation level, 0 to 5: how long it looks for faster kernels.
+    Raises `BuildError` with TensorRT's words, and when the plan does not hold the precision asked for.
     """
     trt = importlib.import_module(flavour)
     logger = quiet_logger(trt)
@@ -63,7 +73,10 @@ def build_plan(
     device = gpu_name() if flavour == TENSORRT else ""
     info = replace(info, backend=flavour, backend_version=trt.__version__, device=device)
     network.name = info.to_plan_name()
-    config = _config(trt, builder, network, info, source, workspace_mb)
+    config = _config(trt, builder, network, info, source)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
+    config.builder_optimization_level = level
+    config.add_optimization_profile(_profile(builder, network, tuned_batch, info.max_batch))
     with _timing_cache(trt, config, None if flavour == RTX else timing_cache):
         plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -76,10 +89,12 @@ def build_plan(
     return info
 
 
-def _config(trt: Any, builder: Any, network: Any, info: EngineInfo, source: Path, workspace_mb: int) -> Any:
+def _config(trt: Any, builder: Any, network: Any, info: EngineInfo, source: Path) -> Any:
+    """What keeps the plan right whatever it is tuned for."""
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
-    config.add_optimization_profile(_profile(builder, network, info.max_batch))
+    if hasattr(trt, "PreviewFeature") and hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806"):
+        # 8.6 gives a profile to one execution context only; the runtime has one per batch size. 10 always shares.
+        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     # TF32 is on by default: it would round what the graph keeps in FP32 to 10 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
     if info.precision == "fp16" and not _strongly_typed(trt):
@@ -100,13 +115,13 @@ def _strongly_typed(trt: Any) -> bool:
     return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or not hasattr(trt.BuilderFlag, "FP16")
 
 
-def _profile(builder: Any, network: Any, max_batch: int) -> Any:
-    """Batch 1..max_batch for every input, tuned for 1."""
+def _profile(builder: Any, network: Any, tuned_batch: int, max_batch: int) -> Any:
+    """Batch 1..max_batch for every input."""
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         rest = tuple(tensor.shape)[1:]
-        profile.set_shape(tensor.name, (1, *rest), (1, *rest), (max_batch, *rest))
+        profile.set_shape(tensor.name, (1, *rest), (min(tuned_batch, max_batch), *rest), (max_batch, *rest))
     return profile
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from psp_export import engine, graph, verify
+from psp_export import custom_ops, engine, graph, verify
 from psp_export.deploy import DeployedMapping, DeployedPSP
 from psp_export.precision import balance_encoder, to_half
 from psp_runtime.errors import EngineError, PspError
@@ -47,6 +47,9 @@ class Options:
     opset: int = graph.DEFAULT_OPSET
     verify: bool = True
     parts: bool = False
+    custom_ops: bool = False
+    optimization_level: int = engine.DEFAULT_LEVEL
+    tune_batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ def check(options: Options) -> None:
         if path.is_dir():
             raise PspError(f"{path} is a folder: give another --output")
     engine.check_timing_cache(options.timing_cache, _flavour(options))
+    if options.tune_batch > options.max_batch:
+        raise PspError(f"--tune-batch {options.tune_batch}: the plan serves batches of 1..{options.max_batch}")
 
 
 def export(checkpoint: Checkpoint, options: Options, say: Say = lambda message: None) -> list[Written]:
@@ -156,12 +161,15 @@ def engine_info(checkpoint: Checkpoint, options: Options) -> EngineInfo:
         backend_version=f"opset {options.opset}",
         checkpoint=checkpoint.sha256,
         license=checkpoint.license,
+        custom_ops=options.custom_ops,
     )
 
 
 def deployable(model: PSP, info: EngineInfo) -> DeployedPSP:
     """The deployable form of a trained model, in the precision of the engine."""
     module = DeployedPSP(model, info.input).eval()
+    if info.custom_ops:
+        custom_ops.use_in(module)
     if info.precision == "fp16":
         images = verify.pictures(info.input, info.classes, CALIBRATION_PICTURES, verify.CALIBRATION_SEED)
         balance_encoder(module.encoder, torch.from_numpy(images))
@@ -202,8 +210,10 @@ class _Draft:
 
     def __init__(self, module: nn.Module, info: EngineInfo, opset: int, path: Path) -> None:
         self.path = path if info.part == "full" else path.with_name(f"{path.name}.{info.part}.onnx")
-        self.info, self.parity = info, "not verified"
+        self.parity = "not verified"
         self.model = graph.to_onnx(module, info, opset)
+        self.info = replace(info, custom_ops=custom_ops.add_bodies(self.model))
+        graph.set_info(self.model, self.info)
         graph.save(self.model, self.path)
 
     def session(self) -> OnnxSession:
@@ -230,7 +240,16 @@ def _write_plans(files: list[Written], flavour: str, options: Options, cases: Ca
         for source in sources:
             target = source.path.with_suffix(".trt")
             say(f"building {target.name} with {flavour}")
-            engine.build_plan(source.path, target, flavour, options.workspace_mb, options.timing_cache)
+            with custom_ops.plan_source(source.path, flavour) as path:
+                engine.build_plan(
+                    path,
+                    target,
+                    flavour,
+                    options.workspace_mb,
+                    options.timing_cache,
+                    options.optimization_level,
+                    options.tune_batch,
+                )
             plans.append(Written(target, source.part, engine.stored_precision(target, source.path), "not verified"))
         return _verify_plans(plans, sources[0], cases, say) if cases else plans
     except (engine.BuildError, EngineError) as error:

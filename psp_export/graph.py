@@ -8,6 +8,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
@@ -52,8 +53,25 @@ def to_onnx(module: nn.Module, info: EngineInfo, opset: int = DEFAULT_OPSET) -> 
     model.producer_name = "psp-export"
     for node in model.graph.node:
         node.doc_string = ""  # stack traces of the exporting machine
+    if info.precision == "fp16":
+        store_affines_half(model)
     set_info(model, info)
     return model
+
+
+def store_affines_half(model: onnx.ModelProto) -> None:
+    """Store the weights of the style affines in FP16; a cast widens them when the engine opens, the product stays FP32.
+
+    They are what Gemm nodes multiply by. The exporter would fold a cast in the module away.
+    """
+    affines = {node.input[1] for node in model.graph.node if node.op_type == "Gemm"}
+    for tensor in model.graph.initializer:
+        if tensor.name in affines:
+            half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            stored = f"{tensor.name}.half"
+            widen = onnx.helper.make_node("Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(half, stored))
+            model.graph.node.insert(0, widen)
 
 
 def set_info(model: onnx.ModelProto, info: EngineInfo) -> None:

@@ -77,9 +77,7 @@ def _translate(pipeline: Pipeline, source: Source) -> Made:
 
 def _mixing(options: Options, info: EngineInfo) -> Application:
     count, seed, psi = options.mix or 0, options.seed or 0, 1.0 if options.psi is None else options.psi
-    if count < 1:
-        raise PspError(f"--mix {count}: expected how many faces to make of each input, at least 1")
-    layers, alpha = _layers(options), options.mix_alpha
+    layers, alpha = _layers(options, info), options.mix_alpha
     amount = codes.layer_alpha(info, layers, alpha)
     codes.check_seed(seed)
     codes.check_psi(psi)
@@ -98,8 +96,6 @@ def _mixing(options: Options, info: EngineInfo) -> Application:
 
 def _morphing(options: Options, other: Pixels) -> Application:
     steps = STEPS if options.steps is None else options.steps
-    if steps < 2:
-        raise PspError(f"--steps {steps}: expected at least 2, the two ends")
 
     def make(pipeline: Pipeline, source: Source) -> Made:
         return pipeline.interpolate(source, other[None], steps), None
@@ -110,7 +106,7 @@ def _morphing(options: Options, other: Pixels) -> Application:
 
 
 def _transferring(options: Options, info: EngineInfo, other: Pixels) -> Application:
-    layers, alpha = _layers(options), options.mix_alpha
+    layers, alpha = _layers(options, info), options.mix_alpha
     amount = codes.layer_alpha(info, layers, alpha)
 
     @cache
@@ -125,12 +121,11 @@ def _transferring(options: Options, info: EngineInfo, other: Pixels) -> Applicat
 
 
 def _editing(options: Options, info: EngineInfo) -> Application:
-    path, layers, alpha = options.edit or Path(), _layers(options), options.mix_alpha
+    path, layers, alpha = options.edit or Path(), _layers(options, info), options.mix_alpha
     direction = codes.as_direction(codes.read_array(path), info, f"--edit {path}")
     strengths = STRENGTHS if options.strength is None else parse_strengths(options.strength)
+    codes.as_strengths(strengths, "--strength")
     amount = codes.edit_alpha(info, layers, alpha)
-    if not np.isfinite(strengths).all():
-        raise PspError(f"--strength {options.strength}: expected numbers")
 
     def make(pipeline: Pipeline, source: Source) -> Made:
         return pipeline.edit(source, direction, strengths, layers, alpha), None
@@ -186,6 +181,8 @@ def read_codes(path: Path, info: EngineInfo) -> list[tuple[Path, NDArray[np.floa
     """
     if not path.is_dir():
         read = codes.as_codes(codes.read_array(path), info, f"--latents {path}")
+        if not len(read):
+            raise PspError(f"--latents {path}: the codes of no picture at all, {list(read.shape)}")
         width = len(str(len(read)))
         names = [path.with_stem(f"{path.stem}_{n:0{width}}") for n in range(1, len(read) + 1)]
         return list(zip(names if len(read) > 1 else [path], read, strict=True))
@@ -199,8 +196,8 @@ def read_codes(path: Path, info: EngineInfo) -> list[tuple[Path, NDArray[np.floa
     return [(file, read[0]) for file, read in zip(files, every, strict=True)]
 
 
-def _layers(options: Options) -> tuple[int, ...] | None:
-    return None if options.mix_layers is None else parse_layers(options.mix_layers)
+def _layers(options: Options, info: EngineInfo) -> tuple[int, ...] | None:
+    return None if options.mix_layers is None else parse_layers(options.mix_layers, info.styles)
 
 
 def _where(alpha: NDArray[np.float32]) -> dict[str, Any]:

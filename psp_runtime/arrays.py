@@ -73,12 +73,12 @@ def paired(array: NDArray[Any], count: int, name: str) -> NDArray[Any]:
 def run_batches(session: Session, inputs: Mapping[str, NDArray[Any]], batch: int) -> Arrays:
     """All outputs of an engine for any number of pictures, at most `batch` in one run."""
     count, step = len(next(iter(inputs.values()))), min(batch, session.max_batch)
-    parts = [
-        session.run({name: array[start : start + step] for name, array in inputs.items()})
-        for start in range(0, count, step)
-    ]
+    batches = ({name: array[i : i + step] for name, array in inputs.items()} for i in range(0, count, step))
+    parts = list(session.run_many(batches))
     if not parts:
         info = session.info
         output = np.empty((0, info.output_size, info.output_size, 3), np.uint8)
         return {"output": output, "latents": np.empty((0, *code_shape(info)), np.float32)}
+    if len(parts) == 1:
+        return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

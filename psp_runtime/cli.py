@@ -1,5 +1,6 @@
 """`psp-run`: pictures through an engine."""
 
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -7,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from psp_runtime import console
-from psp_runtime.ahead import THREADS
+from psp_runtime.ahead import MOST_THREADS, THREADS
 from psp_runtime.directions import find_direction as learn_direction
 from psp_runtime.errors import PspError
 from psp_runtime.metadata import EngineInfo, describe, read_info
@@ -28,6 +29,14 @@ class Device(str, Enum):
     auto = "auto"
     cuda = "cuda"
     cpu = "cpu"
+
+
+class Format(str, Enum):
+    """What pictures are written as where their names do not say."""
+
+    png = "png"
+    jpg = "jpg"
+    webp = "webp"
 
 
 def main() -> NoReturn:
@@ -53,7 +62,9 @@ def psp_run(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Pictures per inference (default: the engine's maximum; on a CPU 1).")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads that read and write pictures.")] = THREADS,
+    threads: Annotated[
+        int, typer.Option(min=1, max=MOST_THREADS, help="Threads that read pictures, and as many that write.")
+    ] = THREADS,
     info: Annotated[Path | None, typer.Option(metavar="ENGINE", help="Print what an engine says about itself.")] = None,
     downsample: Annotated[
         int | None, typer.Option(help="Super-resolution: shrink good pictures by this.", rich_help_panel=INPUT)
@@ -93,10 +104,17 @@ def psp_run(
         str | None, typer.Option(help="--edit: 1.5, or -1,0,2, or FROM:TO:STEPS (1).", rich_help_panel=MAKE)
     ] = None,
     mix_layers: Annotated[
-        str | None, typer.Option(help="Layers to mix or edit, such as 8-13 (the task's).", rich_help_panel=MAKE)
+        str | None, typer.Option(help="Layers to mix or edit: 8-13, 4,6 or 8- (the task's).", rich_help_panel=MAKE)
     ] = None,
     mix_alpha: Annotated[
         float | None, typer.Option(help="How much to mix, 0 to 1 (the task's).", rich_help_panel=MAKE)
+    ] = None,
+    format: Annotated[
+        Format | None, typer.Option(help="Of outputs that --out does not name (png).", rich_help_panel=SAVE)
+    ] = None,
+    quality: Annotated[int | None, typer.Option(help="Of JPEG and WebP, 1 to 100 (95).", rich_help_panel=SAVE)] = None,
+    compression: Annotated[
+        int | None, typer.Option(help="Of PNG, 0 (none), 1 (quick) to 9 (small, slow) (1).", rich_help_panel=SAVE)
     ] = None,
     size: Annotated[
         int | None, typer.Option(min=1, max=8192, help="Width and height of the outputs.", rich_help_panel=SAVE)
@@ -124,12 +142,15 @@ def psp_run(
     Among several pictures, one that cannot be read is reported and skipped (exit 1 at the end); alone, it is an
     error (exit 2).
     """
+    if "" in sys.argv[1:]:  # as a path it would be this folder
+        raise PspError("one of the arguments is empty, perhaps from a variable that is not set: leave it out")
     options = Options(
         inputs=tuple(inputs or ()), engine=engine or Path(), latents=latents, device=device.value, batch=batch,
         threads=threads, downsample=downsample, mask=mask, sketch_from_photo=sketch_from_photo, mix=mix, to=to,
         style_of=style_of, edit=edit, swap=swap, find_direction=find_direction, seed=seed, psi=psi, steps=steps,
-        strength=strength, mix_layers=mix_layers, mix_alpha=mix_alpha, out=out, size=size, couple=couple, grid=grid,
-        gif=gif, webp=webp, save_latents=save_latents,
+        strength=strength, mix_layers=mix_layers, mix_alpha=mix_alpha, out=out, format=format and format.value,
+        quality=quality, compression=compression, size=size, couple=couple, grid=grid, gif=gif, webp=webp,
+        save_latents=save_latents,
     )  # fmt: skip
     if info:
         if options != Options(device=device.value, threads=threads):
@@ -146,8 +167,12 @@ def psp_run(
 
 def _run(options: Options, info: EngineInfo) -> None:
     plan = make_plan(options, info)
-    with Pipeline(open_session(options.engine, options.device), options.batch) as pipeline:
-        failed = Run(plan, pipeline).all()
+    runs = len(plan.jobs) * plan.application.count
+    with Pipeline(open_session(options.engine, options.device, runs), options.batch, runs) as pipeline:
+        run = Run(plan, pipeline)
+        failed = run.all()
+    if run.made:
+        print(run.summary())
     if failed:
         console.error(f"{failed} of {len(plan.jobs)} pictures could not be used and were skipped")
         raise typer.Exit(1)

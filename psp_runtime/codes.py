@@ -81,6 +81,15 @@ def _on_layers(info: EngineInfo, layers: Sequence[int], amount: float) -> Codes:
     return alpha
 
 
+def as_strengths(strengths: Sequence[float], name: str = "strengths") -> Codes:
+    """How far to go along a direction, float32 [N]. Raises `PspError` for what FP32 does not hold."""
+    with np.errstate(over="ignore"):
+        amounts = np.asarray(strengths, np.float32)
+    if not np.isfinite(amounts).all():
+        raise PspError(f"{name} {','.join(f'{one:g}' for one in strengths)}: expected numbers")
+    return amounts
+
+
 def as_direction(direction: NDArray[Any], info: EngineInfo, name: str = "direction") -> Codes:
     """A direction [S] (the same in all layers) or [L,S] as float32 [L,S]. Raises `PspError` for another size."""
     wanted = ((info.style_dim,), (info.styles, info.style_dim))

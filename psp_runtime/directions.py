@@ -16,17 +16,21 @@ Shapes: N examples, L styles, S style dim, D features.
 import csv
 import warnings
 from collections.abc import Iterable
+from contextlib import closing
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from psp_runtime import codes, files, images
+from psp_runtime.ahead import map_ahead
 from psp_runtime.errors import PspError
 from psp_runtime.metadata import EngineInfo
 from psp_runtime.options import Options, check
-from psp_runtime.pipeline import Pipeline
+from psp_runtime.pipeline import Pipeline, Source
 from psp_runtime.sessions import open_session
 
 Floats = NDArray[np.float64]
@@ -187,16 +191,25 @@ def _target(options: Options, table: Path) -> Path:
 
 def _encode(options: Options, info: EngineInfo, paths: list[Path]) -> NDArray[np.float32]:
     """The codes [N,L,S] of pictures and of .npy files with the codes of one picture."""
-    with Pipeline(open_session(options.engine, options.device), options.batch) as pipeline:
-        return np.concatenate(list(_each(pipeline, info, paths)))
+    runs = len(paths)
+    with Pipeline(open_session(options.engine, options.device, runs), options.batch, runs) as pipeline:
+        waiting = 2 * pipeline.batch + options.threads
+        with closing(map_ahead(partial(_read, info), paths, options.threads, waiting)) as sources:
+            return np.concatenate(list(_each(pipeline, sources)))
 
 
-def _each(pipeline: Pipeline, info: EngineInfo, paths: Iterable[Path]) -> Iterable[NDArray[np.float32]]:
-    for path in paths:
-        if path.suffix == ".npy":
-            found = codes.as_codes(codes.read_array(path), info, str(path))
-            if len(found) != 1:
-                raise PspError(f"{path} has the codes of {len(found)} pictures, expected one per line of the table")
-            yield found
-        else:
-            yield pipeline.encode(images.load(path, info.input, info.input_size, info.classes)[None])
+def _read(info: EngineInfo, path: Path) -> Source:
+    """A prepared picture, or codes [L,S]."""
+    if path.suffix != ".npy":
+        return images.load(path, info.input, info.input_size, info.classes)
+    found = codes.as_codes(codes.read_array(path), info, str(path))
+    if len(found) != 1:
+        raise PspError(f"{path} has the codes of {len(found)} pictures, expected one per line of the table")
+    return np.asarray(found[0])
+
+
+def _each(pipeline: Pipeline, sources: Iterable[Any]) -> Iterable[NDArray[np.float32]]:
+    """Codes [B,L,S], a batch at a time: `encode` gives codes back as they are."""
+    for _, alike in groupby(sources, lambda source: source.dtype):
+        while batch := list(islice(alike, pipeline.batch)):
+            yield pipeline.encode(np.stack(batch))

@@ -3,7 +3,7 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,15 +80,20 @@ def without_outputs(pictures: Iterable[Path]) -> list[Path]:
     return [path for path in pictures if not is_output(path)]
 
 
-def output_bases(sources: list[Path], out: str | None, single: bool) -> list[Path]:
-    """What the output of each source is called, before it is numbered."""
+def output_bases(sources: list[Path], out: str | None, single: bool, ending: str | None) -> list[Path]:
+    """What the output of each source is called, before it is numbered: X_out.png, or another `ending` such as "jpg".
+
+    Raises `PspError` for an `out` that is no picture's name, or contradicts the ending asked for.
+    """
     if out and not names_folder(out):
         if single:
-            images.picture_format(Path(out))
+            kind = images.picture_format(Path(out))
+            if ending and kind != images.FORMATS[f".{ending}"]:
+                raise PspError(f"--out {out} and --format {ending} contradict each other: leave one of them out")
             return [Path(out)]
         if Path(out).suffix.lower() in images.FORMATS:
             raise PspError(f"--out {out} names one picture, but the input is a folder or several: give a folder")
-    return [Path(out or ".") / f"{source.stem}{OUTPUT_ENDING}.png" for source in sources]
+    return [Path(out or ".") / f"{source.stem}{OUTPUT_ENDING}.{ending or 'png'}" for source in sources]
 
 
 def names_folder(name: str) -> bool:
@@ -96,15 +101,14 @@ def names_folder(name: str) -> bool:
     return name.endswith(("/", os.sep)) or Path(name).is_dir() or not Path(name).suffix
 
 
-def check_clashes(jobs: list[Job], whole: Mapping[str, Path], read: Iterable[Path]) -> None:
+def check_clashes(outputs: Iterable[tuple[str, Path]], read: Iterable[Path]) -> None:
     """Raise `PspError` when two outputs have one name, or an output that of a file which is read.
 
-    `whole` are the outputs of the whole run by their options, `read` the files it needs besides its inputs.
+    `outputs` come with what they are made of: a picture, or the option that asks for them.
     """
-    sources = {path.resolve() for path in [*(job.source for job in jobs), *read]}
+    sources = {path.resolve() for path in read}
     writers: dict[Path, str] = {}
-    each = [(str(job.source), path) for job in jobs for path in job.written]
-    for source, output in [*each, *whole.items()]:
+    for source, output in outputs:
         if output in writers:
             raise PspError(f"{writers[output]} and {source} would both become {output}: rename one, or run them apart")
         if output.resolve() in sources:
@@ -141,12 +145,16 @@ class CodeWriter:
         if self.file and self.file.suffix != ".npy":
             raise PspError(f"--save-latents {name}: expected a name that ends in .npy, or a folder")
 
+    def path(self, source: Path) -> Path:
+        """The file that gets the codes of a picture."""
+        return self.file or self.folder / f"{source.stem}.npy"
+
     def add(self, source: Path, latents: NDArray[np.float32]) -> None:
         """Take the codes [L,S] of the next picture."""
         if self.file:
             self._kept.append(latents)
         else:
-            save_array(self.folder / f"{source.stem}.npy", latents)
+            save_array(self.path(source), latents)
 
     def finish(self) -> None:
         """Write the one file [N,L,S], if there is something to write."""

@@ -17,9 +17,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
+from psp_runtime import png
 from psp_runtime.errors import PictureError, PspError
+from psp_runtime.sketching import COLOURED, in_colours
 from psp_runtime.tasks import CHANNELS, INPUT_SIZE, InputKind
 
 #: What a picture may be given as: a file's path, a PIL picture, or uint8 [H,W], [H,W,1], [H,W,3] or [H,W,4] (RGBA).
@@ -35,7 +36,6 @@ FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
-PICTURE_SUFFIXES = tuple(FORMATS)
 
 #: 178 megapixels, where Pillow too assumes a decompression bomb: such a picture takes half a gigabyte decoded.
 MAX_PIXELS = 178_956_970
@@ -48,14 +48,12 @@ SQUEEZED = (
     "published face weights expect aligned face crops"
 )
 _SQUEEZED_FROM = 1.5
+LOSSY_LABELS = "a label map is a JPEG, which changes the ids along all edges: save label maps as PNG"
 
-# PNG level 1 is 2.7 times faster than the default for files 15 % larger (1024 pixels, some noise): at the default,
-# compressing an output takes far longer than making it on a GPU.
-_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    "PNG": {"compress_level": 1},
-    "JPEG": {"quality": 95},
-    "WEBP": {"quality": 95},
-}
+#: Quality of lossy formats where none is asked for.
+QUALITY = 95
+# WebP's effort 0 is three times quicker than its default 4, for 0.1 to 0.5 dB less at this quality.
+_LOSSY: dict[str, dict[str, Any]] = {"JPEG": {}, "WEBP": {"method": 0}}
 
 # Pillow warns from half of MAX_PIXELS on; ours is the one limit. Appended: a filter of the caller's own goes first. Not
 # around each open: that is not thread-safe, and makes Python forget which warnings it has shown.
@@ -69,8 +67,8 @@ def load(
 
     "rgb": [S,S,3]; "sketch": [S,S,1], grey; both in [0, 255], turned as EXIF says, transparency on white, 16-bit
     grey scaled to 8 bits. "labels": [S,S] class ids in [0, classes): palette indices or grey values, as stored.
-    Raises `PictureError` for a file that cannot be read and for ids out of range. Warns (`SQUEEZED`) about pictures
-    longer than 1.5 times their width, or the other way round.
+    Raises `PictureError` for a file that cannot be read and for ids out of range. Warns about pictures longer than 1.5
+    times their width, or the other way round (`SQUEEZED`), photos as sketches (`COLOURED`), and `LOSSY_LABELS`.
     """
     name = _name(picture)
     try:
@@ -79,8 +77,10 @@ def load(
             warnings.warn(SQUEEZED, stacklevel=1)
         if kind == "labels":
             return _labels(image, name, size, classes)
-        mode = "RGB" if kind == "rgb" else "L"
-        image = _on_white(_eight_bit(image, name)).convert(mode)
+        image = _on_white(_eight_bit(image, name))
+        if kind == "sketch" and in_colours(image):
+            warnings.warn(COLOURED, stacklevel=1)
+        image = image.convert("RGB" if kind == "rgb" else "L")
         pixels = np.array(image.resize((size, size), Image.Resampling.BILINEAR))
         return pixels.reshape(size, size, -1)
     except PictureError:
@@ -116,28 +116,33 @@ def _shrink_rows(x: NDArray[np.float32], taps: NDArray[np.float32], factor: int)
     return np.asarray(windows @ taps)
 
 
-def save(pixels: NDArray[np.uint8], path: str | Path, note: str = "") -> None:
-    """Write uint8 [H,W,3] as the picture format of the path's suffix, replacing an earlier file only when complete.
+def save(
+    pixels: NDArray[np.uint8], path: str | Path, note: str = "", quality: int = QUALITY, level: int = png.QUICKEST
+) -> None:
+    """Write uint8 [H,W,3], or grey [H,W], in the format of the path's suffix, replacing a file only when complete.
 
-    A PNG carries the `note` (ASCII) as text under NOTE_KEY; other formats have no place for it.
+    `quality` 1..100 is that of JPEG and WebP, `level` 0..9 how hard to compress a PNG. A PNG carries the `note` (ASCII)
+    as text under NOTE_KEY; files of other formats get none.
     Raises `PspError` for an unknown suffix and for what the system refuses; then an earlier file is still there.
     """
     path = Path(path)
     kind = picture_format(path)
-    options = dict(_SAVE_OPTIONS.get(kind, {}))
-    if note and kind == "PNG":
-        options["pnginfo"] = PngInfo()
-        options["pnginfo"].add_text(NOTE_KEY, note)
-    write(path, Image.fromarray(pixels), kind, options)
+    if kind == "PNG":
+        encoded: bytes | memoryview = png.encode(pixels, {NOTE_KEY: note} if note else {}, level)
+    else:
+        encoded = encode(Image.fromarray(pixels), kind, _LOSSY[kind] | {"quality": quality} if kind in _LOSSY else {})
+    with replacing(path) as file:
+        file.write(encoded)
 
 
-def write(path: Path, image: Image.Image, kind: str, options: dict[str, Any]) -> None:
-    """Write a PIL picture, with Pillow's name and options of its format, as `save` does."""
-    # Encoded in memory first: writing through a codec loses the reason of a failed write.
+def encode(image: Image.Image, kind: str, options: dict[str, Any]) -> memoryview:
+    """A PIL picture as the bytes of a file, with Pillow's name and options of its format.
+
+    In memory first: writing through a codec loses the reason of a failed write.
+    """
     encoded = io.BytesIO()
     image.save(encoded, format=kind, **options)
-    with replacing(path) as file:
-        file.write(encoded.getbuffer())
+    return encoded.getbuffer()
 
 
 @contextmanager
@@ -231,6 +236,8 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _labels(image: Image.Image, name: str, size: int, classes: int) -> NDArray[np.uint8]:
+    if image.format == "JPEG":
+        warnings.warn(LOSSY_LABELS, stacklevel=1)
     ids = _class_ids(image, name)
     bad = (ids < 0) | (ids >= classes)
     if bad.any():

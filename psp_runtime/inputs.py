@@ -32,7 +32,7 @@ def read_mask(path: str | Path, size: int = INPUT_SIZE) -> NDArray[np.bool_]:
 
     Raises `PictureError` for a picture that cannot be read or marks nothing.
     """
-    mask = images.load(path, "sketch", size)[..., 0] >= 128
+    mask = np.asarray(images.load(path, "rgb", size).mean(-1) >= 128)
     if not mask.any() or mask.all():
         raise PictureError(
             f"{path} is {'white' if mask.all() else 'black'} all over: expected white where the picture is missing, "

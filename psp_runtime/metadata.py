@@ -33,7 +33,8 @@ class EngineInfo:
     `part` is "full" for picture in, picture out; "encoder", "generator" and "mapping" are the pieces of it.
     `parity` holds the measured agreement with the PyTorch FP32 reference: {"psnr": dB on uint8, "max": levels},
     or None when the export was not verified. A plan's name is fixed before it is built, so a plan carries
-    the parity of the ONNX file it came from.
+    the parity of the ONNX file it came from. `custom_ops`: an ONNX file has nodes of our domain (with their definition
+    in standard ops), a plan needs our plugins.
     """
 
     task: str
@@ -55,6 +56,7 @@ class EngineInfo:
     part: str = "full"
     device: str = ""
     parity: dict[str, float] | None = None
+    custom_ops: bool = False
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -172,6 +174,7 @@ def describe(path: Path, info: EngineInfo) -> str:
         "precision": info.precision,
         "made with": f"{info.backend} {info.backend_version}",
         "made for": info.device or "any device",
+        "custom ops": "psp::PspUpFirDn2d, psp::PspFusedBiasLeakyReLU" if info.custom_ops else "none",
         "checkpoint": info.checkpoint,
         "parity": ", ".join(f"{name} {value:g}" for name, value in (info.parity or {}).items()) or "not verified",
         "license": info.license,

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from psp_runtime import png
 from psp_runtime.ahead import THREADS
 from psp_runtime.errors import PspError
 from psp_runtime.metadata import EngineInfo
@@ -36,6 +37,9 @@ class Options:
     mix_alpha: float | None = None
     # outputs
     out: str | None = None
+    format: str | None = None
+    quality: int | None = None
+    compression: int | None = None
     couple: bool = False
     grid: Path | None = None
     gif: Path | None = None
@@ -66,6 +70,8 @@ def _is_absent(value: object) -> bool:
     return value is None or value is False or value == ()  # 0 is a value
 
 
+#: Pictures made of one input at most: they are in memory together.
+MOST = 1000
 #: What can be made of an input: one of these.
 APPLICATIONS = ("mix", "to", "style_of", "edit", "swap", "find_direction")
 #: Options that mean something only with one of others.
@@ -92,6 +98,8 @@ RULE_OUT = {
         "it learns from the pictures and labels of its table",
     ),
 }
+#: Values from and to.
+LEVELS = {"quality": range(1, 101), "compression": png.LEVELS, "mix": range(1, MOST + 1), "steps": range(2, MOST + 1)}
 #: The task an option belongs to.
 TASKS = {
     "downsample": "super_resolution",
@@ -119,6 +127,12 @@ def check(options: Options, info: EngineInfo) -> None:
             raise PspError(f"{flag(name)} is for {TASKS[name]} engines, {options.engine} is one of {info.task}")
     for name in options.given(("gif", "webp")):
         check_animation(getattr(options, name), f".{name}")
+    if options.format and not options.singles:
+        raise PspError("--format is for single pictures, and only a sheet or an animation is asked for: add --out")
+    for name in options.given(LEVELS):
+        value, levels = getattr(options, name), LEVELS[name]
+        if value not in levels:
+            raise PspError(f"{flag(name)} {value}: expected {levels[0]} to {levels[-1]}")
 
 
 def flag(name: str) -> str:
@@ -126,18 +140,21 @@ def flag(name: str) -> str:
     return "pictures" if name == "inputs" else f"--{name.replace('_', '-')}"
 
 
-def parse_layers(text: str) -> tuple[int, ...]:
-    """Zero-based layers such as 8-13 or 4,6,8-9."""
-    layers: list[int] = []
+def parse_layers(text: str, count: int) -> tuple[int, ...]:
+    """Zero-based layers such as 8-13, 4,6,8-9, or 8- for all from there on, of an engine with `count` of them."""
+    layers: set[int] = set()
     try:
         for part in text.split(","):
-            first, _, last = part.partition("-")
-            layers += range(int(first), int(last or first) + 1)
+            first, dash, last = part.partition("-")
+            start, end = int(first), int(last or (count - 1 if dash else first))
+            if not 0 <= start <= end < count:
+                raise ValueError
+            layers.update(range(start, end + 1))
     except ValueError:
-        layers = []
-    if not layers:
-        raise PspError(f"--mix-layers {text}: expected layers such as 8-13 or 4,6,8-9, counted from 0")
-    return tuple(sorted(set(layers)))
+        raise PspError(
+            f"--mix-layers {text}: expected layers such as 8-{count - 1}, 4,6,8-9 or 8-, this engine has 0..{count - 1}"
+        ) from None
+    return tuple(sorted(layers))
 
 
 def parse_strengths(text: str) -> tuple[float, ...]:
@@ -147,11 +164,11 @@ def parse_strengths(text: str) -> tuple[float, ...]:
             return tuple(float(part) for part in text.split(","))
         first, last, count = text.split(":")
         start, end, steps = float(first), float(last), int(count)
-        if steps < 2:
+        if not 2 <= steps <= MOST:
             raise ValueError
         return tuple(start + (end - start) * index / (steps - 1) for index in range(steps))
     except ValueError:
-        expected = "a number, several as in -1,0,2, or FROM:TO:STEPS as in -3:3:7"
+        expected = f"a number, several as in -1,0,2, or FROM:TO:STEPS as in -3:3:7, 2 to {MOST} steps"
         raise PspError(f"--strength {text}: expected {expected}") from None
 
 
@@ -161,9 +178,10 @@ def parse_swap(text: str, classes: int) -> dict[int, int]:
     try:
         for part in text.split(","):
             old, new = map(int, part.split("="))
-            swapped[old] = new
+            if swapped.setdefault(old, new) != new:
+                raise ValueError
     except ValueError:
-        raise PspError(f"--swap {text}: expected class ids OLD=NEW, such as 13=0 or 4=5,5=4") from None
+        raise PspError(f"--swap {text}: expected class ids OLD=NEW, such as 13=0 or 4=5,5=4, each once") from None
     for label in (*swapped, *swapped.values()):
         if not 0 <= label < classes:
             raise PspError(f"--swap {text}: there is no class {label}, this engine knows 0..{classes - 1}")

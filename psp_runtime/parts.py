@@ -1,5 +1,6 @@
 """The files beside an engine: its mapping network, and its encoder and generator alone (`psp-export --parts`)."""
 
+import threading
 import warnings
 from pathlib import Path
 
@@ -9,18 +10,19 @@ from numpy.typing import NDArray
 from psp_runtime.codes import AVERAGE_SEED, AVERAGED, random_z
 from psp_runtime.errors import EngineError
 from psp_runtime.metadata import EngineInfo, read_info
-from psp_runtime.sessions import Session, open_session
+from psp_runtime.sessions import OnnxSession, Session, open_session
 
 
 class Parts:
-    """What lies beside the open engine `full`, opened when it is first needed.
+    """What lies beside the open engine `full`, opened when it is first needed. `runs` as for `open_session`.
 
     Encoder and generator count only together and only when they are of the same export as the engine: the same
     checkpoint, precision and kind of file. Others are left alone, with a warning.
     """
 
-    def __init__(self, full: Session) -> None:
-        self._full = full
+    def __init__(self, full: Session, runs: int | None = None) -> None:
+        self._full, self._runs = full, runs
+        self._lock = threading.Lock()
         self._opened: dict[str, Session] = {}
         self._usable: bool | None = None
         self._average: NDArray[np.float32] | None = None
@@ -63,12 +65,17 @@ class Parts:
         self._opened.clear()
 
     def _open(self, part: str, device: str) -> Session:
-        if part not in self._opened:
-            path = part_path(self._full.path, part)
-            if part == "mapping":
-                check_mapping(self._full.path, self._full.info)
-            self._opened[part] = open_session(path, device)
-        return self._opened[part]
+        with self._lock:
+            if part not in self._opened:
+                self._opened[part] = self._open_new(part, device)
+            return self._opened[part]
+
+    def _open_new(self, part: str, device: str) -> Session:
+        path = part_path(self._full.path, part)
+        if part == "mapping":
+            check_mapping(self._full.path, self._full.info)
+            return OnnxSession(path, device)
+        return open_session(path, device, self._runs)
 
     def _belongs(self, part: str) -> bool:
         path = part_path(self._full.path, part)

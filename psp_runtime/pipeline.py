@@ -40,15 +40,16 @@ class Pipeline:
 
     `batch` is how many pictures it runs at once, None for what suits the device. Where encoder and generator alone lie
     beside the engine (`psp-export --parts`), a picture is encoded once and decoded many times: the same, but sooner.
+    `runs` says how often they will run, where that is known (see `open_session`).
     Raises `EngineError` for an engine that is only a part (encoder, generator, mapping).
     """
 
-    def __init__(self, session: Session, batch: int | None = None) -> None:
+    def __init__(self, session: Session, batch: int | None = None, runs: int | None = None) -> None:
         if session.info.part != "full":
             session.close()
             raise EngineError(f"this engine is only the {session.info.part}, expected the full one: picture to picture")
         self.session = session
-        self.parts = Parts(session)
+        self.parts = Parts(session, runs)
         self._batch = batch
 
     @property
@@ -65,6 +66,11 @@ class Pipeline:
     def batch(self) -> int:
         """Pictures per inference by default. A CPU is busy with one: more would only take more memory."""
         return self._batch or (self.session.max_batch if self.device == "cuda" else 1)
+
+    @property
+    def at_once(self) -> int:
+        """Batches worth running at the same time: a GPU computes one while another is copied."""
+        return 2 if self.device == "cuda" else 1
 
     def prepare(self, pictures: Iterable[Picture]) -> NDArray[np.uint8]:
         """Load pictures as one input of `translate`. Raises `PictureError` for the first that cannot be used."""
@@ -170,9 +176,7 @@ class Pipeline:
         `layers` limits it to some layers (default: all); `alpha` scales it there.
         """
         step = codes.as_direction(direction, self.info) * codes.edit_alpha(self.info, layers, alpha)[:, None]
-        amounts = np.asarray(strengths, np.float32)[:, None, None]
-        if not np.isfinite(amounts).all():
-            raise PspError(f"strengths {list(strengths)}: expected numbers")
+        amounts = codes.as_strengths(strengths)[:, None, None]
         return self._decode_all(self.encode(source)[:, None] + amounts * step)
 
     @overload
@@ -196,7 +200,7 @@ class Pipeline:
         """
         batch = batch or self.batch
         with closing(map_ahead(self._try_load, pictures, threads, ahead=2 * batch + threads)) as loaded:
-            yield from map_batches(self._translate_each, loaded, batch)
+            yield from map_batches(self._translate_each, loaded, batch, self.at_once)
 
     def close(self) -> None:
         """Free the engine and what was opened beside it."""

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_runtime import files
+from psp_runtime import files, images
 from psp_runtime.applications import Application, make_application, make_reader, read_codes
 from psp_runtime.arrays import image_shape
-from psp_runtime.errors import PspError
+from psp_runtime.errors import EngineError, PspError
 from psp_runtime.metadata import EngineInfo
 from psp_runtime.options import Options, check, flag
 from psp_runtime.sheets import CELL, Sheet
@@ -19,6 +19,8 @@ from psp_runtime.sheets import CELL, Sheet
 #: Options that name a file to read, and one to write for the whole run.
 READ = ("engine", "latents", "mask", "to", "style_of", "edit")
 WRITTEN = ("grid", "gif", "webp")
+#: Options of some formats, by Pillow's names.
+FORMATS = {"quality": ("JPEG", "WEBP"), "compression": ("PNG",)}
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Plan:
 def make_plan(options: Options, info: EngineInfo) -> Plan:
     """Check everything that can be checked without the engine. Raises `PspError`; creates missing output folders."""
     check(options, info)
+    if info.part != "full":
+        raise EngineError(f"{options.engine} is only the {info.part}, expected the full engine: picture to picture")
     read = make_reader(options, info)
     application = make_application(options, info, read)
     sources = _sources(options, info)
@@ -59,7 +63,7 @@ def _sources(options: Options, info: EngineInfo) -> list[tuple[Path, Any]]:
 
 
 def _jobs(options: Options, application: Application, sources: list[tuple[Path, Any]], single: bool) -> list[files.Job]:
-    bases = files.output_bases([path for path, _ in sources], options.out, single)
+    bases = files.output_bases([path for path, _ in sources], options.out, single, options.format)
     if not options.singles:
         return [files.Job(path, (), None, codes) for path, codes in sources]
     return [
@@ -80,13 +84,28 @@ def _sheet(options: Options, info: EngineInfo, application: Application, inputs:
 
 
 def _check_outputs(options: Options, jobs: list[files.Job], codes: files.CodeWriter | None) -> None:
-    """Names that meet, and folders that cannot be written into."""
+    """Names that meet, folders that cannot be written into, and options of formats that nothing has."""
     whole = {flag(name): getattr(options, name) for name in options.given(WRITTEN)}
     read = [Path(getattr(options, name)) for name in options.given(READ)]
-    files.check_clashes(jobs, whole, read)
+    pictures = [*((str(job.source), path) for job in jobs for path in job.written), *whole.items()]
+    arrays = _code_files(codes, jobs) if codes else []
+    files.check_clashes([*pictures, *arrays], [*(job.source for job in jobs), *read])
     for path in whole.values():
         if path.is_dir():
             raise PspError(f"cannot write {path}: it is a folder, expected the name of a file")
-    folders = {path.parent for path in [*whole.values(), *(path for job in jobs for path in job.written)]}
-    for folder in folders | ({codes.folder} if codes else set()):
+    _check_formats(options, {path.suffix.lower() for _, path in pictures})
+    for folder in {path.parent for _, path in [*pictures, *arrays]}:
         files.make_writable(folder)
+
+
+def _code_files(codes: files.CodeWriter, jobs: list[files.Job]) -> list[tuple[str, Path]]:
+    """One file for all codes, or one for each input."""
+    return [("--save-latents", codes.file)] if codes.file else [(str(j.source), codes.path(j.source)) for j in jobs]
+
+
+def _check_formats(options: Options, suffixes: set[str]) -> None:
+    kinds = {images.FORMATS.get(suffix, "GIF") for suffix in suffixes}
+    for name in options.given(FORMATS):
+        if not kinds & set(FORMATS[name]):
+            given = f"this run writes {' and '.join(sorted(kinds)) or 'no pictures'}"
+            raise PspError(f"{flag(name)} is for {' and '.join(FORMATS[name])} files, {given}")

@@ -1,168 +1,159 @@
-"""TensorRT and TensorRT-RTX plans: pycuda for the context, buffers, stream and events.
+"""TensorRT and TensorRT-RTX plans, one path for TensorRT 8.6 to 11 and RTX: pycuda for memory, streams and events.
 
-Only what TensorRT 8.5 to 11 and RTX have in common, so one path runs them all.
+A run costs the CPU a copy in, a launch and a copy out: buffers are made once (`lanes`), execution contexts once per
+batch size (`tensorrt_engine`), and a CUDA graph launches all kernels together (`cudagraph`).
 """
 
-import contextlib
 import importlib
 import threading
-from collections.abc import Iterator, Mapping
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from psp_runtime.cudagraph import GraphRecorder
 from psp_runtime.errors import EngineError
+from psp_runtime.gpu import Gpu, free_frames
+from psp_runtime.lanes import Arrays, Lane, Pending
 from psp_runtime.metadata import EngineInfo, read_info
+from psp_runtime.tensorrt_engine import TensorRTEngine
 
 #: The Python module that runs each flavour of plan.
 PLAN_MODULES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx"}
 
-# By name: the enum's numbers differ between TensorRT versions, and its own table fails with NumPy >= 1.24 in 8.6.
-_DTYPES = {"UINT8": np.uint8, "FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32}
+#: Batches on the GPU at once: one runs while another is copied.
+LANES = 2
 
 
 class TensorRTSession:
     """A TensorRT or TensorRT-RTX plan on the first GPU. Calls from several threads wait for each other.
 
-    Buffers for `max_batch` are made once; the host side is page-locked, so that copies run at full speed. `last_ms`
-    is the time of the last run on the GPU, copies included.
+    The first run of a batch size sets it up, the second records its CUDA graph: both are slower than the rest.
+    `cuda_graphs` False launches every kernel for itself. `last_ms` is the time on the GPU of the batch that was
+    waited for last, copies included.
     """
 
     device = "cuda"
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, cuda_graphs: bool = True) -> None:
         self.path = Path(path)
         self.info = read_info(path)
         self.last_ms = 0.0
         self._lock = threading.Lock()
-        self._trt = importlib.import_module(plan_module(self.path, self.info))
-        self._cuda: Any = importlib.import_module("pycuda.driver")
-        # The primary context is the one ONNX Runtime and PyTorch use: plans live beside them in one process.
-        with self._cuda_errors():
-            self._cuda.init()
-            self._gpu = self._cuda.Device(0)
-            self._primary = self._gpu.retain_primary_context()
-        with self._current():
-            self._engine = self._deserialize()
-            self._context = self._engine.create_execution_context()
-            if self._context is None:
-                raise EngineError(f"{path}: TensorRT could not set the plan up on the GPU: too little free GPU memory")
-            self._stream = self._cuda.Stream()
-            self._start, self._end = self._cuda.Event(), self._cuda.Event()
-            self.max_batch = self._profile_batch()
-            self._tensors = {tensor.name: tensor for tensor in self._allocate()}
+        trt = importlib.import_module(plan_module(self.path, self.info))
+        self._graphs = GraphRecorder(cuda_graphs)
+        self._lanes: deque[Lane] = deque()  # the one that started longest ago first
+        self._most_lanes = LANES
+        self._engine: TensorRTEngine | None = None
+        self._gpu = Gpu(self.path)
+        self._closed = False
+        try:
+            with self._gpu.current():
+                self._engine = TensorRTEngine(self.path, self.info, trt, self._gpu, cuda_graphs)
+                self._lanes.append(Lane(self._gpu, self._engine, self._graphs))
+        except BaseException as error:
+            free_frames(error)
+            self.close()
+            raise
+        self.max_batch = self._engine.max_batch
+        self._inputs = [tensor for tensor in self._engine.tensors if tensor.is_input]
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """See `Session.run`. Raises `EngineError` when TensorRT or CUDA fails."""
-        batch = len(next(iter(inputs.values())))
-        if set(inputs) != {name for name, tensor in self._tensors.items() if tensor.is_input} or batch > self.max_batch:
-            raise EngineError(
-                f"{self.path} takes batches of 1..{self.max_batch} of {', '.join(self._names())}; "
-                f"given {batch} of {', '.join(inputs)}"
-            )
-        with self._lock, self._current():
-            self._start.record(self._stream)
-            for name, array in inputs.items():
-                self._upload(self._tensors[name], array)
-            if not self._context.execute_async_v3(self._stream.handle):
-                raise EngineError(f"{self.path} failed on the GPU for a batch of {batch}, made for 1..{self.max_batch}")
-            outputs = [tensor for tensor in self._tensors.values() if not tensor.is_input]
-            for tensor in outputs:
-                self._cuda.memcpy_dtoh_async(tensor.host[:batch], tensor.gpu, self._stream)
-            self._end.record(self._stream)
-            self._end.synchronize()
-            self.last_ms = float(self._end.time_since(self._start))
-            return {tensor.name: tensor.host[:batch].copy() for tensor in outputs}
+        return self.submit(inputs).result()
+
+    def run_many(self, batches: Iterable[Mapping[str, NDArray[Any]]]) -> Iterator[Arrays]:
+        """`run` for each of many batches, in their order: the GPU works on one while others are made and used.
+
+        Takes `LANES` of them ahead. Other calls may come in between. Raises `EngineError` as `run` does.
+        """
+        ahead: deque[Pending] = deque()
+        for inputs in batches:
+            ahead.append(self.submit(inputs))
+            if len(ahead) == LANES:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+    def submit(self, inputs: Mapping[str, NDArray[Any]]) -> Pending:
+        """Start a batch; its `result()` waits for it. The inputs are copied, so they may change at once.
+
+        Raises `EngineError` for other inputs than the plan's, and when TensorRT or CUDA fails.
+        """
+        self._check(inputs)
+        pending = Pending(self._collect)
+        with self._lock:
+            if self._closed or self._engine is None:
+                raise EngineError(f"{self.path} is closed: open it again")
+            with self._gpu.current():
+                lane = self._free_lane(self._engine)
+                lane.start(inputs, pending)
+        return pending
 
     def close(self) -> None:
-        """Free the plan and its buffers; the session cannot run again."""
-        if not self._tensors:
-            return
-        with self._lock, self._current():
-            self._tensors = {}
-            self._context = self._engine = self._stream = self._start = self._end = None
-        self._primary.detach()
+        """Free the plan and its buffers once they are not in use any more; the session cannot run again."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            with self._gpu.current():
+                self._finish(lambda pending: True)
+                self._graphs.close()
+                self._lanes.clear()
+                self._engine = None
+            self._gpu.release()
 
-    @contextlib.contextmanager
-    def _current(self) -> Iterator[None]:
-        self._primary.push()
-        try:
-            with self._cuda_errors():
-                yield
-        finally:
-            self._cuda.Context.pop()
-
-    @contextlib.contextmanager
-    def _cuda_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except self._cuda.Error as error:
-            raise EngineError(f"{self.path} failed on the GPU: {error}") from error
-
-    def _deserialize(self) -> Any:
-        log = quiet_logger(self._trt)
-        # The engine keeps using the runtime, the runtime the logger.
-        self._runtime = self._trt.Runtime(log)
-        engine = self._runtime.deserialize_cuda_engine(self.path.read_bytes())
-        if engine is None:
+    def _check(self, inputs: Mapping[str, NDArray[Any]]) -> None:
+        """Raise `EngineError` for other inputs than the plan's: NumPy would stretch or convert them in silence."""
+        batch = len(next(iter(inputs.values()), ()))
+        wanted = {t.name: (np.dtype(t.dtype), (batch, *t.shape[1:])) for t in self._inputs}
+        given = {name: (array.dtype, array.shape) for name, array in inputs.items()}
+        if given != wanted or not 1 <= batch <= self.max_batch:
             raise EngineError(
-                f"{self.path} was built by {self.info.backend} {self.info.backend_version} for "
-                f"{self.info.device or 'an unnamed GPU'}; {self._trt.__name__} {self._trt.__version__} on "
-                f"{self._gpu.name()} cannot open it (another version or GPU, or a damaged file): export it again here"
-                + (f" [{log.errors[0]}]" if log.errors else "")
+                f"{self.path} takes batches B of 1..{self.max_batch}: "
+                f"{_words((t.name, t.dtype, ('B', *t.shape[1:])) for t in self._inputs)}; "
+                f"given {_words((name, array.dtype, array.shape) for name, array in inputs.items())}"
             )
-        return engine
 
-    def _profile_batch(self) -> int:
-        name = next(name for name in self._names() if self._is_input(name))
-        return int(self._engine.get_tensor_profile_shape(name, 0)[2][0])
+    def _free_lane(self, engine: TensorRTEngine) -> Lane:
+        """A lane for the next batch: an empty one, or the one that is done first. A second one is made when needed."""
+        lane = next((lane for lane in self._lanes if not lane.pending), None) or self._another_lane(engine)
+        if lane is None:
+            lane = self._lanes[0]
+            self.last_ms = lane.finish()
+        if lane in self._lanes:
+            self._lanes.remove(lane)
+        self._lanes.append(lane)
+        return lane
 
-    def _names(self) -> list[str]:
-        return [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+    def _another_lane(self, engine: TensorRTEngine) -> Lane | None:
+        if len(self._lanes) == self._most_lanes:
+            return None
+        try:
+            with self._gpu.errors():
+                return Lane(self._gpu, engine, self._graphs)
+        except EngineError as error:
+            free_frames(error)
+            self._most_lanes = len(self._lanes)
+            warnings.warn(f"one batch at a time, which costs some speed: {error}", stacklevel=2)
+            return None
 
-    def _is_input(self, name: str) -> bool:
-        return bool(self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT)
+    def _collect(self, wanted: Pending) -> None:
+        with self._lock, self._gpu.current():
+            self._finish(lambda pending: pending is wanted)
 
-    def _allocate(self) -> Iterator["_Tensor"]:
-        for name in self._names():
-            shape = (self.max_batch, *tuple(self._engine.get_tensor_shape(name))[1:])
-            host = self._cuda.pagelocked_empty(shape, _DTYPES[self._engine.get_tensor_dtype(name).name])
-            gpu = self._cuda.mem_alloc(host.nbytes)
-            self._context.set_tensor_address(name, int(gpu))
-            yield _Tensor(name, host, gpu, self._is_input(name))
-
-    def _upload(self, tensor: "_Tensor", array: NDArray[Any]) -> None:
-        staged = tensor.host[: len(array)]
-        staged[...] = array
-        self._cuda.memcpy_htod_async(tensor.gpu, staged, self._stream)
-        self._context.set_input_shape(tensor.name, staged.shape)
-
-
-class _Tensor(NamedTuple):
-    """One input or output of a plan with its page-locked host array and its buffer on the GPU."""
-
-    name: str
-    host: NDArray[Any]
-    gpu: Any
-    is_input: bool
+    def _finish(self, wanted: Callable[[Pending], bool]) -> None:
+        for lane in self._lanes:
+            if lane.pending and wanted(lane.pending):
+                self.last_ms = lane.finish()
 
 
-def quiet_logger(trt: ModuleType) -> Any:
-    """A TensorRT logger that keeps errors for our message and prints nothing."""
-
-    class Log(trt.ILogger):  # type: ignore[name-defined, misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                self.errors.append(message)
-
-    return Log()
+def _words(tensors: Iterable[tuple[str, DTypeLike, tuple[Any, ...]]]) -> str:
+    return ", ".join(f"{name} {np.dtype(dtype)} [{','.join(map(str, shape))}]" for name, dtype, shape in tensors)
 
 
 def plan_module(path: Path, info: EngineInfo) -> str:

@@ -4,16 +4,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_runtime import console, images, sheets
-from psp_runtime.ahead import map_ahead, map_batches
+from psp_runtime import console, images, png, sheets
+from psp_runtime.ahead import Stage, map_ahead, map_batches
 from psp_runtime.errors import PictureError
 from psp_runtime.files import Job
 from psp_runtime.pipeline import Pipeline
@@ -43,21 +44,32 @@ class Result(NamedTuple):
 
 
 class Run:
-    """A plan on an open engine. `made` counts the pictures."""
+    """A plan on an open engine. `made` counts the pictures, `seconds` is how long all of it took."""
 
     def __init__(self, plan: Plan, pipeline: Pipeline) -> None:
         self.plan, self.pipeline = plan, pipeline
         self.options, self.application = plan.options, plan.application
-        self.made = 0
+        threads = min(self.options.threads, len(plan.jobs))
+        self.decode, self.engine, self.encode = (
+            Stage("decode", threads),
+            Stage("engine", pipeline.at_once),
+            Stage("encode", threads),
+        )
+        self.quality = images.QUALITY if plan.options.quality is None else plan.options.quality
+        self.level = png.QUICKEST if plan.options.compression is None else plan.options.compression
+        self.made, self.seconds = 0, 0.0
 
     def all(self) -> int:
         """Make and save everything; count the inputs that could not be used, or raise the error of a single one."""
-        started, failed, threads = time.perf_counter(), 0, self.options.threads
+        started, failed, threads = time.perf_counter(), 0, self.decode.threads
         batch = self.pipeline.batch if self.application.count == 1 else 1
-        waiting = max(2, 4 * threads // self.application.count)  # results in memory: each may be a long sweep
+        waiting = max(2, 2 * threads // self.application.count)  # results in memory: each may be a long sweep
+        load, make, save = (self.decode.timed(self._load), self.engine.timed(self._make), self.encode.timed(self._save))
         with (
-            closing(map_ahead(self._load, self.plan.jobs, threads, 2 * batch + threads)) as loaded,
-            closing(map_ahead(self._save, map_batches(self._make, loaded, batch), threads, waiting)) as saved,
+            closing(map_ahead(load, self.plan.jobs, threads, 2 * batch + threads)) as loaded,
+            closing(
+                map_ahead(save, map_batches(make, loaded, batch, self.pipeline.at_once), threads, waiting)
+            ) as saved,
         ):
             for result in _with_progress(saved, len(self.plan.jobs)):
                 if isinstance(result, PictureError):
@@ -67,8 +79,24 @@ class Run:
                     failed += 1
                 else:
                     self._collect(result)
-        self._finish(time.perf_counter() - started)
+        self._finish()
+        self.seconds = time.perf_counter() - started
         return failed
+
+    def summary(self) -> str:
+        """One line for people: how many pictures, how fast, what limited it, and where they are."""
+        word = "picture" if self.made == 1 else "pictures"
+        rate = f"{self.made / self.seconds:.1f} pictures/s, {self.pipeline.device}{self._limit()}"
+        return f"{self.made} {word} in {self.seconds:.2f} s ({rate}): {self._where()}"
+
+    def _limit(self) -> str:
+        """The stage the others wait for; of a single input all stages wait for each other."""
+        if len(self.plan.jobs) == 1:
+            return ""
+        stages = (self.decode, self.engine, self.encode)
+        shares = ", ".join(f"{stage.name} {stage.busy(self.seconds):.0%}" for stage in stages)
+        slowest = max(stages, key=lambda stage: stage.busy(self.seconds))
+        return f"; busy: {shares}; {slowest.name} limits"
 
     def _load(self, job: Job) -> Loaded | PictureError:
         try:
@@ -76,10 +104,10 @@ class Run:
         except PictureError as error:
             return error
 
-    def _make(self, loaded: list[Loaded]) -> Iterator[Result]:
+    def _make(self, loaded: list[Loaded]) -> list[Result]:
         output, latents = self.application.make(self.pipeline, np.stack([one.source for one in loaded]))
-        for index, (job, source) in enumerate(loaded):
-            yield Result(job, source, output[index], None if latents is None else latents[index])
+        every = repeat(None) if latents is None else latents
+        return [Result(*one, pictures, codes) for one, pictures, codes in zip(loaded, output, every)]
 
     def _save(self, result: Result | PictureError) -> Result | PictureError:
         """Write the pictures of one input (in a thread)."""
@@ -90,14 +118,22 @@ class Run:
             result = result._replace(pictures=np.stack([images.resize(p, size) for p in result.pictures]))
         frames = self._frames(result)
         if job.outputs:
-            for path, frame, note in zip(job.outputs, frames, self.application.notes, strict=True):
-                images.save(frame, path, self._note(job, note))
+            notes = [self._note(job, how) for how in self.application.notes]
+            # Where inputs are fewer than threads, the pictures of each are shared out.
+            writers = self.options.threads // self.encode.threads
+            for _ in map_ahead(self._write, zip(frames, job.outputs, notes, strict=True), writers, 2 * writers):
+                pass
         if job.changed:
-            images.save(sheets.shown(result.source, self.pipeline.info.input, len(result.source)), job.changed)
+            self._write((sheets.shown(result.source, self.pipeline.info.input, len(result.source)), job.changed, ""))
         for animation in (self.options.gif, self.options.webp):
             if animation:
-                sheets.animate(frames, animation)
+                sheets.animate(frames, animation, self.options.quality or sheets.QUALITY)
         return result
+
+    def _write(self, what: tuple[Pixels, Path, str]) -> None:
+        """Save one picture with its note as the options ask."""
+        pixels, path, note = what
+        images.save(pixels, path, note, self.quality, self.level)
 
     def _frames(self, result: Result) -> Pixels:
         """The pictures of one input as they are saved, [N,H,W,3]: each beside its input with --couple."""
@@ -137,15 +173,12 @@ class Run:
             note["mask"] = Path(options.mask).name
         return json.dumps(note | how)
 
-    def _finish(self, seconds: float) -> None:
+    def _finish(self) -> None:
         if self.plan.codes:
             self.plan.codes.finish()
-        if self.plan.sheet:
-            self.plan.sheet.save(self._note(None, self.application.notes[0] if self.application.count == 1 else {}))
-        if self.made:
-            word = "picture" if self.made == 1 else "pictures"
-            rate = f"{self.made / seconds:.1f} pictures/s, {self.pipeline.device}"
-            print(f"{self.made} {word} in {seconds:.2f} s ({rate}): {self._where()}")
+        if self.plan.sheet and self.made:
+            how = self.application.notes[0] if self.application.count == 1 else {}
+            self._write((self.plan.sheet.draw(), self.plan.sheet.path, self._note(None, how)))
 
     def _where(self) -> str:
         """The one file written, or the folder of several."""

@@ -20,6 +20,8 @@ Pixels = NDArray[np.uint8]
 ANIMATIONS = {".gif": "GIF", ".webp": "WEBP"}
 #: A sweep and its way back take about so long, in milliseconds, but no frame longer or shorter than these.
 SWEEP_MS, FRAME_MS = 3000, (40, 400)
+#: Frames move, and need less than single pictures.
+QUALITY = 90
 
 CELL, GAP, PAPER = 256, 4, 255
 _LONGEST = {"JPEG": 65500, "WEBP": 16383}
@@ -42,12 +44,19 @@ def check_animation(path: Path, suffix: str) -> None:
         raise PspError(f"--{suffix[1:]} {path}: expected a name that ends in {suffix}")
 
 
-def animate(frames: Pixels, path: Path) -> None:
-    """Write frames [N,H,W,3] as an endless GIF or WebP, there and back again so that it does not jump."""
+def animate(frames: Pixels, path: Path, quality: int = QUALITY) -> None:
+    """Write frames [N,H,W,3] as an endless GIF or WebP, there and back again so that it does not jump.
+
+    `quality` 1..100 is that of a WebP.
+    """
     loop = [Image.fromarray(frame) for frame in (*frames, *frames[-2:0:-1])]
     time = int(np.clip(SWEEP_MS // len(loop), *FRAME_MS))
-    options = {"save_all": True, "append_images": loop[1:], "duration": time, "loop": 0, "quality": 90}
-    images.write(path, loop[0], ANIMATIONS[path.suffix.lower()], options)
+    options = {"save_all": True, "append_images": loop[1:], "duration": time, "loop": 0, "quality": quality}
+    # Key frames only: in others libwebp leaves what changes slowly as it was, until patches of the past show.
+    options |= {"kmin": 0, "kmax": 1}
+    encoded = images.encode(loop[0], ANIMATIONS[path.suffix.lower()], options)
+    with images.replacing(path) as file:
+        file.write(encoded)
 
 
 class Sheet:
@@ -72,11 +81,6 @@ class Sheet:
     def add(self, group: list[Pixels]) -> None:
         """Take the pictures of the next input, of any size."""
         self._kept.append([images.resize(picture, self.size) for picture in group])
-
-    def save(self, note: str = "") -> None:
-        """Write the sheet, if there is something on it."""
-        if self._kept:
-            images.save(self.draw(), self.path, note)
 
     def draw(self) -> Pixels:
         """The sheet, uint8 [H,W,3]."""

@@ -15,8 +15,8 @@ import numpy as np
 
 import psp_runtime
 from psp_runtime import images
+from psp_runtime.devices import gpu_name
 from psp_runtime.errors import PspError
-from psp_runtime.sessions import gpu_name
 from psp_runtime.tasks import Task, get_task
 from psp_train.metrics import torch_device
 

@@ -1,10 +1,13 @@
-"""GPU tests are skipped where there is no GPU; PSP_REQUIRE_GPU=1 lets them run, and fail, anyway."""
+"""GPU tests are skipped where there is no GPU; PSP_REQUIRE_GPU=1 lets them run, and fail, anyway.
+
+Tests keep nothing in the user's cache, and run ONNX engines in ONNX Runtime where they do not ask for OpenVINO.
+"""
 
 import os
 
 import pytest
 
-from psp_runtime.sessions import cuda_devices
+from psp_runtime.devices import cuda_devices
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -13,3 +16,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU (PSP_REQUIRE_GPU=1 makes this a failure)"))
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PSP_CACHE", "off")
+    monkeypatch.setenv("PSP_CPU", "onnxruntime")

@@ -14,8 +14,9 @@ from tiny_family import STYLE_DIM, STYLES, write_family
 import psp_runtime
 from psp_runtime import images, inputs, previews, sheets
 from psp_runtime.cli import main
+from psp_runtime.directions import fit_direction as fit
 from psp_runtime.errors import PspError
-from psp_runtime.sketching import sketch
+from psp_runtime.sketching import COLOURED, sketch
 
 RNG = np.random.default_rng(0)
 PIXELS = np.kron(RNG.integers(0, 256, (3, 4, 4, 3), np.uint8), np.ones((1, 64, 64, 1), np.uint8))
@@ -139,6 +140,30 @@ def test_mixing_some_layers_and_a_contact_sheet_alone(good: Callable[..., str]) 
     left = sheet[sheets.GAP : sheets.GAP + 16, sheets.GAP : sheets.GAP + 16]
     np.testing.assert_array_equal(left, previews.preview(LABELS[None, 8::16, 8::16], "labels")[0])
     assert note("grid.png")["inputs"] == 1
+
+
+def test_layers_to_the_last(good: Callable[..., str]) -> None:
+    good("a.png", "--mix", 1, "--mix-layers", "2,9-")
+    assert note("a_out.png")["layers"] == [2, *range(9, 14)]
+
+
+def test_sketches_on_any_paper_are_no_photos(good: Callable[..., str]) -> None:
+    drawn = sketch(PIXELS[0])
+    Image.fromarray(drawn).save("drawn.png")
+    Image.fromarray((drawn[..., None] * np.array([1, 0.93, 0.8])).astype(np.uint8)).save("scan.png")
+    good("drawn.png", "scan.png", engine="sketch")
+
+
+@pytest.mark.parametrize("arguments", [("a.png",), ("map.png", "--style-of", "a.png"), ("map.png", "--to", "b.png")])
+def test_photos_given_as_sketches_are_warned_about(psp_run: PspRun, arguments: tuple[str, ...]) -> None:
+    code, _, err = psp_run(*arguments, engine="sketch")
+    assert code == 0 and err == f"warning: {COLOURED}\n"
+
+
+def test_label_maps_as_jpeg_are_warned_about(psp_run: PspRun) -> None:
+    Image.fromarray(np.full((256, 256), 7, np.uint8)).save("map.jpg")
+    code, _, err = psp_run("map.jpg", engine="seg")
+    assert code == 0 and err == f"warning: {images.LOSSY_LABELS}\n"
 
 
 def test_truncation_to_the_average_face(good: Callable[..., str]) -> None:
@@ -339,6 +364,20 @@ def test_learning_a_direction_from_saved_codes(good: Callable[..., str]) -> None
     assert np.unravel_index(np.abs(way).argmax(), way.shape) == (3, 2) and way[3, 2] > 0
 
 
+def test_pictures_and_codes_in_one_table_keep_their_order(psp_run: PspRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some lines name pictures, some codes; they are encoded a batch at a time."""
+    with pipeline() as p:
+        latents = p.encode(PIXELS)
+    np.save("c0.npy", latents[1])
+    names = ["a.png", "b.png", "c.png", "a.png", "c0.npy", "c.png", "c0.npy"]
+    Path("t.csv").write_text("\n".join(f"{name},{index % 2}" for index, name in enumerate(names)))
+    seen = []
+    monkeypatch.setattr("psp_runtime.directions.fit_direction", lambda *given: seen.append(given) or fit(*given))
+    assert psp_run("--find-direction", "t.csv", "--batch", 3)[0] == 0
+    np.testing.assert_allclose(seen[0][0], latents[[0, 1, 2, 0, 1, 2, 1]], atol=1e-5)
+    assert seen[0][1].tolist() == [0, 1, 0, 1, 0, 1, 0]
+
+
 def test_a_direction_no_better_than_guessing_is_warned_about(psp_run: PspRun) -> None:
     np.save("many.npy", RNG.normal(size=(40, STYLES, STYLE_DIM)))
     Path("l.csv").write_text("\n".join("01" * 20))
@@ -382,8 +421,14 @@ def mistake(outcome: Outcome, *known: str) -> str:
     ("arguments", "message"),
     [
         # values
-        ("a.png --mix 0", "--mix 0: expected how many"),
-        ("a.png --mix 2 --mix-layers 8-14", "mix layer 14: this engine has layers 0..13"),
+        ("a.png --mix 0", "--mix 0: expected 1 to 1000"),
+        ("a.png --mix 1001", "--mix 1001: expected 1 to 1000"),
+        (
+            "a.png --mix 2 --mix-layers 8-14",
+            "--mix-layers 8-14: expected layers such as 8-13, 4,6,8-9 or 8-, this engine",
+        ),
+        ("a.png --mix 2 --mix-layers 0-999999999999", "this engine has 0..13"),
+        ("a.png --mix 2 --mix-layers 14-", "--mix-layers 14-: expected layers"),
         ("a.png --mix 2 --mix-layers 9-8", "--mix-layers 9-8: expected layers such as 8-13"),
         ("a.png --mix 2 --mix-layers -1", "--mix-layers -1: expected layers"),
         ("a.png --mix 2 --mix-layers x", "--mix-layers x: expected layers"),
@@ -391,12 +436,14 @@ def mistake(outcome: Outcome, *known: str) -> str:
         ("a.png --style-of b.png --mix-alpha -0.5", "mix alpha -0.5: expected 0"),
         ("a.png --mix 2 --psi nan", "psi nan: expected a number"),
         ("a.png --mix 2 --seed -1", "seed -1: expected 0 to"),
-        ("a.png --to b.png --steps 1", "--steps 1: expected at least 2"),
+        ("a.png --to b.png --steps 1", "--steps 1: expected 2 to 1000"),
         ("a.png --edit smile.npy --strength 1:2", "--strength 1:2: expected a number"),
         ("a.png --edit smile.npy --strength 1:2:1", "--strength 1:2:1: expected a number"),
+        ("a.png --edit smile.npy --strength 1:2:999999999", "2 to 1000 steps"),
         ("a.png --edit smile.npy --strength inf", "--strength inf: expected numbers"),
+        ("a.png --edit smile.npy --strength 0,1e40", "--strength 0,1e+40: expected numbers"),
         ("a.png --edit codes.npy", "--edit codes.npy: expected numbers [8] or [14,8], given float32 [2,14,8]"),
-        ("a.png --edit none.npy", "cannot read none.npy: No such file"),
+        ("a.png --edit lost.npy", "cannot read lost.npy: No such file"),
         ("a.png --edit a.png", "cannot read a.png: not a .npy file"),
         ("--latents smile.npy --edit wide.npy", "--edit wide.npy: expected numbers [8] or [14,8], given float64 [512]"),
         (
@@ -404,6 +451,7 @@ def mistake(outcome: Outcome, *known: str) -> str:
             "--latents wide.npy: expected codes [B,14,8] or [14,8] of this engine, given float64 [512]",
         ),
         ("--latents engines", "--latents engines: no codes in this folder"),
+        ("--latents none.npy", "--latents none.npy: the codes of no picture at all, [0, 14, 8]"),
         # other pictures
         ("a.png --to none.png", "cannot read none.png: No such file"),
         ("a.png --to codes.npy", "cannot read codes.npy: not a picture"),
@@ -444,13 +492,15 @@ def mistake(outcome: Outcome, *known: str) -> str:
 )
 def test_mistakes_are_one_line_and_write_nothing(psp_run: PspRun, arguments: str, message: str) -> None:
     np.save("wide.npy", np.zeros(512))
-    assert message in mistake(psp_run(*arguments.split()), "wide.npy")
+    np.save("none.npy", np.zeros((0, STYLES, STYLE_DIM)))
+    assert message in mistake(psp_run(*arguments.split()), "wide.npy", "none.npy")
 
 
 @pytest.mark.parametrize(
     ("engine", "arguments", "message"),
     [
         ("seg", "map.png --swap 13", "--swap 13: expected class ids OLD=NEW"),
+        ("seg", "map.png --swap 4=5,4=6", "--swap 4=5,4=6: expected class ids OLD=NEW, such as 13=0 or 4=5,5=4, each"),
         ("seg", "map.png --swap 13=19", "--swap 13=19: there is no class 19, this engine knows 0..18"),
         ("seg", "map.png --to a.png", "a.png is a colour picture, expected a label map"),
         ("seg", "map.png --style-of b.png", "b.png is a colour picture, expected a label map"),
@@ -496,12 +546,25 @@ def test_sheets_are_about_square(tmp_path: Path, count: int, cells: int, groups:
     sheet = sheets.Sheet(tmp_path / "s.png", count, cells, 10)
     for index in range(count):
         sheet.add([np.full((20, 20, 3), index, np.uint8)] * cells)
-    sheet.save("{}")
-    picture = read(str(tmp_path / "s.png"))
+    picture = sheet.draw()
     assert sheet.groups == groups and picture.shape[1] == groups * cells * 14 + 4
     last = divmod(count - 1, groups)
     assert (picture[4 + last[0] * 14, 4 + last[1] * cells * 14] == count - 1).all()
     assert (picture[0] == 255).all()
+
+
+def test_every_frame_of_a_webp_is_as_good(tmp_path: Path) -> None:
+    """A slow sweep: frames stored as changes fall behind by 5 dB within four of them."""
+    y, x = np.mgrid[:256, :256] / 255
+    frames = [80 + 100 * np.stack([x, y, np.sin(6 * x * y + step / 8) / 2 + 0.5], -1) for step in range(6)]
+    frames = np.array(frames).astype(np.uint8)
+    sheets.animate(frames, tmp_path / "m.webp")
+    errors = []
+    with Image.open(tmp_path / "m.webp") as animation:
+        for index, frame in enumerate(frames):
+            animation.seek(index)
+            errors.append(np.square(np.asarray(animation.convert("RGB")) - frame.astype(float)).mean())
+    assert max(errors) < 1.5 * errors[0]
 
 
 def test_sheets_too_large_for_their_format(tmp_path: Path) -> None:

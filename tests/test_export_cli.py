@@ -68,6 +68,7 @@ def test_a_published_checkpoint(tmp_path):
         (("--output", "nowhere/psp"), "there is no folder nowhere"),
         (("--output", "psp.pt/psp"), "there is no folder psp.pt"),
         (("--backend", "onnx", "--output", "taken"), "taken.onnx is a folder: give another --output"),
+        (("--tune-batch", "9"), "--tune-batch 9: the plan serves batches of 1..8"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, args, expected):

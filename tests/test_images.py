@@ -133,7 +133,8 @@ def test_one_pixel_is_upscaled() -> None:
 
 
 def test_sketch_is_grey_with_a_channel_axis(picture: Path) -> None:
-    pixels = images.load(picture, "sketch")
+    with pytest.warns(UserWarning, match="in colours is read as a pencil sketch"):
+        pixels = images.load(picture, "sketch")
     wanted = Image.fromarray(NOISE).convert("L").resize((256, 256), Image.Resampling.BILINEAR)
     assert pixels.shape == (256, 256, 1)
     np.testing.assert_array_equal(pixels[..., 0], np.asarray(wanted))
@@ -286,7 +287,7 @@ def test_arrays_of_another_kind_are_named(array: np.ndarray) -> None:
         images.load(array, "rgb")
 
 
-@pytest.mark.parametrize("suffix", images.PICTURE_SUFFIXES)
+@pytest.mark.parametrize("suffix", images.FORMATS)
 def test_save_follows_the_suffix(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix.upper()}"
     images.save(NOISE, path)
@@ -295,6 +296,27 @@ def test_save_follows_the_suffix(tmp_path: Path, suffix: str) -> None:
         if suffix not in (".jpg", ".jpeg", ".webp"):
             np.testing.assert_array_equal(np.asarray(image), NOISE)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_quality_and_level_trade_size(tmp_path: Path) -> None:
+    smooth = np.array(Image.fromarray(NOISE[:8, :8]).resize((256, 256), Image.Resampling.BICUBIC))
+    for name, small, large in (
+        ("a.jpg", {"quality": 30}, {}),
+        ("a.webp", {"quality": 30}, {}),
+        ("a.png", {}, {"level": 0}),
+    ):
+        sizes = []
+        for options in (small, large):
+            images.save(smooth, tmp_path / name, **options)
+            sizes.append((tmp_path / name).stat().st_size)
+        assert sizes[0] < 0.8 * sizes[1], name
+
+
+def test_grey_pictures_are_saved_too(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "a.bmp"):
+        images.save(NOISE[..., 0], tmp_path / name)
+        assert Image.open(tmp_path / name).mode == "L"
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), NOISE[..., 0])
 
 
 def test_save_refuses_other_suffixes(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import onnxruntime
 import pytest
 from tiny_engines import MAX_BATCH, STYLE_DIM, STYLES, tiny_info, write_onnx, write_plan
 
-from psp_runtime import plans, sessions
+from psp_runtime import devices
+from psp_runtime.devices import cuda_devices
 from psp_runtime.errors import DeviceError, EngineError
-from psp_runtime.metadata import read_info
-from psp_runtime.sessions import OnnxSession, cuda_devices, open_session
+from psp_runtime.sessions import OnnxSession, open_session
 
 NO_GPU = cuda_devices() == 0
 # FP32 stays FP32: TF32 would round products to 10 bits.
@@ -20,12 +20,12 @@ CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "cuda_devices", lambda: 0)
+    monkeypatch.setattr(devices, "cuda_devices", lambda: 0)
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(devices, "cuda_devices", lambda: 1)
 
 
 def inputs(batch: int) -> dict[str, np.ndarray]:
@@ -192,153 +192,9 @@ def test_a_plan_marked_as_onnx_is_refused(tmp_path: Path, gpu: None) -> None:
         open_session(write_plan(tmp_path / "psp.trt", backend="onnx"))
 
 
-class FakeCuda(types.ModuleType):
-    """What of pycuda is called before a plan opens."""
-
-    class Error(Exception):
-        pass
-
-    class Context:
-        stack = 0
-
-        @staticmethod
-        def pop() -> None:
-            FakeCuda.Context.stack -= 1
-
-        def push(self) -> None:
-            FakeCuda.Context.stack += 1
-
-    class Device:
-        def __init__(self, index: int) -> None:
-            pass
-
-        def name(self) -> str:
-            return "NVIDIA T4"
-
-        def retain_primary_context(self) -> "FakeCuda.Context":
-            return FakeCuda.Context()
-
-    def init(self) -> None:
-        pass
-
-
-@pytest.fixture
-def refusing_tensorrt(monkeypatch: pytest.MonkeyPatch, gpu: None) -> None:
-    """A TensorRT that deserialises nothing, as with a plan of another version."""
-    trt = types.ModuleType("tensorrt")
-
-    class ILogger:
-        class Severity:
-            INTERNAL_ERROR, ERROR, WARNING = range(3)
-
-    class Runtime:
-        def __init__(self, logger: object) -> None:
-            self.logger = logger
-
-        def deserialize_cuda_engine(self, data: bytes) -> None:
-            self.logger.log(ILogger.Severity.WARNING, "be careful")
-            self.logger.log(ILogger.Severity.ERROR, "Version tag does not match")
-
-    trt.__dict__.update(__version__="11.0.0", ILogger=ILogger, Runtime=Runtime)
-    monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", FakeCuda("pycuda.driver"))
-
-
-def test_a_plan_of_another_version_names_both(tmp_path: Path, refusing_tensorrt: None) -> None:
-    write_onnx(tmp_path / "psp.onnx")
-    with pytest.raises(EngineError) as caught:
-        open_session(write_plan(tmp_path / "psp.trt"))
-    message = str(caught.value)
-    for part in ("tensorrt 10.13.2 for sm_90", "tensorrt 11.0.0 on NVIDIA T4", "export it again", "[Version tag"):
-        assert part in message
-    assert FakeCuda.Context.stack == 0
-
-
-def test_a_cuda_failure_is_an_engine_error(
-    tmp_path: Path, refusing_tensorrt: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(self: FakeCuda) -> None:
-        raise FakeCuda.Error("cuInit failed: unknown error")
-
-    monkeypatch.setattr(FakeCuda, "init", fail)
-    with pytest.raises(EngineError, match=r"psp\.trt failed on the GPU: cuInit failed"):
-        open_session(write_plan(tmp_path / "psp.trt"))
-
-
 @pytest.mark.skipif(not NO_GPU, reason="needs a machine without a GPU")
 def test_no_gpu_is_no_gpu() -> None:
     assert cuda_devices() == 0
-
-
-def build_plan(onnx_path: Path, plan_path: Path) -> Path:
-    """A real plan of the tiny engine, by whichever TensorRT is installed."""
-    name = next((name for name in plans.PLAN_MODULES.values() if sessions.importable(name)), None)
-    if name is None:
-        pytest.skip("needs tensorrt or tensorrt_rtx")
-    trt = sys.modules[name]
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    flags = trt.NetworkDefinitionCreationFlag
-    wanted = [flag for flag in ("EXPLICIT_BATCH", "STRONGLY_TYPED") if hasattr(flags, flag)]
-    network = builder.create_network(sum(1 << int(getattr(flags, flag)) for flag in wanted))
-    parser = trt.OnnxParser(network, logger)
-    assert parser.parse(onnx_path.read_bytes()), parser.get_error(0)
-    network.name = tiny_info(backend=name, backend_version=trt.__version__).to_plan_name()
-    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        rest = tuple(tensor.shape)[1:]
-        profile.set_shape(tensor.name, (1, *rest), (1, *rest), (MAX_BATCH, *rest))
-    config.add_optimization_profile(profile)
-    plan_path.write_bytes(bytes(builder.build_serialized_network(network, config)))
-    return plan_path
-
-
-def test_a_real_plan_carries_its_metadata_and_falls_back(tmp_path: Path, no_gpu: None) -> None:
-    plan = build_plan(write_onnx(tmp_path / "psp.onnx"), tmp_path / "psp.trt")
-    with pytest.warns(UserWarning, match=r"running psp\.onnx on the CPU"):
-        assert open_session(plan).run(inputs(2))["output"].shape == (2, 64, 64, 3)
-
-
-@pytest.mark.skipif(not NO_GPU, reason="needs a machine without a GPU")
-def test_a_plan_tensorrt_itself_refuses(
-    tmp_path: Path, gpu: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """The real library, with a driver that is not there: what it logs ends up in the error and nowhere else."""
-    plan = build_plan(write_onnx(tmp_path / "psp.onnx"), tmp_path / "psp.trt")
-    monkeypatch.setitem(sys.modules, "pycuda.driver", FakeCuda("pycuda.driver"))
-    capfd.readouterr()
-    with pytest.raises(EngineError, match=r"psp\.trt was built by tensorrt\w* [\d.]+ .* cannot open it .* \[.+\]"):
-        open_session(plan)
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.gpu
-def test_a_plan_on_a_gpu_agrees_with_its_onnx(tmp_path: Path) -> None:
-    onnx_path = write_onnx(tmp_path / "psp.onnx")
-    session = open_session(build_plan(onnx_path, tmp_path / "psp.trt"), "cuda")
-    assert session.device == "cuda" and session.max_batch == MAX_BATCH
-    reference = OnnxSession(onnx_path, "cpu")
-    for batch in (1, 3, 2):
-        given = inputs(batch)
-        given["image"] = np.random.default_rng(batch).integers(0, 256, given["image"].shape, np.uint8)
-        given["alpha"][:] = 0.5
-        ours, theirs = session.run(given), reference.run(given)
-        np.testing.assert_allclose(ours["latents"], theirs["latents"], rtol=1e-4)
-        assert np.abs(ours["output"].astype(int) - theirs["output"]).max() <= 1
-    assert session.last_ms > 0
-    session.close()
-
-
-@pytest.mark.gpu
-def test_a_plan_cut_in_half_on_a_gpu(tmp_path: Path) -> None:
-    plan = build_plan(write_onnx(tmp_path / "psp.onnx"), tmp_path / "psp.trt")
-    data = plan.read_bytes()
-    end_of_metadata = data.index(b"psp:{") + len(read_info(plan).to_plan_name())
-    assert end_of_metadata < len(data) * 0.9
-    plan.write_bytes(data[: max(end_of_metadata, len(data) // 2)])
-    with pytest.raises(EngineError, match="damaged"):
-        open_session(plan, "cuda")
 
 
 def test_opening_nothing_loads_no_inference_library() -> None:

@@ -1,135 +1,137 @@
-"""Everything that needs a GPU, in one call: tests, precision, plans, parity, times. Ends with one JSON line.
+"""Everything that needs a GPU, in one command: tests, precision, plans, parity, times. Ends with one JSON line.
 
-    python tools/gpu_check.py [--size 1024] [--out benchmarks/results/gpu_check.json]
+    python tools/gpu_check.py [--size 1024] [--work FOLDER] [--out gpu_check.json]
+    python tools/gpu_check.py --only export --only plan_fp16      # in pieces; --list names them
+    env PYTHONPATH=$PWD python3.10 tools/gpu_check.py --only plan_fp16    # with the TensorRT of another Python
 
-The model is the published architecture on seeded weights (psp_train/seeded.py), so nothing is downloaded. Each check
-runs even if an earlier one failed; a failure is part of the result. Times are the median of 50 runs after 10 warm
-ones, batch 1, from uint8 host array to uint8 host array.
+Each check runs in a process and a time limit of its own, so a crash or a hang is a result and the next one runs. What
+is made and found stays in --work: later calls skip what succeeded (--again repeats it) and print all there is. The
+plan checks need no PyTorch, only what `export` left in --work, and count for each TensorRT apart.
+
+The model is the published architecture on seeded weights, `stressed` a 64² one with weights that overflow a plain half;
+nothing is downloaded. Times are milliseconds, the median of 50 runs after 10 warm ones with quartiles: `host` from host
+array to host array, `device` on the GPU, copies included (plans only). `pictures_per_s` is 20 batches through
+`run_many`, host to host. `psnr` is that of the worst picture against PyTorch FP32 on the CPU, uint8, peak 255 dB.
 """
 
 import argparse
 import json
 import os
 import platform
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
+import gpu_checks as checks
 
-from psp_export import engine, verify
-from psp_export.export import Options, Written, deployable, engine_info, export
-from psp_runtime.sessions import cuda_devices, open_session
-from psp_runtime.tasks import TASKS
-from psp_train.checkpoints import Checkpoint
-from psp_train.networks import PSP, EncoderConfig, GeneratorConfig
-from psp_train.seeded import seeded_state_dict
-
-WARM, RUNS = 10, 50
+from psp_export import engine
+from psp_runtime.devices import cuda_devices, gpu_name
 
 
-def seeded_checkpoint(size: int) -> Checkpoint:
-    """The published architecture for one output size, on seeded weights."""
-    generator = GeneratorConfig(size=size)
-    encoder = EncoderConfig(styles=generator.styles)
-    with torch.device("meta"):
-        model = PSP(encoder, generator)
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    state = {key: torch.from_numpy(value) for key, value in seeded_state_dict(shapes).items()}
-    model.load_state_dict(state, assign=True)
-    model.latent_avg = torch.zeros(generator.styles, generator.style_dim)
-    model.eval().requires_grad_(False)
-    return Checkpoint(model, TASKS["inversion"], encoder, generator, "0" * 64, "seeded weights", "seeded")
+class Check(NamedTuple):
+    """One check: what it does with --work and --size, and how many seconds it may take. `plan`: once per TensorRT."""
+
+    run: Callable[..., dict[str, Any]]
+    limit: int
+    plan: bool = False
 
 
-def gpu_tests() -> dict:
-    """The tests marked `gpu`, with skips turned into failures."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "tests"]
-    done = subprocess.run(command, env=os.environ | {"PSP_REQUIRE_GPU": "1"}, capture_output=True, text=True)
-    return {"exit": done.returncode, "last_line": (done.stdout.strip() or done.stderr.strip()).splitlines()[-1]}
-
-
-@torch.no_grad()
-def half_on_gpu(checkpoint: Checkpoint) -> dict:
-    """The deployable form in torch half on the GPU, against torch FP32 on the CPU."""
-    info = engine_info(checkpoint, Options(precision="fp16"))
-    cases = verify.reference_cases(checkpoint.model, info)
-    module = deployable(checkpoint.model, info).cuda()
-
-    def run(inputs):
-        return module(*(torch.from_numpy(inputs[name]).cuda() for name in ("image", "style", "alpha")))[0].cpu().numpy()
-
-    return verify.compare(run, info, cases).to_metadata()
-
-
-def engines(checkpoint: Checkpoint, precision: str, folder: Path) -> dict:
-    """Export (which verifies the plan on the GPU), then time every engine file there is."""
-    files = export(checkpoint, Options(folder / precision, precision))
-    inputs = verify.reference_cases(checkpoint.model, engine_info(checkpoint, Options()))[0].inputs
-    return {f.path.name: attempt(lambda file=f: time_engine(file, inputs)) for f in files if f.part == "full"}
-
-
-def time_engine(file: Written, inputs: dict) -> dict:
-    """One engine on the GPU, from host array to host array."""
-    session = open_session(file.path, "cuda")
-    try:
-        return {"parity": file.parity, "megabytes": round(file.path.stat().st_size / 1e6, 1)} | timed(
-            lambda: session.run(inputs)
-        )
-    finally:
-        session.close()
-
-
-def timed(run: Callable[[], object]) -> dict:
-    """Median and quartiles in milliseconds."""
-    for _ in range(WARM):
-        run()
-    times = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        run()
-        times.append(1e3 * (time.perf_counter() - start))
-    low, median, high = statistics.quantiles(times, n=4)
-    return {"ms_median": round(median, 3), "ms_quartiles": [round(low, 3), round(high, 3)]}
-
-
-def attempt(check: Callable[[], dict]) -> dict:
-    """The result of a check, or how it failed: the next one still runs."""
-    try:
-        return check()
-    except Exception as error:
-        traceback.print_exc()
-        return {"failed": f"{type(error).__name__}: {error}"}
+CHECKS = {
+    "export": Check(checks.export_models, 500),
+    "stressed": Check(checks.stressed, 300),
+    "tests": Check(checks.gpu_tests, 500),
+    "half": Check(checks.half, 300),
+    "plan_fp16": Check(partial(checks.plan, "fp16", engine.DEFAULT_LEVEL, 1), 300, plan=True),
+    "plan_fp32": Check(partial(checks.plan, "fp32", engine.DEFAULT_LEVEL, 1), 300, plan=True),
+    "plan_stressed": Check(partial(checks.plan, "stressed", engine.DEFAULT_LEVEL, 1), 120, plan=True),
+    "plan_for_batches": Check(partial(checks.plan, "fp16", engine.DEFAULT_LEVEL, 16), 300, plan=True),
+    "plan_level_5": Check(partial(checks.plan, "fp16", 5, 1), 580, plan=True),
+    "onnxruntime": Check(checks.onnx_runtime, 200),
+    "ops": Check(partial(checks.script, "benchmarks/ops.py"), 300),
+    "latency": Check(partial(checks.script, "benchmarks/latency.py"), 580),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=1024, help="output size of the seeded model")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "psp_gpu_check")
+    parser.add_argument("--only", action="append", choices=CHECKS, metavar="NAME", help="this check; may be repeated")
+    parser.add_argument("--again", action="store_true", help="repeat what already succeeded")
+    parser.add_argument("--list", action="store_true", help="name the checks and their time limits")
     parser.add_argument("--out", type=Path, help="also write the JSON here")
+    parser.add_argument("--inside", choices=CHECKS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.work = options.work.resolve()
+    if options.list:
+        print("\n".join(f"{name:18}{check.limit:4} s" for name, check in CHECKS.items()))
+        return
     if not cuda_devices():
         sys.exit("gpu_check needs an NVIDIA GPU with its driver: none was found")
-    checkpoint = seeded_checkpoint(options.size)
-    result = {
-        "command": " ".join(sys.argv),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "torch sees none",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "tensorrt": engine.choose_flavour(),
-        "tests": attempt(gpu_tests),
-        "torch_half": attempt(lambda: half_on_gpu(checkpoint)),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        for precision in ("fp32", "fp16"):
-            result[precision] = attempt(lambda precision=precision: engines(checkpoint, precision, Path(folder)))
-    text = json.dumps(result)
+    if options.inside:
+        print(json.dumps(CHECKS[options.inside].run(work=options.work / str(options.size), size=options.size)))
+        return
+    for name in options.only or CHECKS:
+        run_apart(name, options)
+    report(options)
+
+
+def run_apart(name: str, options: argparse.Namespace) -> None:
+    """Run a check in its own process, and keep its result or how it failed."""
+    file = checks.fresh(results_folder(options)) / f"{label(name)}.json"
+    if file.exists() and not options.again and "failed" not in json.loads(file.read_text()):
+        return
+    print(f"{file.stem} …", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    command = [sys.executable, __file__, "--inside", name, "--work", str(options.work), "--size", str(options.size)]
+    result = output_of(command, CHECKS[name].limit)
+    result |= {"seconds": round(time.perf_counter() - start, 1), "gpu": gpu_name(), "python": platform.python_version()}
+    file.write_text(json.dumps(result))
+
+
+def output_of(command: list[str], limit: int) -> dict[str, Any]:
+    """The JSON a check prints last; why there is none, otherwise."""
+    # A session of its own: what the check started ends with it.
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=checks.ROOT, start_new_session=True
+    )
+    try:
+        out, err = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return {"failed": f"took more than {limit} s"}
+    sys.stderr.write(err)
+    if process.returncode:
+        return {"failed": f"exit {process.returncode}: {err.strip()[-800:]}"}
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def results_folder(options: argparse.Namespace) -> Path:
+    """Where the results for one output size are kept."""
+    return options.work / str(options.size) / "results"
+
+
+def label(name: str) -> str:
+    """What a result is kept under."""
+    return f"{name}.{engine.choose_flavour()}" if CHECKS[name].plan else name
+
+
+def report(options: argparse.Namespace) -> None:
+    """All results there are: a line each, then one of JSON."""
+    files = sorted(results_folder(options).glob("*.json"))
+    results = {file.stem: json.loads(file.read_text()) for file in files}
+    for name, result in results.items():
+        print(f"{name:32}{result.get('failed', 'ok').splitlines()[-1][:120]}")
+    text = json.dumps({"command": " ".join(sys.argv), "size": options.size, "checks": results})
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
+        checks.fresh(options.out.parent)
         options.out.write_text(text + "\n")
     print(text)
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from psp_export import custom_ops
 from psp_train.networks import Generator
 from psp_train.networks.psp import to_picture
 from psp_train.networks.stylegan2 import EqualLinear, StyledConv, ToRGB
@@ -79,21 +80,41 @@ class DeployedStyledConv(nn.Module):
         if self.upsample:
             self.fir = frozen(layer.conv.blur.kernel.flip(0, 1).repeat(len(weight), 1, 1, 1))
         self.weight = frozen(weight.transpose(0, 1) if self.upsample else weight)
-        self.bias = frozen(math.sqrt(2) * layer.activate.bias[:, None, None])
+        bias = math.sqrt(2) * layer.activate.bias
+        self.bias = frozen(bias if self.upsample else bias[:, None, None])
         strength = math.sqrt(2) * layer.noise.weight.detach()
         self.noise = frozen(strength * noise) if strength != 0 else None
+        self.custom_ops = False
+
+    def use_custom_ops(self) -> None:
+        """From now on, FIR and activation are operations of our own; theirs is a convolution, its FIR not turned."""
+        self.custom_ops = True
+        if self.upsample:
+            self.fir = frozen(self.fir.flip(2, 3))
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         style, peak = self.style(w)
         demodulation = self.demodulation(style, peak)
         x = x * style[:, :, None, None].to(x.dtype)
+        demodulation = demodulation[:, :, None, None].to(x.dtype)
+        if self.custom_ops:
+            return self._by_custom_ops(x, demodulation)
         if self.upsample:
-            y = F.conv_transpose2d(x, self.weight, stride=2)
-            y = F.conv2d(y, self.fir, padding=1, groups=self.fir.shape[0])
+            # Scaled before the FIR, which is linear: the bias is then the FIR's own, and no pass of its own.
+            y = F.conv_transpose2d(x, self.weight, stride=2) * demodulation
+            y = F.conv2d(y, self.fir, self.bias, padding=1, groups=self.fir.shape[0])
         else:
-            y = F.conv2d(x, self.weight, padding=1)
-        y = y * demodulation[:, :, None, None].to(y.dtype) + self.bias
+            y = F.conv2d(x, self.weight, padding=1) * demodulation + self.bias
         return F.leaky_relu(y if self.noise is None else y + self.noise, 0.2)
+
+    def _by_custom_ops(self, x: torch.Tensor, demodulation: torch.Tensor) -> torch.Tensor:
+        if self.upsample:
+            y = F.conv_transpose2d(x, self.weight, stride=2) * demodulation
+            y = custom_ops.upfirdn2d(y, self.fir, up=1, crop=2)
+        else:
+            y = F.conv2d(x, self.weight, padding=1) * demodulation
+        y = y if self.noise is None else y + self.noise
+        return custom_ops.fused_bias_leaky_relu(y, self.bias.reshape(-1, 1, 1))
 
 
 class DeployedToRGB(nn.Module):
@@ -109,6 +130,11 @@ class DeployedToRGB(nn.Module):
         self.bias = frozen(layer.bias)
         if hasattr(layer, "upsample"):
             self.fir = frozen(layer.upsample.kernel.repeat(3, 1, 1, 1))
+        self.custom_ops = False
+
+    def use_custom_ops(self) -> None:
+        """From now on, the FIR is an operation of our own."""
+        self.custom_ops = True
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         style, peak = self.style(w)
@@ -117,6 +143,8 @@ class DeployedToRGB(nn.Module):
 
     def upsample(self, rgb: torch.Tensor) -> torch.Tensor:
         """Zero insertion and FIR in one depthwise transposed convolution: [B,3,H,W] -> [B,3,2H,2W], FP32."""
+        if self.custom_ops:
+            return custom_ops.upfirdn2d(rgb, self.fir, up=2, crop=1)
         return F.conv_transpose2d(rgb, self.fir, stride=2, padding=1, groups=3)
 
 

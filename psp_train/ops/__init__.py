@@ -1,6 +1,26 @@
-"""The two operations StyleGAN2 adds to a standard framework, written from their definitions in plain torch."""
+"""The two operations StyleGAN2 adds to a standard framework: plain torch everywhere, CUDA kernels on NVIDIA GPUs.
 
+Both are `torch.library` operators: they work under autograd (twice), torch.compile, autocast and DDP. Which version a
+machine uses, and why: `python -m psp_train.ops`. docs/ops.md has the definitions.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+from psp_train.ops import fused_bias_leaky_relu as _activation
+from psp_train.ops import upfirdn2d as _resampling
 from psp_train.ops.fused_bias_leaky_relu import fused_bias_leaky_relu
 from psp_train.ops.upfirdn2d import upfirdn2d
 
-__all__ = ["fused_bias_leaky_relu", "upfirdn2d"]
+__all__ = ["fused_bias_leaky_relu", "plain_torch", "upfirdn2d"]
+
+_OPERATORS = (_activation._forward, _activation._gradient, _resampling._upfirdn2d)
+
+
+@contextlib.contextmanager
+def plain_torch() -> Iterator[None]:
+    """Do without the kernels for a while, to compare with them. PSP_CUDA_OPS=0 does so for a whole process."""
+    with contextlib.ExitStack() as stack:
+        for operator in _OPERATORS:
+            stack.enter_context(operator.set_kernel_enabled("cuda", enabled=False))
+        yield

@@ -1,7 +1,17 @@
-"""Upsample, FIR filter, downsample: the resampling primitive of StyleGAN2."""
+"""Upsample, FIR filter, downsample: the resampling primitive of StyleGAN2.
+
+It is linear in x, and its adjoint is itself: `up` and `down` change places, the FIR is turned by 180 degrees. So the
+backward pass, and the backward pass of that, are calls of the same operator.
+"""
 
 import torch
 import torch.nn.functional as F
+from torch.library import custom_op
+
+from psp_runtime.errors import PspError
+from psp_runtime.kernels import launches
+from psp_runtime.kernels.launches import Resampling
+from psp_train.ops import cuda
 
 
 def upfirdn2d(
@@ -9,22 +19,43 @@ def upfirdn2d(
     fir: torch.Tensor,
     up: int = 1,
     down: int = 1,
-    pad: tuple[int, int] = (0, 0),
+    pad: tuple[int, ...] = (0, 0),
     flip: bool = False,
     gain: float = 1.0,
 ) -> torch.Tensor:
     """Insert `up - 1` zeros after every sample, pad (crop where negative), filter, keep every `down`-th sample.
 
-    x [B,C,H,W], fir [kh,kw]; `pad` = (before, after) of both axes. The filter is a convolution, so `fir` is
-    flipped against torch's correlation, unless `flip` says it already is.
-    Output height: (H * up + before + after - kh) // down + 1.
+    x [B,C,H,W], fir [kh,kw] -> [B,C,H',W'] in the dtype of x, channels-last if x is; `pad` = (before, after) of both
+    axes, or (top, bottom, left, right). The filter is a convolution, so `fir` is flipped against torch's
+    correlation, unless `flip` says it already is.
+    Output height: (H * up + top + bottom - kh) // down + 1.
+
+    float32, float16 and bfloat16 run as one CUDA kernel on a GPU, summed in float32. Raises `PspError` for shapes
+    that do not fit and for a FIR that wants a gradient.
     """
+    if x.ndim != 4 or fir.ndim != 2 or len(pad) not in (2, 4):
+        raise PspError(
+            f"upfirdn2d: x {list(x.shape)}, fir {list(fir.shape)}, {len(pad)} pads; expected [B,C,H,W], [kh,kw], 2 or 4"
+        )
+    if fir.requires_grad:
+        raise PspError("upfirdn2d: the FIR is a constant of the operation, its gradient is not defined: detach it")
+    pads = tuple(pad) * (4 // len(pad))
+    Resampling(up, down, pads).output_size(x.shape[2:], fir.shape)
+    return _upfirdn2d(x, fir, up, down, pads, flip, gain)
+
+
+def reference(
+    x: torch.Tensor, fir: torch.Tensor, up: int, down: int, pads: tuple[int, ...], flip: bool, gain: float
+) -> torch.Tensor:
+    """The definition in plain torch: what the operator computes on a CPU, and is tested against on a GPU."""
     channels = x.shape[1]
-    x = _insert_zeros(x, up)
-    before, after = pad
-    x = F.pad(x, (before, after, before, after))
+    z = _insert_zeros(x, up)
+    top, bottom, left, right = pads
+    z = F.pad(z, [max(pad, 0) for pad in (left, right, top, bottom)])
+    z = z[:, :, max(-top, 0) : z.shape[2] - max(-bottom, 0), max(-left, 0) : z.shape[3] - max(-right, 0)]
     kernel = (fir if flip else fir.flip(0, 1)).to(x.dtype) * gain
-    return F.conv2d(x, kernel.expand(channels, 1, -1, -1), stride=down, groups=channels)
+    with torch.autocast(x.device.type, enabled=False):  # the result has the dtype of x
+        return F.conv2d(z, kernel.expand(channels, 1, -1, -1), stride=down, groups=channels)
 
 
 def _insert_zeros(x: torch.Tensor, up: int) -> torch.Tensor:
@@ -33,3 +64,59 @@ def _insert_zeros(x: torch.Tensor, up: int) -> torch.Tensor:
     batch, channels, height, width = x.shape
     x = F.pad(x.reshape(batch, channels, height, 1, width, 1), (0, up - 1, 0, 0, 0, up - 1))
     return x.reshape(batch, channels, height * up, width * up)
+
+
+@custom_op("psp::upfirdn2d", mutates_args=())
+def _upfirdn2d(
+    x: torch.Tensor, fir: torch.Tensor, up: int, down: int, pads: list[int], flip: bool, gain: float
+) -> torch.Tensor:
+    return reference(x, fir, up, down, pads, flip, gain).contiguous(memory_format=_memory_format(x))
+
+
+@_upfirdn2d.register_kernel("cuda")
+def _upfirdn2d_cuda(
+    x: torch.Tensor, fir: torch.Tensor, up: int, down: int, pads: list[int], flip: bool, gain: float
+) -> torch.Tensor:
+    if not cuda.usable(x):
+        return reference(x, fir, up, down, pads, flip, gain).contiguous(memory_format=_memory_format(x))
+    y = _result(x, fir, up, down, pads)
+    fir, how = fir.float().contiguous(), Resampling(up, down, tuple(pads), flip, gain)
+    cuda.launch(launches.upfirdn2d(cuda.describe(x), fir.data_ptr(), tuple(fir.shape), cuda.describe(y), how), x)
+    return y
+
+
+@_upfirdn2d.register_fake
+def _(x: torch.Tensor, fir: torch.Tensor, up: int, down: int, pads: list[int], flip: bool, gain: float) -> torch.Tensor:
+    return _result(x, fir, up, down, pads)
+
+
+def _keep_fir(ctx, inputs, output) -> None:
+    x, fir, ctx.up, ctx.down, ctx.pads, ctx.flip, ctx.gain = inputs
+    ctx.size = x.shape[2:]
+    ctx.save_for_backward(fir)
+
+
+def _backward(ctx, dy: torch.Tensor):
+    """The adjoint. Its paddings make the window of x[r] start kh - 1 - top before dy, and its size that of x."""
+    (fir,) = ctx.saved_tensors
+    pads = []
+    for axis in (0, 1):
+        before = ctx.pads[2 * axis]
+        after = ctx.size[axis] * ctx.up - ctx.up + 1 + before - dy.shape[2 + axis] * ctx.down
+        pads += [fir.shape[axis] - 1 - before, after]
+    dx = _upfirdn2d(dy, fir, ctx.down, ctx.up, pads, not ctx.flip, ctx.gain)
+    return dx, None, None, None, None, None, None
+
+
+_upfirdn2d.register_autograd(_backward, setup_context=_keep_fir)
+
+
+def _result(x: torch.Tensor, fir: torch.Tensor, up: int, down: int, pads: list[int]) -> torch.Tensor:
+    """The empty result: the dtype and memory order of x."""
+    size = Resampling(up, down, tuple(pads)).output_size(x.shape[2:], fir.shape)
+    return torch.empty((*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=_memory_format(x))
+
+
+def _memory_format(x: torch.Tensor) -> torch.memory_format:
+    channels_last = x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format

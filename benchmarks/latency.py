@@ -1,0 +1,252 @@
+"""Seconds per picture of every architecture in the paper's runtime column, on every backend of this machine.
+
+    python benchmarks/latency.py                      # everything at 1024, batch 1
+    python benchmarks/latency.py --peers --plot latency.png --json benchmarks/results
+    python benchmarks/latency.py --engine psp.onnx    # one file of yours
+
+The models are the published architecture on seeded weights. Sides: the reference form (`reference_form.py`) in eager
+torch and as torch exports it to ONNX; the files psp-export writes, in ONNX Runtime, OpenVINO and TensorRT; with --peers
+also torch.compile. Engine files are made in the first run and cached (`workloads.py`).
+
+Protocol. Timed is from uint8 host array to uint8 host array, copies and waiting for the GPU included; reading and
+writing picture files is not. `device` is the time on the GPU: for torch without the copies, for plans with them, as the
+session tells it; on a CPU there is no such difference. Before a side is timed, its weights are loaded, it is warm, and
+its result has been compared with that of our first side. Then those two take turns, A B A B, each at least 3 times and
+until it had --seconds; so our times are spread over the whole run, between those of all others. Tables show the median
+and the 95th percentile (of fewer than 20 runs: the slowest).
+Thread counts are the libraries' defaults; leave OMP_NUM_THREADS alone, it would slow torch and not ONNX Runtime.
+
+What is compared. `x paper` is against the paper's seconds on a Tesla P40; `x eager`, `x ONNX` and `x OpenVINO` against
+the reference form on torch, ONNX Runtime and OpenVINO in the same run; `of floor` is the floor of `roofline.py` over
+the time, 1 at best; its limits are measured between the pieces. The generator is timed once for the encoders that
+share it. ALAE, IDInvert and Rotate-and-Render are other architectures: their rows show the paper's number alone.
+
+The last line is JSON. Exit code 1 where a side gives another picture.
+"""
+
+import argparse
+import ctypes
+import datetime
+import gc
+import json
+import platform
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+import charts
+import machine
+import numpy as np
+import report
+import roofline
+from backends import BACKENDS, OURS, PEERS, Runner, Side, default_device, open_file, sides
+from timing import Times, take_turns, warm
+from workloads import PIECES, SIZES, Piece, Workload, seeded_checkpoint
+
+from psp_export import verify
+from psp_runtime.arrays import engine_inputs
+from psp_runtime.errors import PspError
+from psp_runtime.metadata import read_info
+
+#: Largest difference of codes over their largest value.
+CODES_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
+
+Result = TypeVar("Result")
+#: Why something was not measured, and what.
+Notes = dict[str, list[str]]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        if options.engine:
+            print(json.dumps(time_file(options)))
+            return 0
+        result = run(options)
+        publish(result, options)
+    except PspError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except DifferentPicture as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line, defaults filled in for this machine."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--size", type=int, choices=SIZES, default=1024, help="side of the picture in pixels")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--small", action="store_true", help="the widths of the bundled demo model, up to 256 pixels")
+    parser.add_argument("--backend", action="append", choices=[*BACKENDS, *PEERS], help="only these")
+    parser.add_argument("--precision", action="append", choices=["fp32", "fp16"], help="of our engines")
+    parser.add_argument("--peers", action="store_true", help="also torch.compile")
+    parser.add_argument("--engine", type=Path, help="time this engine file alone")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of turns for a piece on every side")
+    parser.add_argument("--json", type=Path, help="also write the result to this file, or dated into this folder")
+    parser.add_argument("--plot", type=Path, help="draw the chart into this picture file")
+    options = parser.parse_args(arguments)
+    if options.batch < 1 or (options.small and options.size > 256):
+        parser.error("--batch takes 1 or more; --small has no weights above --size 256")
+    options.device = default_device()
+    options.precision = options.precision or (["fp32", "fp16"] if options.device == "cuda" else ["fp32"])
+    options.backend = options.backend or [*BACKENDS, *(PEERS if options.peers else [])]
+    return options
+
+
+def run(options: argparse.Namespace) -> dict:
+    """Measure everything; the result as JSON has it."""
+    workload = Workload(options.size, options.batch, options.small)
+    competitors = sides(options.device, options.backend, options.precision)
+    limits = {precision: roofline.measure(options.device, precision) for precision in options.precision + ["fp32"]}
+    pieces: report.Pieces = {}
+    notes: Notes = {}
+    for piece in PIECES:
+        pieces[piece] = time_piece(piece, competitors, workload, options.seconds, notes)
+        limits = {name: limit.best(roofline.measure(options.device, name)) for name, limit in limits.items()}
+    work = {piece: roofline.work(workload, piece) for piece in PIECES}
+    return {
+        "benchmark": "latency",
+        "date": datetime.datetime.now().isoformat(timespec="minutes"),
+        "command": " ".join(["python", *sys.argv]),
+        "machine": machine.describe(options.device),
+        "workload": asdict(workload),
+        "limits": {name: asdict(limit) for name, limit in limits.items()},
+        "gflop": {report.piece_name(piece): round(work[piece].gflop, 3) for piece in PIECES},
+        "pieces": {report.piece_name(piece): _rounded(times) for piece, times in pieces.items()},
+        "rows": report.rows(competitors, pieces, work, limits, workload),
+        "notes": notes,
+    }
+
+
+def time_piece(
+    piece: Piece, competitors: list[Side], workload: Workload, seconds: float, notes: Notes
+) -> dict[str, dict[str, float]]:
+    """The times of every side that can run a piece; why the others cannot goes into `notes`.
+
+    Only two are open at a time, our first one and one other: the reference form alone takes 6 GB in ONNX Runtime.
+    """
+    # Files first: making one takes as much memory as running it.
+    ready = [attempt(side, piece, notes, lambda side: side.prepared(workload, piece)) for side in competitors]
+    seeded_checkpoint.cache_clear()
+    tidy()
+    times: dict[str, Times] = defaultdict(Times)
+    first: Opened | None = None
+    for side in sorted(filter(None, ready), key=lambda side: side.form != OURS):
+        other = attempt(side, piece, notes, lambda side: Opened(side, side.open(workload, piece)))
+        if other and first:
+            other.compare(first)
+            take_turns([first.runner, other.runner], seconds, [times[first.side.name], times[side.name]])
+            other.runner.close()
+        first = first or other
+        del other
+        tidy()
+    if first:
+        if not times:
+            take_turns([first.runner], seconds, [times[first.side.name]])
+        first.runner.close()
+    return {side.name: times[side.name].summary() for side in competitors if side.name in times}
+
+
+def attempt(side: Side, piece: Piece, notes: Notes, step: Callable[[Side], Result]) -> Result | None:
+    """What a step makes of a side; None where the side refuses, the reason in `notes`."""
+    progress(f"{report.piece_name(piece)}: {side.name}")
+    try:
+        return step(side)
+    except PspError as error:
+        notes.setdefault(str(error), []).append(f"{report.piece_name(piece)} on {side.name}")
+        return None
+
+
+class DifferentPicture(Exception):
+    """A side that does not compute what the others do: its time would mean nothing."""
+
+
+class Opened:
+    """A side that is open and warm, with the result it gave."""
+
+    def __init__(self, side: Side, runner: Runner) -> None:
+        self.side, self.runner = side, runner
+        tidy()  # of what opening took
+        self.result = warm(runner.run, side.device)
+
+    def compare(self, other: "Opened") -> None:
+        """Raise `DifferentPicture` where the picture or the codes are not those of the other side."""
+        precision = max(self.side.precision, other.side.precision, key=CODES_TOLERANCE.__getitem__)
+        for name, array in self.result.items():
+            wrong = difference(array, other.result[name], precision)
+            if wrong:
+                raise DifferentPicture(f"{self.side.name} differs from {other.side.name} in {name}: {wrong}")
+
+
+def tidy() -> None:
+    """Give freed memory back to the system: gigabytes, which glibc would keep for itself."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def difference(array: np.ndarray, expected: np.ndarray, precision: str) -> str:
+    """How far pictures (uint8) or codes (float32) are apart, in words; empty where they agree."""
+    error = np.abs(array.astype(np.float64) - expected)
+    if array.dtype == np.uint8:
+        psnr = verify.psnr(error)
+        return "" if psnr >= verify.GATES[precision] else f"{psnr:.1f} dB"
+    relative = float(error.max() / np.abs(expected).max())
+    return "" if relative <= CODES_TOLERANCE[precision] else f"a relative error of {relative:.1e}"
+
+
+def time_file(options: argparse.Namespace) -> dict:
+    """The times of one engine file. No ratio: which reference its weights belong to is not known."""
+    info = read_info(options.engine)
+    if info.part != "full":
+        raise PspError(f"{options.engine} is only the {info.part}, expected a full engine: picture to picture")
+    shape = {"rgb": (3,), "sketch": (1,), "labels": ()}[info.input]
+    pixels = np.zeros((options.batch, info.input_size, info.input_size, *shape), np.uint8)
+    runner = open_file(options.engine, "auto", engine_inputs(info, pixels))
+    warm(runner.run, options.device)
+    name, turns = str(options.engine), Times()
+    take_turns([runner], options.seconds, [turns])
+    times = turns.summary()
+    runner.close()
+    words = ", ".join(f"{key} {report.clock(times[key])}" for key in ("median", "p95", "device") if key in times)
+    print(f"{name}: {words} for a batch of {options.batch} ({int(times['runs'])} runs)")
+    facts = {"engine": name, "batch": options.batch, "output_size": info.output_size, "precision": info.precision}
+    return {"benchmark": "latency", **facts, "machine": machine.describe(options.device), "seconds": times}
+
+
+def publish(result: dict, options: argparse.Namespace) -> None:
+    """Print the table and the JSON line, write what files were asked for."""
+    progress("")
+    print(*report.show(result), sep="\n")
+    if options.plot:
+        charts.latency(result, options.plot)
+    if options.json:
+        write_json(result, options.json)
+    print(json.dumps(result))
+
+
+def write_json(result: dict, target: Path) -> None:
+    """Write a result to a file, or under its date, benchmark and device into a folder."""
+    if target.is_dir():
+        kind = f"{result['machine']['device']}{result['machine']['cores']}"
+        target = target / f"{result['benchmark']}_{result['date'][:10]}_{kind}.json"
+    target.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def progress(words: str) -> None:
+    """Say on a terminal what is being done; the first run takes minutes."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{words}", end="", file=sys.stderr, flush=True)
+
+
+def _rounded(times: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {side: {name: round(value, 6) for name, value in values.items()} for side, values in times.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The latency tables of the README, from the results in benchmarks/results.
+
+    python benchmarks/table.py [--readme README.md] [--results benchmarks/results]
+
+For every kind of machine, the newest result of the published model (`latency.py --json benchmarks/results`) becomes one
+table between the markers `<!-- latency -->` and `<!-- /latency -->`; the rest of the file stays as it is. Numbers are
+only ever copied from results, never typed.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from backends import OURS
+from report import ROWS, clock
+
+from psp_runtime.errors import PspError
+from psp_runtime.images import replacing
+
+ROOT = Path(__file__).parent.parent
+START, END = "<!-- latency -->", "<!-- /latency -->"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    options = parser.parse_args(arguments)
+    try:
+        results = published(read_results(options.results))
+        if not results:
+            raise PspError(f"no result of the published model in {options.results}: make bench writes one")
+        update(options.readme, "\n\n".join(table(result) for result in results))
+    except PspError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def read_results(folder: Path) -> list[dict]:
+    """Every result of `latency.py` in a folder, oldest first. Raises `PspError` for a file that is none."""
+    found = []
+    for path in sorted(folder.glob("latency_*.json")):
+        try:
+            result = json.loads(path.read_text())
+            found.append((result["date"], result["machine"]["kind"], result["workload"], result["rows"], result)[-1])
+        except (ValueError, KeyError, TypeError) as error:
+            raise PspError(f"{path} is no result of latency.py ({error!r}): remove it or measure again") from None
+    return sorted(found, key=lambda result: result["date"])
+
+
+def published(results: list[dict]) -> list[dict]:
+    """The newest result of each kind of machine for the published model at 1024, batch 1."""
+    wanted = {"size": 1024, "batch": 1, "small": False}
+    newest = {result["machine"]["kind"]: result for result in results if result["workload"] == wanted}
+    return list(newest.values())
+
+
+def table(result: dict) -> str:
+    """One Markdown table: rows of the paper, a column for each side, what it ran on below."""
+    sides = list(dict.fromkeys(entry["side"] for entry in result["rows"]))
+    header = ["seconds per picture", "paper, Tesla P40", *(side.replace(OURS, "this toolkit") for side in sides)]
+    lines = [_row(header), _row(["---"] + ["---:"] * (len(header) - 1))]
+    for row in ROWS:
+        entries = {entry["side"]: entry for entry in result["rows"] if entry["row"] == row.name}
+        lines.append(_row([row.name, f"{row.paper} s", *(_cell(entries.get(side)) for side in sides)]))
+    return "\n".join([*lines, "", _caption(result)])
+
+
+def _caption(result: dict) -> str:
+    machine = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    where = f"{machine['name']}, threads: {machine['threads']}; {versions}; {result['date'][:10]}"
+    return (
+        f"*{where}. Median of warm runs at 1024², batch 1, uint8 array to uint8 array. In brackets: times eager "
+        f"PyTorch, and the share of the speed limit measured in the same run. `{result['command']}`*"
+    )
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(entry: dict | None) -> str:
+    """The median; for our engines also the speed-up over eager torch and the share of the floor."""
+    if entry is None:
+        return "—"
+    words = clock(entry["seconds"]["median"])
+    speedup = entry.get("x_torch_reference")
+    if not entry["ours"] or speedup is None:
+        return words
+    return f"**{words}** ({speedup:.1f}×, {100 * entry['roofline']:.0f} %)"
+
+
+def update(readme: Path, tables: str) -> None:
+    """Put the tables between the markers. Raises `PspError` where they are missing."""
+    text = readme.read_text() if readme.is_file() else ""
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise PspError(f"{readme} has no {START} followed by {END}: put both where the tables shall be")
+    with replacing(readme) as file:
+        file.write(f"{before}{START}\n{tables}\n{END}{after}".encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

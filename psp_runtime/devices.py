@@ -1,0 +1,45 @@
+"""What this machine has: NVIDIA GPUs, by the CUDA driver itself, and Python packages that really import."""
+
+import ctypes
+import importlib
+import sys
+from typing import Any
+
+# CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the CUDA driver API.
+_MAJOR, _MINOR = 75, 76
+
+
+def cuda_devices() -> int:
+    """How many NVIDIA GPUs the driver offers; 0 without a driver."""
+    driver, count = _cuda_driver(), ctypes.c_int(0)
+    if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def gpu_name() -> str:
+    """Name and compute capability of the first GPU; empty without one."""
+    driver = _cuda_driver()
+    if driver is None or cuda_devices() == 0:
+        return ""
+    name, major, minor = ctypes.create_string_buffer(256), ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGetName(name, len(name), 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, 0)
+    return f"{name.value.decode()} (compute capability {major.value}.{minor.value})"
+
+
+def _cuda_driver() -> Any:
+    try:
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+
+
+def importable(module: str) -> bool:
+    """Whether a module really imports, its shared libraries included."""
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError):  # OSError: a shared library the package loads itself is not there
+        return False
+    return True

@@ -1,0 +1,142 @@
+"""The command that checks everything on a GPU, as far as it goes without one."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import fake_tensorrt
+import models
+import numpy as np
+import pytest
+import torch
+from models import tiny_checkpoint, tiny_model
+from tiny_engines import STYLE_DIM, STYLES, write_onnx, write_plan
+
+from psp_export import engine, verify
+from psp_export.export import Options, engine_info
+from psp_runtime.metadata import EngineInfo, read_info
+from psp_runtime.sessions import OnnxSession
+
+sys.path.append(str(Path(__file__).parents[1] / "tools"))
+import gpu_check  # noqa: E402
+import gpu_checks  # noqa: E402
+import gpu_measures  # noqa: E402
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_a_check_ends_with_its_json_its_error_or_its_time() -> None:
+    assert gpu_check.output_of(python("print('words'); print('{\"a\": 1}')"), 60) == {"a": 1}
+    assert "exit 1: " in gpu_check.output_of(python("raise SystemExit('no kernel')"), 60)["failed"]
+    assert "no kernel" in gpu_check.output_of(python("raise SystemExit('no kernel')"), 60)["failed"]
+    assert "exit -6" in gpu_check.output_of(python("import os; os.abort()"), 60)["failed"]
+
+
+def test_a_check_that_hangs_ends_with_what_it_started(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    code = f"import subprocess as s; p = s.Popen(['sleep', '60']); open({str(pid)!r}, 'w').write(str(p.pid)); p.wait()"
+    start = time.perf_counter()
+    assert gpu_check.output_of(python(code), 2) == {"failed": "took more than 2 s"}
+    assert time.perf_counter() - start < 20
+    status = Path(f"/proc/{pid.read_text()}/status")
+    assert not status.exists() or "zombie" in status.read_text()
+
+
+def test_only_what_failed_or_is_new_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[str] = []
+
+    def output_of(command: list[str], limit: int) -> dict[str, object]:
+        ran.append(command[command.index("--inside") + 1])
+        return {"failed": "out of memory"} if len(ran) == 1 else {"psnr": 50}
+
+    monkeypatch.setattr(gpu_check, "output_of", output_of)
+    options = argparse.Namespace(work=tmp_path, size=64, again=False, out=tmp_path / "new" / "all.json")
+    for name in ("half", "half", "half", "plan_fp16"):
+        gpu_check.run_apart(name, options)
+    assert ran == ["half", "half", "plan_fp16"]
+    gpu_check.report(options)
+    printed = capsys.readouterr().out.splitlines()
+    results = json.loads(printed[-1])["checks"]
+    assert results["half"]["psnr"] == 50 and json.loads(options.out.read_text())["checks"] == results
+    assert [line.split()[1] for line in printed[:-1]] == ["ok", "ok"]
+
+
+def test_a_plan_is_measured_with_and_without_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_measures, "BATCHES", (1, 2, 16))
+    gpu = fake_tensorrt.install(monkeypatch, "10")
+    rng = np.random.default_rng(0)
+    inputs = {
+        "image": rng.integers(0, 256, (2, 256, 256, 3), np.uint8),
+        "style": rng.standard_normal((2, STYLES, STYLE_DIM), np.float32),
+        "alpha": rng.random((2, STYLES), np.float32),
+    }
+    (tmp_path / "fp16").mkdir()
+    expected = OnnxSession(write_onnx(tmp_path / "fp16" / "psp.onnx"), "cpu").run(inputs)["output"]
+    gpu_measures.save_cases(tmp_path / "fp16", [(inputs, expected)])
+    asked: dict[str, object] = {}
+
+    def build_plan(source: Path, target: Path, flavour: str, **how: object) -> EngineInfo:
+        asked.update(how)
+        return read_info(write_plan(target))
+
+    monkeypatch.setattr(engine, "choose_flavour", lambda: "tensorrt")
+    monkeypatch.setattr(engine, "build_plan", build_plan)
+    result = gpu_checks.plan("fp16", 5, 16, work=tmp_path, size=64)
+    assert asked == {"timing_cache": tmp_path / "tensorrt.timing", "level": 5, "tuned_batch": 16}
+    assert result["version"] == "10.13.2"
+    for how in ("graphs", "plain"):
+        found = result[how]
+        assert found["psnr"] > 50 and found["batch_1"]["device"] == [1.5, 1.5, 1.5] and "batch_16" not in found
+        assert 0 < found["batch_2"]["host"][0] <= found["batch_2"]["host"][2]
+        assert found["batch_2"]["pictures_per_s"] > 0 and found["warnings"] == []
+    assert gpu.count("replay") > gpu.count("recorded") > 0
+
+
+def test_psnr_is_of_the_worst_picture() -> None:
+    pictures = np.full((2, 4, 4, 3), 100, np.uint8)
+    other = pictures.copy()
+    other[1] += 10
+    assert gpu_measures.worst_psnr(pictures, pictures) == 99
+    assert gpu_measures.worst_psnr(other, pictures) == pytest.approx(10 * np.log10(255**2 / 100), abs=0.01)
+
+
+@pytest.fixture
+def cuda_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda self: self)
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+
+
+def test_stressed_weights_hold_and_leave_an_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda_is_the_cpu: None
+) -> None:
+    monkeypatch.setattr(models, "golden_model", lambda table, size: tiny_model())
+    found = gpu_checks.stressed(tmp_path, 64)
+    assert found["psnr"] > 40 and 0 < found["largest"] < 65504
+    assert read_info(tmp_path / "stressed" / "psp.onnx").precision == "fp16"
+    assert len(gpu_measures.load_cases(tmp_path / "stressed")) == 2
+
+
+def test_half_precision_is_watched_in_every_module(monkeypatch: pytest.MonkeyPatch, cuda_is_the_cpu: None) -> None:
+    checkpoint = tiny_checkpoint()
+    cases = verify.reference_cases(checkpoint.model, engine_info(checkpoint, Options(precision="fp16")))[:1]
+    with torch.no_grad():
+        found = gpu_checks.torch_half(checkpoint, cases)
+        assert found["psnr"] > 40 and found["half_tensors"] > 50 and 0 < found["largest"] < 65504 / 8
+        for parameter in checkpoint.model.encoder.input_layer.parameters():
+            parameter *= 1e9
+        monkeypatch.setattr("psp_export.export.balance_encoder", lambda encoder, images: None)
+        with pytest.raises(ArithmeticError, match="not finite"):
+            gpu_checks.torch_half(checkpoint, cases)
+
+
+def test_every_check_is_listed_with_its_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--list"])
+    gpu_check.main()
+    limits = {line.split()[0]: int(line.split()[1]) for line in capsys.readouterr().out.splitlines()}
+    assert limits.keys() == gpu_check.CHECKS.keys() and max(limits.values()) < 600

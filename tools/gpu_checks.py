@@ -1,0 +1,165 @@
+"""The checks of `gpu_check.py`: each is given the folder --work and the output size, and returns what it found."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gpu_measures import BATCHES, Cases, Inputs, Result, load_cases, measure, save_cases, seconds_since, worst_psnr
+
+from psp_export import engine
+from psp_runtime.plans import TensorRTSession
+from psp_runtime.sessions import OnnxSession
+
+ROOT = Path(__file__).parents[1]
+PRECISIONS = ("fp32", "fp16")
+
+
+def export_models(work: Path, size: int) -> Result:
+    """The ONNX files everything else runs, verified, with the reference's pictures beside them."""
+    from psp_export import verify
+    from psp_export.export import Options, engine_info, export
+
+    checkpoint, sizes = published(size), {}
+    cases = verify.reference_cases(checkpoint.model, engine_info(checkpoint, Options()))
+    for precision in PRECISIONS:
+        start = time.perf_counter()
+        folder = fresh(work / precision)
+        files = export(checkpoint, Options(folder / "psp", precision, "onnx", max_batch=max(BATCHES)))
+        save_cases(folder, [(case.inputs, case.expected) for case in cases])
+        sizes[precision] = {"parity": files[0].parity, "seconds": seconds_since(start)} | megabytes(files[0].path)
+    return sizes
+
+
+def published(size: int) -> Any:
+    """The published architecture for one output size, on seeded weights, as a loaded checkpoint."""
+    sys.path.append(str(ROOT / "benchmarks"))
+    from workloads import Workload, seeded_checkpoint
+
+    return seeded_checkpoint(Workload(size))
+
+
+def stressed(work: Path, size: int) -> Result:
+    """Weights that overflow a plain half: every half tensor between modules must be finite, computed on the GPU."""
+    sys.path.append(str(ROOT / "tests"))
+    import torch
+    from models import golden_model
+    from test_deploy import harden_encoder, harden_generator
+
+    from psp_export import verify
+    from psp_export.export import Options, engine_info, export
+    from psp_runtime.tasks import TASKS
+    from psp_train.checkpoints import Checkpoint
+
+    model = golden_model("psp_64", 64)
+    harden_generator(model)
+    harden_encoder(model)
+    configs = (model.encoder.config, model.decoder.config)
+    checkpoint = Checkpoint(model, TASKS["inversion"], *configs, "1" * 64, "none", "stressed")
+    info = engine_info(checkpoint, Options(precision="fp16"))
+    cases = verify.reference_cases(model, info)
+    folder = fresh(work / "stressed")
+    export(checkpoint, Options(folder / "psp", "fp16", "onnx"))
+    save_cases(folder, [(case.inputs, case.expected) for case in cases])
+    with torch.no_grad():
+        return torch_half(checkpoint, cases)
+
+
+def half(work: Path, size: int) -> Result:
+    """The deployable form of the published architecture in torch half on the GPU."""
+    import torch
+
+    from psp_export import verify
+    from psp_export.export import Options, engine_info
+
+    checkpoint = published(size)
+    cases = verify.reference_cases(checkpoint.model, engine_info(checkpoint, Options(precision="fp16")))
+    with torch.no_grad():
+        return torch_half(checkpoint, cases)
+
+
+def torch_half(checkpoint: Any, cases: Cases) -> Result:
+    """Parity of the deployable form in half on the GPU, and the largest value any of its modules gives."""
+    import torch
+
+    from psp_export.export import Options, deployable, engine_info
+
+    module = deployable(checkpoint.model, engine_info(checkpoint, Options(precision="fp16"))).cuda()
+    peaks: dict[str, float] = {}
+
+    def watch(name: str, _: Any, __: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.dtype == torch.half:
+            peaks[name] = max(peaks.get(name, 0.0), float(output.abs().amax().nan_to_num(nan=torch.inf)))
+
+    for name, part in module.named_modules():
+        part.register_forward_hook(partial(watch, name))
+
+    def run(inputs: Inputs) -> np.ndarray:
+        return module(*(torch.from_numpy(inputs[name]).cuda() for name in ("image", "style", "alpha")))[0].cpu().numpy()
+
+    psnr = min(worst_psnr(run(case.inputs), case.expected) for case in cases)
+    name = max(peaks, key=peaks.__getitem__)
+    found = {"psnr": psnr, "half_tensors": len(peaks), "largest": round(peaks[name], 1), "in": name}
+    if not np.isfinite(peaks[name]):
+        raise ArithmeticError(f"not finite: {found}")
+    return found
+
+
+def plan(model: str, level: int, tuned_batch: int, work: Path, size: int) -> Result:
+    """Build a plan of one exported model and run it with and without CUDA graphs."""
+    flavour = engine.choose_flavour()
+    if flavour is None:
+        raise RuntimeError("no TensorRT is installed in this Python")
+    name = f"{model}-{flavour}-{level}-{tuned_batch}.trt"
+    source, target, start = work / model / "psp.onnx", work / name, time.perf_counter()
+    cache = work / f"{flavour}.timing" if flavour == engine.TENSORRT else None
+    info = engine.build_plan(source, target, flavour, timing_cache=cache, level=level, tuned_batch=tuned_batch)
+    result: Result = {"version": info.backend_version, "build_s": seconds_since(start)} | megabytes(target)
+    for name, cuda_graphs in (("graphs", True), ("plain", False)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result[name] = measure(partial(TensorRTSession, target, cuda_graphs), load_cases(source.parent))
+        result[name]["warnings"] = sorted({str(warning.message) for warning in caught})
+    return result
+
+
+def onnx_runtime(work: Path, size: int) -> Result:
+    """ONNX Runtime's CUDA provider on the same ONNX files, for comparison."""
+    import onnxruntime
+
+    found: Result = {"version": onnxruntime.__version__}
+    for precision in PRECISIONS:
+        open_session = partial(OnnxSession, work / precision / "psp.onnx", "cuda")
+        found[precision] = measure(open_session, load_cases(work / precision))
+    return found
+
+
+def gpu_tests(work: Path, size: int) -> Result:
+    """The tests marked `gpu`, with skips turned into failures."""
+    os.environ["PSP_REQUIRE_GPU"] = "1"
+    return script("-m", "pytest", "-m", "gpu", "-q", "tests", work=work, size=size)
+
+
+def script(*command: str, work: Path, size: int) -> Result:
+    """A script of this repository; its last line is the result if it is JSON."""
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    lines = done.stdout.strip().splitlines() or [""]
+    if done.returncode:
+        raise RuntimeError(f"exit {done.returncode}: {(done.stderr.strip() or done.stdout.strip())[-700:]}")
+    return json.loads(lines[-1]) if lines[-1].startswith("{") else {"last_line": lines[-1]}
+
+
+def fresh(folder: Path) -> Path:
+    """A folder that is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def megabytes(path: Path) -> Result:
+    return {"megabytes": round(path.stat().st_size / 1e6, 1)}
