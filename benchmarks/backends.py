@@ -82,6 +82,13 @@ class Side:
         """Open a prepared piece. Raises `PspError` when this machine refuses it."""
         return _OPENERS[self.backend](self, workload, piece)
 
+    def session(self, workload: Workload, piece: Piece) -> Session:
+        """A prepared engine file, open. Raises `PspError` when this machine refuses it."""
+        path = self.engine(workload, piece)
+        if self.backend == "openvino":
+            return OpenVINOSession(path)
+        return OnnxSession(path, self.device) if self.backend == "onnxruntime" else open_session(path, self.device)
+
     def engine(self, workload: Workload, piece: Piece) -> Path:
         """The engine file of a piece, from the cache or made now."""
         if self.form == REFERENCE:
@@ -146,13 +153,8 @@ class _GPUClock:
         return self.start.elapsed_time(self.end) / 1e3
 
 
-def _open_onnxruntime(side: Side, workload: Workload, piece: Piece) -> Runner:
-    session = OnnxSession(side.engine(workload, piece), side.device)
-    return session_runner(session, side.inputs(workload, piece))
-
-
-def _open_tensorrt(side: Side, workload: Workload, piece: Piece) -> Runner:
-    return open_file(side.engine(workload, piece), side.device, side.inputs(workload, piece))
+def _open_engine(side: Side, workload: Workload, piece: Piece) -> Runner:
+    return session_runner(side.session(workload, piece), side.inputs(workload, piece))
 
 
 def open_file(path: Path, device: str, arrays: dict[str, np.ndarray]) -> Runner:
@@ -172,14 +174,10 @@ def no_device_time() -> None:
     """On a CPU there is no other time than the host's; ONNX Runtime does not tell the GPU's."""
 
 
-def _open_openvino(side: Side, workload: Workload, piece: Piece) -> Runner:
-    return session_runner(OpenVINOSession(side.engine(workload, piece)), side.inputs(workload, piece))
-
-
 _OPENERS = {
     "torch": _open_torch,
     "torch.compile": _open_torch,
-    "onnxruntime": _open_onnxruntime,
-    "tensorrt": _open_tensorrt,
-    "openvino": _open_openvino,
+    "onnxruntime": _open_engine,
+    "tensorrt": _open_engine,
+    "openvino": _open_engine,
 }

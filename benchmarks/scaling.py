@@ -27,7 +27,6 @@ from timing import Times, take_turns, warm
 from workloads import MAX_BATCH, SIZES, Piece, Workload, inputs
 
 from psp_runtime.errors import PspError
-from psp_runtime.sessions import open_session
 
 #: Files with the encoder W are a tenth of those with the pSp encoder, and the generator beside it is the same.
 GENERATOR, WHOLE = Piece("w", "generator"), Piece("psp", "full")
@@ -93,7 +92,7 @@ def sweep_sizes(side: Side, workloads: list[Workload], seconds: float) -> list[d
 
 def sweep_batches(side: Side, workload: Workload, batches: list[int], seconds: float) -> list[dict]:
     """The whole model in batches of several sizes, one session for all."""
-    with closing(open_session(side.engine(workload, WHOLE), side.device)) as session:
+    with closing(side.session(workload, WHOLE)) as session:
         runners = [session_runner(session, inputs(replace(workload, batch=batch), WHOLE)) for batch in batches]
         times = warm_turns(runners, side.device, seconds)
     gflop = roofline.work(workload, WHOLE).gflop

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mixing import fresh_checkpoint
+from workloads import Workload, seeded_checkpoint
 
 from psp_export.export import Options as Export
 from psp_export.export import export
@@ -80,8 +80,8 @@ def draw_pictures(folder: Path, count: int) -> None:
 
 
 def write_engine(asked: argparse.Namespace, folder: Path) -> Path:
-    """The bundled model, or one of the published widths with fresh weights: the time does not depend on them."""
-    checkpoint = load_demo_checkpoint("inversion") if asked.demo else fresh_checkpoint(asked.size)
+    """The bundled model, or one of the published architecture on seeded weights."""
+    checkpoint = load_demo_checkpoint("inversion") if asked.demo else seeded_checkpoint(Workload(asked.size))
     precision = "fp16" if asked.fp16 else "fp32"
     export(checkpoint, Export(folder / "psp", precision, "onnx", max_batch=max(asked.batches), verify=False), print)
     return folder / "psp.onnx"

@@ -65,10 +65,15 @@ def psp_export(
     custom_ops: Annotated[
         bool, typer.Option("--custom-ops", help="FIR and activation as nodes of our own, CUDA kernels in TensorRT.")
     ] = False,
+    triton: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also write a model repository for Triton Inference Server.")
+    ] = None,
 ) -> None:
     """Export a pSp model to engines, each compared with PyTorch FP32 before it gets its name."""
     _require_export_extra()
     from psp_export.export import Options, check, export
+    from psp_export.triton import check as check_repository
+    from psp_export.triton import model_name, write
     from psp_export.verify import ParityError
     from psp_train.checkpoints import load_checkpoint, load_demo_checkpoint
 
@@ -88,6 +93,8 @@ def psp_export(
         tune_batch,
     )
     check(options)
+    if triton:
+        check_repository(triton, model_name(output))
     say = Stages()
     if checkpoint is None:
         say(f"loading the bundled demo model (no --checkpoint given), task {task or 'inversion'}")
@@ -100,8 +107,11 @@ def psp_export(
     except ParityError as error:
         console.error(error)
         raise typer.Exit(UNFAITHFUL) from None
+    choice = write(triton, files, model_name(output)) if triton else None
     say.done()
     print(table(files))
+    if choice:
+        print(f"{triton}: for Triton {choice.release}. {choice.reason}")
     print(loaded.license)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from psp_export.engine import tensor_types
 from psp_runtime.errors import PspError
@@ -162,24 +162,47 @@ def check_headroom(path: Path, cases: list[Case]) -> float:
 def fp16_peaks(path: Path, batches: list[dict[str, np.ndarray]]) -> dict[str, float]:
     """Largest magnitude of every FP16 tensor of an ONNX file, weights included: name -> peak.
 
-    Every tensor gets a scalar output, reduced inside the graph: the whole picture of a 1024² model would not fit in
-    memory. ONNX Runtime's CPU provider keeps FP16 values in FP32, so a peak above 65504 shows as what it is.
+    Every tensor gets a scalar output, reduced inside the graph as soon as it is there: the whole picture of a 1024²
+    model would not fit in memory. One picture runs at a time, for the same reason. ONNX Runtime's CPU provider keeps
+    FP16 values in FP32, so a peak above 65504 shows as what it is.
     """
     model = onnx.load(str(path))
     half = [name for name, kind in tensor_types(model).items() if kind == TensorProto.FLOAT16]
-    half += [t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT16]
-    for index, name in enumerate(half):
-        model.graph.node.extend(_peak_nodes(name, index))
-        model.graph.output.append(helper.make_tensor_value_info(f"peak_{index}", TensorProto.FLOAT, []))
+    _reduce_in_graph(model, half)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_mem_pattern = False
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # that of the nodes: reduced, then freed
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         probe = Path(folder) / "probe.onnx"
         onnx.save(model, probe)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(probe), options, ["CPUExecutionProvider"])
         names = [f"peak_{index}" for index in range(len(half))]
-        peaks = np.max([session.run(names, inputs) for inputs in batches], axis=0)
-    return {name: float(peak) for name, peak in zip(half, peaks, strict=True)}
+        peaks = np.max([session.run(names, picture) for inputs in batches for picture in _each(inputs)], axis=0)
+    weights = (t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT16)
+    return {name: float(peak) for name, peak in zip(half, peaks, strict=True)} | {
+        tensor.name: float(np.abs(numpy_helper.to_array(tensor).astype(np.float32)).max()) for tensor in weights
+    }
+
+
+def _each(inputs: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """A batch as batches of one."""
+    count = len(next(iter(inputs.values())))
+    return [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(count)]
+
+
+def _reduce_in_graph(model: onnx.ModelProto, names: list[str]) -> None:
+    """Give each of the tensors an output `peak_<index>`, its reduction right behind the node that makes it."""
+    index_of = {name: index for index, name in enumerate(names)}
+    nodes = []
+    for node in model.graph.node:
+        nodes.append(node)
+        for name in filter(index_of.__contains__, node.output):
+            nodes += _peak_nodes(name, index_of[name])
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    for index in range(len(names)):
+        model.graph.output.append(helper.make_tensor_value_info(f"peak_{index}", TensorProto.FLOAT, []))
 
 
 def _peak_nodes(name: str, index: int) -> list[onnx.NodeProto]:

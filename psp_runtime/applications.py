@@ -81,7 +81,8 @@ def _mixing(options: Options, info: EngineInfo) -> Application:
     amount = codes.layer_alpha(info, layers, alpha)
     codes.check_seed(seed)
     codes.check_psi(psi)
-    parts.check_mapping(options.engine, info)
+    if not options.url:  # a server says for itself whether it has one
+        parts.check_mapping(options.engine, info)
 
     @cache
     def styles(pipeline: Pipeline) -> NDArray[np.float32]:

@@ -1,6 +1,8 @@
 """`psp-run`: pictures through an engine."""
 
+import re
 import sys
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -12,13 +14,16 @@ from psp_runtime.ahead import MOST_THREADS, THREADS
 from psp_runtime.directions import find_direction as learn_direction
 from psp_runtime.errors import PspError
 from psp_runtime.metadata import EngineInfo, describe, read_info
-from psp_runtime.options import Options
+from psp_runtime.options import LOCAL_RAY, Options
 from psp_runtime.pipeline import Pipeline
-from psp_runtime.plan import make_plan
+from psp_runtime.plan import Plan, make_plan
 from psp_runtime.run import Run
 from psp_runtime.sessions import open_session
 
 INPUT, MAKE, SAVE = "Change the input", "Make of each input (one of)", "Save"
+
+#: What follows --ray if it is an address and not a picture.
+_RAY_ADDRESS = re.compile(rf"ray://.+|auto|{LOCAL_RAY}|[\w.-]+:\d+")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -41,15 +46,26 @@ class Format(str, Enum):
 
 def main() -> NoReturn:
     """The `psp-run` command."""
+    sys.argv[1:] = _with_ray_address(sys.argv[1:])
     console.run(app)
+
+
+def _with_ray_address(arguments: list[str]) -> list[str]:
+    """--ray may stand alone, which typer does not allow an option with a value."""
+    following = [*arguments[1:], ""]
+    return [
+        f"--ray={LOCAL_RAY}" if one == "--ray" and not _RAY_ADDRESS.fullmatch(after) else one
+        for one, after in zip(arguments, following, strict=True)
+    ]
 
 
 @app.command(no_args_is_help=True)
 def psp_run(
-    inputs: Annotated[
-        list[Path] | None, typer.Argument(metavar="INPUTS", help="Pictures, and folders of them.")
-    ] = None,
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUTS", help="Pictures, and folders of them.")] = None,
     engine: Annotated[Path | None, typer.Option(help="The engine to run: .onnx or .trt.")] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="http://HOST:PORT", help="Instead of --engine: one that psp-serve runs.")
+    ] = None,
     latents: Annotated[
         Path | None, typer.Option(help="Instead of pictures: saved W+ codes, CODES.npy or a folder of them.")
     ] = None,
@@ -63,8 +79,18 @@ def psp_run(
         int | None, typer.Option(min=1, help="Pictures per inference (default: the engine's maximum; on a CPU 1).")
     ] = None,
     threads: Annotated[
-        int, typer.Option(min=1, max=MOST_THREADS, help="Threads that read pictures, and as many that write.")
-    ] = THREADS,
+        int | None,
+        typer.Option(
+            min=1, max=MOST_THREADS, help=f"Threads that read pictures, and as many that write (default: {THREADS})."
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="[ADDRESS]", help="Deal folders out to a Ray cluster; without ADDRESS, to this machine."),
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="--ray: workers (default: one per GPU; without GPUs, one per machine).")
+    ] = None,
     info: Annotated[Path | None, typer.Option(metavar="ENGINE", help="Print what an engine says about itself.")] = None,
     downsample: Annotated[
         int | None, typer.Option(help="Super-resolution: shrink good pictures by this.", rich_help_panel=INPUT)
@@ -145,34 +171,69 @@ def psp_run(
     if "" in sys.argv[1:]:  # as a path it would be this folder
         raise PspError("one of the arguments is empty, perhaps from a variable that is not set: leave it out")
     options = Options(
-        inputs=tuple(inputs or ()), engine=engine or Path(), latents=latents, device=device.value, batch=batch,
-        threads=threads, downsample=downsample, mask=mask, sketch_from_photo=sketch_from_photo, mix=mix, to=to,
-        style_of=style_of, edit=edit, swap=swap, find_direction=find_direction, seed=seed, psi=psi, steps=steps,
-        strength=strength, mix_layers=mix_layers, mix_alpha=mix_alpha, out=out, format=format and format.value,
-        quality=quality, compression=compression, size=size, couple=couple, grid=grid, gif=gif, webp=webp,
-        save_latents=save_latents,
+        inputs=tuple(map(Path, inputs or ())), engine=engine or Path(), latents=latents, device=device.value,
+        batch=batch, threads=threads or THREADS, ray=ray, actors=actors, downsample=downsample, mask=mask,
+        sketch_from_photo=sketch_from_photo, mix=mix, to=to, style_of=style_of, edit=edit, swap=swap,
+        find_direction=find_direction, seed=seed, psi=psi, steps=steps, strength=strength, mix_layers=mix_layers,
+        mix_alpha=mix_alpha, out=out, format=format and format.value, quality=quality, compression=compression,
+        size=size, couple=couple, grid=grid, gif=gif, webp=webp, save_latents=save_latents, url=url,
     )  # fmt: skip
     if info:
-        if options != Options(device=device.value, threads=threads):
+        if options != Options(device=device.value, threads=threads or THREADS):
             raise PspError("--info ENGINE stands alone: leave out the pictures, --engine and what goes with them")
         print(describe(info, read_info(info)))
         return
-    if not (inputs or latents or find_direction) or not engine:
-        raise PspError("expected pictures and --engine ENGINE, or --info ENGINE")
+    if url and not engine and (inputs or latents):
+        _run_remote(options, url)
+        return
+    if not (inputs or latents or find_direction) or not engine or url:
+        raise PspError("expected pictures and either --engine ENGINE or --url URL, or --info ENGINE")
+    if not ray:
+        _check_paths([*(inputs or []), out or ""])
     if find_direction:
         learn_direction(options, read_info(engine), find_direction)
+    elif ray:
+        _run_on_ray(options, read_info(engine), inputs or [], threads)
     else:
         _run(options, read_info(engine))
+
+
+def _check_paths(names: list[str]) -> None:
+    for name in names:
+        if "://" in name:
+            raise PspError(f"{name} is not a path of this machine: --ray reads from and writes to other filesystems")
 
 
 def _run(options: Options, info: EngineInfo) -> None:
     plan = make_plan(options, info)
     runs = len(plan.jobs) * plan.application.count
     with Pipeline(open_session(options.engine, options.device, runs), options.batch, runs) as pipeline:
-        run = Run(plan, pipeline)
-        failed = run.all()
+        _make_all(plan, pipeline)
+
+
+def _run_remote(options: Options, url: str) -> None:
+    from psp_runtime.client import connect
+
+    with connect(url, options.batch) as pipeline:
+        _make_all(make_plan(replace(options, engine=pipeline.session.path), pipeline.info), pipeline)
+
+
+def _make_all(plan: Plan, pipeline: Pipeline) -> None:
+    run = Run(plan, pipeline)
+    failed = run.all()
     if run.made:
         print(run.summary())
     if failed:
         console.error(f"{failed} of {len(plan.jobs)} pictures could not be used and were skipped")
+        raise typer.Exit(1)
+
+
+def _run_on_ray(options: Options, info: EngineInfo, inputs: list[str], threads: int | None) -> None:
+    from psp_runtime import cluster
+
+    outcome = cluster.run(options, info, inputs, threads)
+    if outcome.made or outcome.skipped:
+        print(outcome.summary())
+    if outcome.failed:
+        console.error(f"{outcome.failed} of {outcome.inputs} pictures could not be used and were skipped")
         raise typer.Exit(1)

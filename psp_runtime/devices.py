@@ -2,11 +2,25 @@
 
 import ctypes
 import importlib
+import os
 import sys
 from typing import Any
 
+from psp_runtime.errors import EngineError
+
 # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the CUDA driver API.
 _MAJOR, _MINOR = 75, 76
+
+
+def cpu_threads() -> int:
+    """Threads an inference library may start on a CPU, by PSP_THREADS; 0, as many as it finds good, without it.
+
+    Libraries count the cores of the machine, not those this process may use. Raises `EngineError` for other values.
+    """
+    asked = os.environ.get("PSP_THREADS", "0")
+    if not asked.isdecimal():
+        raise EngineError(f"PSP_THREADS={asked}: expected a number of threads, 0 for all cores")
+    return int(asked)
 
 
 def cuda_devices() -> int:

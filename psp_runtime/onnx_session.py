@@ -109,6 +109,7 @@ def _create_on_cpu(runtime: Any, path: Path, one_run: bool) -> Any:
 def _options(runtime: Any) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = devices.cpu_threads()
     return options
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from psp_runtime import devices
 from psp_runtime.errors import EngineError
 from psp_runtime.metadata import read_info
 
@@ -37,7 +38,7 @@ class OpenVINOSession:
             core = openvino.Core()
             model = core.read_model(self.path)
             model.reshape({port: [1, *port.partial_shape[1:]] for port in model.inputs})
-            compiled = core.compile_model(model, "CPU", _CONFIG)
+            compiled = core.compile_model(model, "CPU", _CONFIG | {"INFERENCE_NUM_THREADS": devices.cpu_threads()})
             self._request: Any = compiled.create_infer_request()
             # A tensor may go by several names, of nodes that OpenVINO took out.
             self._outputs = [name for port in compiled.outputs for name in port.names if name in _OUTPUTS]

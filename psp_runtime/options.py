@@ -17,6 +17,7 @@ class Options:
 
     inputs: tuple[Path, ...] = ()
     engine: Path = Path()
+    url: str | None = None
     latents: Path | None = None
     # changes of the input
     downsample: int | None = None
@@ -50,6 +51,8 @@ class Options:
     device: str = "auto"
     batch: int | None = None
     threads: int = THREADS
+    ray: str | None = None
+    actors: int | None = None
 
     def given(self, names: Iterable[str]) -> list[str]:
         """Which of these options are on the command line."""
@@ -70,6 +73,8 @@ def _is_absent(value: object) -> bool:
     return value is None or value is False or value == ()  # 0 is a value
 
 
+#: The value of --ray without an address.
+LOCAL_RAY = "local"
 #: Pictures made of one input at most: they are in memory together.
 MOST = 1000
 #: What can be made of an input: one of these.
@@ -84,10 +89,12 @@ GO_WITH = {
     "mix_alpha": ("mix", "style_of", "edit"),
     "gif": ("to", "edit"),
     "webp": ("to", "edit"),
+    "actors": ("ray",),
 }
 _LEARNING = ("find_direction", "engine", "latents", "out", "device", "batch", "threads")
 #: Options that leave others no meaning, and why.
 RULE_OUT = {
+    "url": (("ray", "find_direction"), "the server runs the engine, there is no file of it here"),
     "latents": (
         ("inputs", "couple", "downsample", "mask", "sketch_from_photo", "swap", "save_latents"),
         "stored codes are decoded, there are no pictures to read",
@@ -96,6 +103,10 @@ RULE_OUT = {
     "find_direction": (
         tuple(f.name for f in fields(Options) if f.name not in _LEARNING),
         "it learns from the pictures and labels of its table",
+    ),
+    "ray": (
+        ("latents", "save_latents", "grid", "gif", "webp", "find_direction"),
+        "pictures are dealt out to many machines, each makes files of its own",
     ),
 }
 #: Values from and to.

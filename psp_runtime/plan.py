@@ -41,11 +41,7 @@ class Plan:
 
 def make_plan(options: Options, info: EngineInfo) -> Plan:
     """Check everything that can be checked without the engine. Raises `PspError`; creates missing output folders."""
-    check(options, info)
-    if info.part != "full":
-        raise EngineError(f"{options.engine} is only the {info.part}, expected the full engine: picture to picture")
-    read = make_reader(options, info)
-    application = make_application(options, info, read)
+    read, application = make_tools(options, info)
     sources = _sources(options, info)
     single = len(sources) == 1 and not (options.inputs and options.inputs[0].is_dir())
     jobs = _jobs(options, application, sources, single)
@@ -53,6 +49,15 @@ def make_plan(options: Options, info: EngineInfo) -> Plan:
     codes = files.CodeWriter(options.save_latents) if options.save_latents else None
     _check_outputs(options, jobs, codes)
     return Plan(options, application, read, jobs, single, sheet, codes)
+
+
+def make_tools(options: Options, info: EngineInfo) -> tuple[Callable[[Path], NDArray[np.uint8]], Application]:
+    """What reads one picture, and what is made of it. Raises `PspError` for options that make no sense."""
+    check(options, info)
+    if info.part != "full":
+        raise EngineError(f"{options.engine} is only the {info.part}, expected the full engine: picture to picture")
+    read = make_reader(options, info)
+    return read, make_application(options, info, read)
 
 
 def _sources(options: Options, info: EngineInfo) -> list[tuple[Path, Any]]:
@@ -93,7 +98,7 @@ def _check_outputs(options: Options, jobs: list[files.Job], codes: files.CodeWri
     for path in whole.values():
         if path.is_dir():
             raise PspError(f"cannot write {path}: it is a folder, expected the name of a file")
-    _check_formats(options, {path.suffix.lower() for _, path in pictures})
+    check_formats(options, {path.suffix.lower() for _, path in pictures})
     for folder in {path.parent for _, path in [*pictures, *arrays]}:
         files.make_writable(folder)
 
@@ -103,7 +108,8 @@ def _code_files(codes: files.CodeWriter, jobs: list[files.Job]) -> list[tuple[st
     return [("--save-latents", codes.file)] if codes.file else [(str(j.source), codes.path(j.source)) for j in jobs]
 
 
-def _check_formats(options: Options, suffixes: set[str]) -> None:
+def check_formats(options: Options, suffixes: set[str]) -> None:
+    """Raise `PspError` for options of formats that nothing is written in; `suffixes` such as ".png"."""
     kinds = {images.FORMATS.get(suffix, "GIF") for suffix in suffixes}
     for name in options.given(FORMATS):
         if not kinds & set(FORMATS[name]):

@@ -1,6 +1,8 @@
 """GPU tests are skipped where there is no GPU; PSP_REQUIRE_GPU=1 lets them run, and fail, anyway.
 
 Tests keep nothing in the user's cache, and run ONNX engines in ONNX Runtime where they do not ask for OpenVINO.
+Processes of pytest-xdist share the cores out: libraries that find one core make one thread, and do not get in each
+other's way.
 """
 
 import os
@@ -10,15 +12,22 @@ import pytest
 from psp_runtime.devices import cuda_devices
 
 
+def take_own_cores() -> None:
+    """Of a machine with too few cores for the libraries of all test processes: every n-th core."""
+    worker, count = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) >= count:
+            os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: count])
+
+
+take_own_cores()
+os.environ |= {"PSP_CACHE": "off", "PSP_CPU": "onnxruntime"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ.get("PSP_REQUIRE_GPU") == "1" or cuda_devices():
         return
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU (PSP_REQUIRE_GPU=1 makes this a failure)"))
-
-
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PSP_CACHE", "off")
-    monkeypatch.setenv("PSP_CPU", "onnxruntime")

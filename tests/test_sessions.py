@@ -204,3 +204,33 @@ def test_opening_nothing_loads_no_inference_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("", 0), ("0", 0), ("1", 1), ("2", 2)])
+def test_psp_threads_limits_an_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, expected: int
+) -> None:
+    """ONNX Runtime is asked for that many threads, itself included; 0 is all cores."""
+    monkeypatch.setenv("PSP_THREADS", asked) if asked else monkeypatch.delenv("PSP_THREADS", raising=False)
+    session = OnnxSession(write_onnx(tmp_path / "psp.onnx"), "cpu")
+    assert session._session.get_session_options().intra_op_num_threads == expected
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux shows them")
+def test_one_thread_is_no_further_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_onnx(tmp_path / "psp.onnx")
+    OnnxSession(path, "cpu").close()  # what the library starts for itself
+    counts = {}
+    for threads in (1, 3):
+        monkeypatch.setenv("PSP_THREADS", str(threads))
+        before = len(list(Path("/proc/self/task").iterdir()))
+        session = OnnxSession(path, "cpu")
+        counts[threads] = len(list(Path("/proc/self/task").iterdir())) - before
+        session.close()
+    assert counts == {1: 0, 3: 2}
+
+
+def test_a_wrong_number_of_threads_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PSP_THREADS", "many")
+    with pytest.raises(EngineError, match="^PSP_THREADS=many: expected a number of threads, 0 for all cores$"):
+        OnnxSession(write_onnx(tmp_path / "psp.onnx"), "cpu")

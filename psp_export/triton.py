@@ -1,0 +1,156 @@
+"""`psp-export --triton FOLDER`: finished engine files as a model repository of Triton Inference Server.
+
+    FOLDER/psp/config.pbtxt, 1/model.plan or 1/model.onnx, warmup/image
+    FOLDER/psp_mapping/…        the mapping network, on the CPU
+    FOLDER/README.md            how to start the server
+
+A plan opens only in the TensorRT that built it, so model.plan is written where a release of Triton has that very one;
+everything else is served as ONNX.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from psp_export.export import ENGINE_SUFFIXES, Written
+from psp_export.verify import pictures
+from psp_runtime.errors import PspError
+from psp_runtime.metadata import EngineInfo, read_info
+from psp_runtime.serving.config import MAPPING_ENDING, WARMUP_IMAGE, Model, config_text, preferred_batches
+
+#: The Triton release (tag of the docker image) that has a TensorRT, newest last; see NVIDIA's framework support matrix:
+#: docs.nvidia.com/deeplearning/frameworks/support-matrix.
+RELEASES = {"10.7.0": "24.12", "10.8.0": "25.01"}
+NEWEST = list(RELEASES.values())[-1]
+#: Which drawn face the server is warmed up with.
+WARMUP_SEED = 13
+
+README = """\
+# {name}: {task}, for Triton Inference Server {release}
+
+    docker run --rm --gpus all -p 8000:8000 -p 8001:8001 -p 8002:8002 -v {folder}:/models \\
+        nvcr.io/nvidia/tritonserver:{release}-py3 tritonserver --model-repository=/models
+
+{engine} Without a GPU, leave out `--gpus all`{without_gpu}
+
+    psp-run picture.png --url http://localhost:8000{path}
+
+Tensors: image uint8 {image}, style float32 {codes} and alpha float32 [B,{styles}] in;
+output uint8 [B,{side},{side},3] and latents float32 {codes} out; B is 1 to {batch}.
+Zeros as style and alpha translate without mixing.
+
+{license}
+"""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The file that is served, Triton's backend for it, the release to serve it with, and why, in a sentence."""
+
+    file: Path
+    backend: str
+    release: str
+    reason: str
+
+
+def model_name(output: Path) -> str:
+    """What the model of `--output` is called."""
+    return output.stem if output.suffix in ENGINE_SUFFIXES else output.name
+
+
+def check(folder: Path, name: str) -> None:
+    """Raise `PspError` for a model repository that cannot be written."""
+    if folder.exists() and not folder.is_dir():
+        raise PspError(f"--triton {folder}: it is a file, expected a folder")
+    if not folder.absolute().parent.is_dir():
+        raise PspError(f"--triton {folder}: there is no folder {folder.absolute().parent}; create it first")
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise PspError(f"--output {name}: Triton takes names of letters, digits, dots and dashes")
+    for model in (folder / name, folder / f"{name}{MAPPING_ENDING}"):
+        if model.exists() and not (model / "config.pbtxt").is_file():
+            raise PspError(f"{model} is there already and no model of Triton: give another --triton folder")
+
+
+def choose(files: list[Written]) -> Choice:
+    """The plan where a release of Triton opens it, else the ONNX file."""
+    onnx, *plans = sorted((f.path for f in files if f.part == "full"), key=lambda path: path.suffix != ".onnx")
+    if not plans:
+        return Choice(onnx, "onnxruntime", NEWEST, "It is served as ONNX: no plan was built.")
+    info = read_info(plans[0])
+    release = RELEASES.get(_version(info)) if info.backend == "tensorrt" else None
+    made_with = f"{info.backend} {info.backend_version}"
+    if release is None:
+        return Choice(onnx, "onnxruntime", NEWEST, f"It is served as ONNX: no known Triton has {made_with}.")
+    if info.custom_ops:
+        return Choice(onnx, "onnxruntime", release, "It is served as ONNX: the plan needs plugins of ours.")
+    return Choice(plans[0], "tensorrt", release, f"model.plan is of {made_with} and for {info.device}.")
+
+
+def _version(info: EngineInfo) -> str:
+    """10.7.0 of 10.7.0.23 or 10.7.0.post1."""
+    return ".".join(info.backend_version.split(".")[:3])
+
+
+def write(folder: Path, files: list[Written], name: str) -> Choice:
+    """Write the model repository of an export; models of the same names are replaced, others stay.
+
+    Raises `PspError` as `check` does, before anything is written.
+    """
+    check(folder, name)
+    folder.mkdir(exist_ok=True)
+    choice = choose(files)
+    info = read_info(choice.file)
+    kind = "KIND_GPU" if choice.backend == "tensorrt" else "KIND_AUTO"
+    warm = tuple(sorted({1, *preferred_batches(info.max_batch)}))
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder) as workshop:
+        drafts = [_draft(Path(workshop), choice.file, Model(name, choice.backend, kind, warm_batches=warm))]
+        for mapping in (file.path for file in files if file.part == "mapping"):
+            drafts.append(_draft(Path(workshop), mapping, Model(f"{name}{MAPPING_ENDING}", "onnxruntime", "KIND_CPU")))
+        (Path(workshop) / "README.md").write_text(_readme(folder, name, info, choice))
+        for draft in drafts:
+            _replace(draft, folder / draft.name)
+        os.replace(Path(workshop) / "README.md", folder / "README.md")
+    return choice
+
+
+def _draft(folder: Path, file: Path, model: Model) -> Path:
+    """One model of the repository."""
+    home, info = folder / model.name, read_info(file)
+    (home / "1").mkdir(parents=True)
+    suffix = ".plan" if model.backend == "tensorrt" else ".onnx"
+    shutil.copyfile(file, home / "1" / f"model{suffix}")
+    (home / "config.pbtxt").write_text(config_text(info, model))
+    if model.warm_batches:
+        (home / "warmup").mkdir()
+        picture = pictures(info.input, info.classes, 2, WARMUP_SEED)[0]
+        (home / "warmup" / WARMUP_IMAGE).write_bytes(picture.tobytes())
+    return home
+
+
+def _replace(draft: Path, target: Path) -> None:
+    """Put a finished folder in the place of an older one, which goes to the workshop and away with it."""
+    if target.exists():
+        target.rename(draft.with_name(f"{draft.name}.old"))
+    draft.rename(target)
+
+
+def _readme(folder: Path, name: str, info: EngineInfo, choice: Choice) -> str:
+    channels = {"rgb": ",3", "sketch": ",1", "labels": ""}[info.input]
+    return README.format(
+        name=name,
+        task=info.task,
+        release=choice.release,
+        folder=folder.resolve(),
+        engine=choice.reason,
+        without_gpu="." if choice.backend == "onnxruntime" else " and serve the ONNX file: psp-export --backend onnx.",
+        path="" if name == "psp" else f"/{name}",
+        image=f"[B,{info.input_size},{info.input_size}{channels}]",
+        codes=f"[B,{info.styles},{info.style_dim}]",
+        styles=info.styles,
+        side=info.output_size,
+        batch=info.max_batch,
+        license=info.license,
+    )

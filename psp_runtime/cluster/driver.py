@@ -1,0 +1,181 @@
+"""The process that was started: it deals the pictures out to workers on a Ray cluster and collects what became of them.
+
+A block of pictures is what a worker takes at a time, and what is done again when a worker dies.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from psp_runtime import console, images
+from psp_runtime.ahead import cores
+from psp_runtime.cluster import luggage, manifest
+from psp_runtime.cluster.storage import Picture, Place, find_pictures, import_extra, open_place
+from psp_runtime.cluster.worker import Task, Worker
+from psp_runtime.errors import DeviceError, PspError
+from psp_runtime.metadata import EngineInfo
+from psp_runtime.options import LOCAL_RAY, Options
+from psp_runtime.plan import check_formats, make_tools
+
+#: Batches in a block at most: a worker idles while the last of them is written and the next block comes.
+BATCHES = 16
+#: Blocks for each worker at least, so that all end at about the same time.
+TURNS = 4
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run: pictures `made`, and of its `inputs`, those `failed` and those an earlier run had done."""
+
+    made: int
+    inputs: int
+    failed: int
+    skipped: int
+    seconds: float
+    workers: int
+    out: str
+
+    def summary(self) -> str:
+        """One line for people."""
+        rate = f"{self.made / self.seconds:.1f} pictures/s, {self.workers} workers"
+        before = f", {self.skipped} done before" if self.skipped else ""
+        word = "picture" if self.made == 1 else "pictures"
+        return f"{self.made} {word} in {self.seconds:.2f} s ({rate}){before}: {self.out}/"
+
+
+@dataclass(frozen=True)
+class Crew:
+    """How many workers, and what each gets: cores, and the GPU or none."""
+
+    actors: int
+    cpus: int
+    gpus: int
+
+
+def run(options: Options, info: EngineInfo, inputs: list[str], threads: int | None) -> Outcome:
+    """Run folders of pictures on a Ray cluster; `inputs` as they were given: paths or URIs.
+
+    `threads` are the cores of each worker, None for its share. Every picture that cannot be used is one line on stderr.
+    Raises `PspError` for mistakes, found before Ray is started where that is possible; what was done until then stays
+    done, and the next run goes on from there.
+    """
+    _, application = make_tools(options, info)
+    out = open_place(options.out or ".")
+    places, pictures = find_pictures(inputs, out)
+    _check_outputs(options, pictures, out)
+    with _connected(str(options.ray)), contextlib.redirect_stdout(sys.stderr):  # Ray prints its news on stdout
+        packed = luggage.pack(options, send=options.ray != LOCAL_RAY)
+        key = packed.key(options)
+        waiting = manifest.without_done(pictures, manifest.read(out, *key))
+        crew = _crew(options, threads)
+        task = Task(replace(options, threads=crew.cpus), packed, places, out, key, len(pictures) * application.count)
+        blocks = _blocks(waiting, options.batch or (info.max_batch if crew.gpus else 1), crew.actors)
+        started, failed = time.perf_counter(), 0
+        for error in _run_blocks(blocks, task, crew):
+            failed += bool(error)
+            if error:
+                console.error(error)
+        seconds = time.perf_counter() - started
+    made = (len(waiting) - failed) * application.count
+    return Outcome(made, len(waiting), failed, len(pictures) - len(waiting), seconds, crew.actors, out.name)
+
+
+def _check_outputs(options: Options, pictures: list[Picture], out: Place) -> None:
+    check_formats(options, {f".{options.format or 'png'}"})
+    if Path(out.name).suffix.lower() in images.FORMATS or out.filesystem.get_file_info(out.root).is_file:
+        raise PspError(f"--out {out.name} is a file, expected a folder")
+    writers: dict[str, str] = {}
+    for picture in pictures:
+        output = picture.output(options.format)
+        if output in writers:
+            other = writers[output]
+            raise PspError(f"{other} and {picture.path} would both become {output}: rename one, or run them apart")
+        writers[output] = picture.path
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[None]:
+    """Ray, started here or found at the address, until the end of the block; one that is connected already stays."""
+    ray = import_extra("ray")
+    import_extra("ray.data").DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked whether Ray may call home
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own warnings are about Ray Data, not about a run
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address == LOCAL_RAY:
+            ray.init("local", num_cpus=cores(), include_dashboard=False, **quiet)
+        else:
+            ray.init(address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        reason = str(error).split("\n")[0]
+        raise PspError(
+            f"no Ray at {address} ({reason}): start one with `ray start --head`, or use --ray alone"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _crew(options: Options, threads: int | None) -> Crew:
+    """Workers as the cluster has room for. Raises `PspError` where there is none for so many."""
+    nodes = [node["Resources"] for node in import_extra("ray").nodes() if node["Alive"]]
+    cpus, gpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
+    if options.device == "cuda" and not gpus:
+        raise DeviceError("--device cuda: this Ray cluster has no GPU")
+    each = 1 if gpus and options.device != "cpu" else 0
+    actors = options.actors or (gpus if each else len(nodes))
+    share = threads or max(1, cpus // actors)
+    room = int(sum(min(node.get("CPU", 0) // share, node.get("GPU", 0) if each else math.inf) for node in nodes))
+    if actors > room:
+        wanted = f"{share} cores and a GPU" if each else f"{share} cores"
+        raise PspError(
+            f"--actors {actors}: this cluster ({cpus} cores, {gpus} GPUs, {len(nodes)} machines) has room for {room} "
+            f"workers of {wanted} each: give fewer --actors or --threads"
+        )
+    return Crew(actors, share, each)
+
+
+def _blocks(pictures: list[Picture], batch: int, actors: int) -> list[Any]:
+    """The pictures in their order, as tables of whole batches: few enough pictures that every worker gets several."""
+    turns = math.ceil(len(pictures) / (batch * actors * TURNS))
+    size = batch * max(1, min(BATCHES, turns))
+    pa = import_extra("pyarrow")
+    rows = [asdict(picture) for picture in pictures]
+    return [pa.Table.from_pylist(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _run_blocks(blocks: list[Any], task: Task, crew: Crew) -> Iterator[str]:
+    """What is wrong with each picture, or nothing, as blocks are finished. Raises the `PspError` of a worker."""
+    if not blocks:
+        return
+    data = import_extra("ray.data")
+    # Puts to an object store are waited for while the next block is run; on a disk a second run would only compete.
+    calls = 1 if task.out.local else 2
+    finished = data.from_arrow(blocks).map_batches(
+        Worker,
+        fn_constructor_args=(task,),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=data.ActorPoolStrategy(
+            size=crew.actors, max_concurrent_calls_per_actor=calls, enable_true_multi_threading=calls > 1
+        ),
+        num_cpus=crew.cpus,
+        num_gpus=crew.gpus,
+    )
+    for block in finished.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for row in block.to_pylist():
+            if row["fatal"]:
+                raise PspError(row["error"])
+            yield row["error"]

@@ -1,0 +1,1 @@
+"""Engines as models of NVIDIA's Triton Inference Server: what `psp-serve` runs and `psp-export --triton` writes."""

@@ -1,0 +1,283 @@
+"""Folders on a Ray cluster: a real one on this machine, an actor of it killed, other filesystems than the local one."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_engines import tiny_info, write_onnx
+
+from psp_runtime.cli import _with_ray_address, main
+from psp_runtime.errors import PspError
+from psp_runtime.options import Options
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
+fs = pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed: pip install '.[ray]'")
+parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed: pip install '.[ray]'")
+
+from psp_runtime.cluster import driver, luggage, manifest  # noqa: E402
+from psp_runtime.cluster.storage import find_pictures, open_place  # noqa: E402
+
+PICTURES, BROKEN = 30, "photos/p07.png"
+Outcome = tuple[int, str, str]
+PspRun = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A Ray cluster of two cores; psp-run uses the one that is there."""
+    with pytest.MonkeyPatch.context() as patch:
+        settings = {
+            "PSP_CACHE": "off",
+            "PSP_CPU": "onnxruntime",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_BACKEND_LOG_LEVEL": "fatal",
+        }
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture
+def psp_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> PspRun:
+    """Run psp-run in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["psp-run", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    return run
+
+
+def write_pictures(folder: Path, count: int, size: int = 256) -> None:
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(count)
+    for index in range(count):
+        Image.fromarray(random.integers(0, 256, (size, size, 3), np.uint8)).save(folder / f"p{index:02}.png")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every picture in a folder and its sub-folders."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+def errors(err: str) -> list[str]:
+    """Our lines on stderr: Ray has its own, of workers that die and of deprecations that only tests show."""
+    return [line for line in err.splitlines() if line.startswith("error: ")]
+
+
+def kill_first_worker(out: Path, killed: list[int]) -> None:
+    """Kill the worker of the first finished block; how many blocks were finished then."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not killed:
+        for part in out.glob(f"{manifest.FOLDER}/*.parquet"):
+            pid = int(parquet.read_table(part)["worker"][0].as_py().split(":")[1])
+            killed += [pid, len(list(part.parent.glob("*.parquet")))]
+            os.kill(pid, signal.SIGKILL)
+            return
+        time.sleep(0.002)
+
+
+def test_a_killed_worker_loses_nothing(
+    cluster: None, psp_run: PspRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs are byte for byte those of a plain run, a broken picture is listed, a second run has only that to do."""
+    monkeypatch.chdir(tmp_path)
+    engine = write_onnx(tmp_path / "psp.onnx")
+    write_pictures(tmp_path / "photos", PICTURES, 500)
+    write_pictures(tmp_path / "photos" / "sub", 4)
+    (tmp_path / BROKEN).write_bytes(b"no picture")
+    how = ["--engine", engine, "--batch", 2, "--threads", 1]
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_first_worker, args=(tmp_path / "out", killed))
+    killer.start()
+    code, out, err = psp_run("photos", *how, "--out", "out", "--ray", "--actors", 2)
+    killer.join()
+
+    parts = sorted((tmp_path / "out" / manifest.FOLDER).iterdir())
+    assert killed and killed[1] < len(parts), "the worker was killed when everything was done"
+    assert code == 1 and out.startswith(f"{PICTURES + 3} pictures in ")
+    assert errors(err) == [
+        f"error: cannot read {tmp_path / BROKEN}: not a picture of a known format, or damaged from its first bytes",
+        f"error: 1 of {PICTURES + 4} pictures could not be used and were skipped",
+    ]
+    monkeypatch.setenv("PSP_THREADS", "1")
+    assert psp_run("photos", *how, "--out", "plain")[0] == 1
+    assert psp_run("photos/sub", *how, "--out", "plain/sub")[0] == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "plain")
+
+    rows = parquet.read_table(tmp_path / "out" / manifest.FOLDER).to_pylist()
+    assert {row["path"] for row in rows} == {str(path) for path in (tmp_path / "photos").rglob("*.png")}
+    assert [row["path"] for row in rows if row["status"] != "done"] == [str(tmp_path / BROKEN)]
+    assert all(row["seconds"] > 0 and len(row["engine"]) == 64 for row in rows) and len(rows) == PICTURES + 4
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+    Image.new("RGB", (256, 256)).save(tmp_path / BROKEN)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+    code, out, err = psp_run("photos", *how, "--out", "out", "--ray")
+    assert (
+        code == 0 and not errors(err) and out.startswith("1 picture in ") and f", {PICTURES + 3} done before: " in out
+    )
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_other_filesystems(cluster: None, psp_run: PspRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are fetched and outputs sent, under their own names: here through fsspec, which knows no local paths."""
+    monkeypatch.chdir(tmp_path)
+    engine = write_onnx(tmp_path / "psp.onnx")
+    write_pictures(tmp_path / "photos" / "sub", 3)
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"no picture")
+    uri = f"fsspec+file://{tmp_path}"
+    how = ["--engine", engine, "--couple", "--size", 32, "--format", "webp"]
+    code, _, err = psp_run(f"{uri}/photos", *how, "--out", f"{uri}/far", "--ray")
+    assert code == 1 and errors(err)[0].startswith(f"error: cannot read {uri}/photos/a.jpg: not a picture")
+    psp_run("photos/sub", *how, "--out", "near")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "far" / "sub").iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "near").iterdir()
+    }
+    _, (one,) = find_pictures([f"{uri}/photos/sub/p01.png"], open_place(uri))
+    assert (one.folder, one.name) == (f"{uri}/photos/sub", "p01.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["photos", "--actors", 2], "--actors goes with --ray"),
+        (["photos", "--ray", "--grid", "g.png"], "--ray and --grid contradict each other"),
+        (["photos", "--ray", "--out", "r.png"], "is a file, expected a folder"),
+        (["photos", "--ray", "--quality", 90], "--quality is for JPEG and WEBP files"),
+        (["nowhere", "--ray"], "cannot read nowhere: no such file or folder"),
+        (["out", "--ray"], "no pictures in out"),
+        (["other://bucket/photos", "--ray"], "cannot use other://bucket/photos"),
+        (["s3://bucket/photos"], "s3://bucket/photos is not a path of this machine: --ray"),
+        (["photos", "photos/p0.png", "--ray"], "would both become p0_out.png"),
+        (["photos", "--ray", "--actors", 3], "has room for 2 workers of 1 cores each"),
+        (["photos", "--ray", "--device", "cuda"], "has no GPU"),
+    ],
+)
+def test_mistakes_are_one_line(
+    cluster: None, psp_run: PspRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_onnx(tmp_path / "psp.onnx")
+    Path("photos").mkdir()
+    Path("out").mkdir()
+    Image.new("RGB", (256, 256)).save("photos/p0.png")
+    code, out, err = psp_run(*arguments, "--engine", "psp.onnx")
+    assert (code, out, len(errors(err))) == (2, "", 1) and words in errors(err)[0]
+    assert [path.name for path in tmp_path.rglob("*_out*")] == []
+
+
+def test_an_engine_that_does_not_open_is_one_line(
+    cluster: None, psp_run: PspRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = write_onnx(tmp_path / "psp.onnx")
+    content = engine.read_bytes()
+    engine.write_bytes(content.replace(b"ReduceMean", b"ReduceMoon"))  # found when a worker opens it
+    write_pictures(tmp_path / "photos", 2)
+    code, out, err = psp_run("photos", "--engine", "psp.onnx", "--ray")
+    assert (code, out, len(errors(err))) == (2, "", 1) and "refuses" in err and "psp.onnx" in err
+
+
+def test_ray_may_stand_alone() -> None:
+    for given, read in [
+        (["photos", "--ray"], ["photos", "--ray=local"]),
+        (["--ray", "photos"], ["--ray=local", "photos"]),
+        (["--ray", "s3://bucket/photos"], ["--ray=local", "s3://bucket/photos"]),
+        (["--ray", "--actors", "2"], ["--ray=local", "--actors", "2"]),
+        (["--ray", "ray://head:10001", "photos"], ["--ray", "ray://head:10001", "photos"]),
+        (["--ray", "10.0.0.1:6379"], ["--ray", "10.0.0.1:6379"]),
+    ]:
+        assert _with_ray_address(given) == read
+
+
+def test_what_is_not_an_input(tmp_path: Path) -> None:
+    names = ["a.png", "a_out.png", "sub/a.png", ".hidden/a.png", "sub/.a.png", "r/sub/b_out.png", "notes.txt", "c.JPG"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+    places, pictures = find_pictures([str(tmp_path)], open_place(f"{tmp_path}/r"))
+    assert [picture.name for picture in pictures] == ["a.png", "c.JPG", "sub/a.png"]
+    assert list(places) == [str(tmp_path)] and {(one.folder, one.size) for one in pictures} == {(str(tmp_path), 5)}
+    assert pictures[0].modified == (tmp_path / "a.png").stat().st_mtime_ns
+    assert pictures[1].output("webp") == "c_out.webp" and pictures[2].output(None) == "sub/a_out.png"
+
+
+def test_what_is_done_depends_on_picture_engine_and_options(tmp_path: Path) -> None:
+    out = open_place(str(tmp_path / "out"))
+    write_pictures(tmp_path / "photos", 3)
+    _, (first, second, third) = find_pictures([str(tmp_path / "photos")], out)
+
+    def row(picture: object, **changes: object) -> manifest.Row:
+        facts = manifest.Row(picture.path, "done", "", 0.5, picture.size, picture.modified, "E", "O", "m:1")
+        return replace(facts, **changes)
+
+    manifest.write(out, [row(first), row(second, status="failed")])
+    manifest.write(out, [row(third, modified=third.modified - 1)])
+    pictures = [first, second, third]
+    assert manifest.without_done(pictures, manifest.read(out, "E", "O")) == [second, third]
+    assert manifest.without_done(pictures, manifest.read(out, "E", "other")) == pictures
+    manifest.write(out, [row(first), row(second, status="failed")])
+    assert len(list((tmp_path / "out" / manifest.FOLDER).iterdir())) == 2, "a block done again replaces its file"
+    (tmp_path / "out" / manifest.FOLDER / "x.parquet").write_bytes(b"damaged")
+    with pytest.raises(PspError, match="delete it to do every picture again"):
+        manifest.read(out, "E", "O")
+
+
+def test_what_a_run_reads_travels_with_it(cluster: None, tmp_path: Path) -> None:
+    engine, mask = write_onnx(tmp_path / "psp.onnx"), tmp_path / "mask.png"
+    write_onnx(tmp_path / "psp.mapping.onnx", part="mapping")
+    Image.new("L", (8, 8), 255).save(mask)
+    options = Options(engine=engine, mask=str(mask), batch=2, threads=3, ray="ray://head:10001")
+    packed = luggage.pack(options, send=True)
+    assert packed.unpack(options, tmp_path / "there") == options, "files that are here are used where they are"
+    wanted = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in wanted:
+        (tmp_path / name).unlink()
+    (tmp_path / "there").mkdir()
+    found = packed.unpack(options, tmp_path / "there")
+    assert found == replace(
+        options, engine=tmp_path / "there/engine/psp.onnx", mask=str(tmp_path / "there/mask/mask.png")
+    )
+    assert {path.name: path.read_bytes() for path in (tmp_path / "there").rglob("*.*")} == wanted
+
+
+def test_the_key_is_of_what_shapes_outputs(tmp_path: Path) -> None:
+    engine, mask = write_onnx(tmp_path / "psp.onnx"), tmp_path / "mask.png"
+    Image.new("L", (8, 8), 255).save(mask)
+    options = Options(engine=engine, mask=str(mask))
+
+    def key(**changes: object) -> tuple[str, str]:
+        changed = replace(options, **changes)
+        return luggage.pack(changed, send=False).key(changed)
+
+    assert key() == key(batch=4, threads=7, out="x", device="cpu", ray="auto", actors=9)
+    assert len({key(), key(mask="triangle"), key(size=64), key(couple=True), key(mask=None)}) == 5
+    before = key()
+    Image.new("L", (8, 8), 0).save(mask)
+    assert key()[0] == before[0] and key()[1] != before[1]
+    write_onnx(engine, mix_alpha=0.25)
+    assert key()[0] != before[0]
+
+
+def test_blocks_are_whole_batches_and_enough_for_all() -> None:
+    info = tiny_info()
+    pictures = [driver.Picture("f", f"{index:04}.png", 1, 1) for index in range(100)]
+    for batch, actors, sizes in [(info.max_batch, 1, [27, 27, 27, 19]), (1, 2, [13] * 7 + [9]), (64, 8, [64, 36])]:
+        blocks = driver._blocks(pictures, batch, actors)
+        assert [len(block) for block in blocks] == sizes
+        assert [name.as_py() for block in blocks for name in block["name"]] == [one.name for one in pictures]
+    assert max(map(len, driver._blocks(pictures * 40, 4, 1))) == 4 * driver.BATCHES
