@@ -1,7 +1,8 @@
 """The front door of `psp-serve`: HTTP requests of a limited size go on to Triton, and a stop loses none of them.
 
-Triton takes bodies of any size into memory, and drops connections when it stops. So it listens on a port of its own on
-this machine, and this door passes requests and responses on as they are (HTTP/1.1, RFC 9112).
+Triton has no option that limits a body, and what it does with open connections when it stops is its own affair. So it
+listens on a port of its own on this machine, and this door passes requests and responses on as they are (HTTP/1.1, RFC
+9112).
 """
 
 import asyncio
