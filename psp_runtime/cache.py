@@ -65,6 +65,11 @@ def optimised_graph(path: Path, version: str, write: Callable[[Path, str], None]
     return entry / GRAPH
 
 
+def forget(graph: Path) -> None:
+    """Delete the entry a graph is of: the next start makes another."""
+    shutil.rmtree(graph.parent, ignore_errors=True)
+
+
 def _write_entry(entry: Path, size: int, write: Callable[[Path, str], None]) -> None:
     """Whole or not at all, also with another process at the same work."""
     entry.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from psp_runtime import devices
-from psp_runtime.cache import optimised_graph
+from psp_runtime.cache import forget, optimised_graph
 from psp_runtime.errors import DeviceError, EngineError
 from psp_runtime.metadata import read_info
 
@@ -103,7 +104,12 @@ def _create_on_cpu(runtime: Any, path: Path, one_run: bool) -> Any:
         # In the order of the file each resolution is finished, and its memory free, before the next begins.
         options.execution_order = runtime.ExecutionOrder.PRIORITY_BASED
         options.enable_cpu_mem_arena = False
-    return _create(runtime, graph, [_CPU], options)
+    try:
+        return _create(runtime, graph, [_CPU], options)
+    except EngineError as error:  # the engine itself is not to blame
+        forget(graph)
+        warnings.warn(f"the optimised form kept of {path.name} was damaged and is made anew: {error}", stacklevel=4)
+        return _create(runtime, path, [_CPU])
 
 
 def _options(runtime: Any) -> Any:

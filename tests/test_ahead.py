@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from psp_runtime import ahead
-from psp_runtime.ahead import Stage
+from psp_runtime.ahead import Stage, map_batches
+from psp_runtime.errors import PictureError
 
 
 def test_a_stage_adds_up_what_its_threads_did() -> None:
@@ -50,3 +51,14 @@ def test_threads_are_those_this_process_may_use() -> None:
     finally:
         os.sched_setaffinity(0, allowed)
     assert ahead.cores() == len(allowed)
+
+
+def test_two_batches_are_made_at_once_and_stay_in_order() -> None:
+    together, error = threading.Barrier(2, timeout=10), PictureError("broken")
+
+    def both(batch: list[int]) -> list[int]:
+        together.wait()  # breaks where the batches come one after the other
+        return [10 * item for item in batch]
+
+    found = list(map_batches(both, [1, 2, error, 3, 4, 5, 6, 7], 2, at_once=2))
+    assert found == [10, 20, error, 30, 40, 50, 60, 70]

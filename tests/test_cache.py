@@ -145,6 +145,18 @@ def test_what_cannot_be_kept_costs_a_warning_only(
     assert session.run(inputs(1))["output"].shape == (1, 64, 64, 3)
 
 
+def test_a_damaged_entry_is_made_anew(tmp_path: Path, kept: Path) -> None:
+    path = write_onnx(tmp_path / "psp.onnx")
+    expected = OnnxSession(path, "cpu").run(inputs(1))["output"]
+    (entry,) = entries(kept)
+    (entry / cache.GRAPH).write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match=r"kept of psp\.onnx was damaged"):
+        np.testing.assert_array_equal(OnnxSession(path, "cpu").run(inputs(1))["output"], expected)
+    assert not entries(kept)
+    OnnxSession(path, "cpu")
+    assert (entry / cache.GRAPH).stat().st_size > len(b"damaged")
+
+
 def test_small_engines_and_psp_cache_off_keep_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PSP_CACHE", str(tmp_path / "cache"))
     OnnxSession(write_onnx(tmp_path / "psp.onnx"), "cpu")
