@@ -70,6 +70,7 @@ def run_processes(engine: Path, folder: Path, repeats: int) -> dict[str, list[Co
 def run_process(engine: Path, picture: Path, cache: str) -> Cost:
     """One `psp-run` from start to end. Raises `RuntimeError` when it fails."""
     command = [sys.executable, "-m", "psp_runtime", str(picture), "--engine", str(engine), "--device", "cpu"]
+    command += ["--out", str(picture.with_name("result.png"))]
     environment = os.environ | {"PSP_CACHE": cache, "PSP_CPU": "onnxruntime"}
     started = time.perf_counter()
     silence = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
