@@ -1,4 +1,4 @@
-"""psp-serve on a real Triton, in a Python that PyTriton runs with: PSP_SERVE_PYTHON, else python3.12 or python3.10.
+"""psp-serve on a real Triton, in a Python that PyTriton runs with: PSP_SERVE_PYTHON, else .venv/serving.
 
 Requests are written here from the protocol (KServe v2 with binary tensors), so that the client is tested on its own.
 """
@@ -37,7 +37,7 @@ from serving import Caller, Server, environment, serving_python  # noqa: E402
 def python() -> str:
     found = serving_python()
     if not found:
-        pytest.skip("no Python 3.10 or 3.12 with nvidia-pytriton and tritonclient (PSP_SERVE_PYTHON names one)")
+        pytest.skip("no Python 3.10 or 3.12 with nvidia-pytriton and tritonclient: make serving")
     return found
 
 
