@@ -72,7 +72,7 @@ def psp_serve(
     metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Prometheus metrics: /metrics there.")] = 8002,
     name: Annotated[str, typer.Option(help="What the model is called in URLs.")] = "psp",
     device: Annotated[Device, typer.Option(help="As for psp-run.")] = Device.auto,
-    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; the next one is refused.")] = 256,
+    queue: Annotated[int, typer.Option(min=1, help="Requests at once, waiting ones too; more are refused.")] = 256,
     max_request: Annotated[int, typer.Option(min=1, max=1024, help="Largest request, MiB.")] = 16,
     delay: Annotated[float, typer.Option(min=0, help="Milliseconds a batch waits for more pictures.")] = 2.0,
 ) -> None:
@@ -87,7 +87,7 @@ def psp_serve(
             used = session.device
         write_repository(Path(folder) / "models", options, used)
         with triton(Path(folder), options, used) as (server, http_port):
-            asyncio.run(_serve(server, Gate(http_port, options.largest), options, used))
+            asyncio.run(_serve(server, Gate(http_port, options.largest, options.queue), options, used))
 
 
 def check(options: Options) -> None:
@@ -131,7 +131,7 @@ def write_repository(folder: Path, options: Options, device: str) -> None:
     info = read_info(options.engine)
     kind = "KIND_GPU" if device == "cuda" else "KIND_CPU"
     parameters = {ENGINE_PARAMETER: str(options.engine), DEVICE_PARAMETER: device}
-    served = Model(options.name, "python", kind, options.queue, options.delay_us, ("style", "alpha"), (1,), parameters)
+    served = Model(options.name, "python", kind, options.delay_us, ("style", "alpha"), (1,), parameters)
     _write_model(folder, info, served)
     mapping = part_path(options.engine, "mapping")
     if mapping.is_file():
@@ -139,9 +139,7 @@ def write_repository(folder: Path, options: Options, device: str) -> None:
         open_session(mapping, "cpu").close()  # as the engine's: Triton would say it late, and in its log only
         parameters = {ENGINE_PARAMETER: str(mapping), DEVICE_PARAMETER: "cpu"}
         name = options.name + MAPPING_ENDING
-        _write_model(
-            folder, read_info(mapping), Model(name, "python", "KIND_CPU", options.queue, parameters=parameters)
-        )
+        _write_model(folder, read_info(mapping), Model(name, "python", "KIND_CPU", parameters=parameters))
 
 
 def _write_model(folder: Path, info: EngineInfo, model: Model) -> None:

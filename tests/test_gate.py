@@ -12,7 +12,7 @@ import pytest
 from psp_runtime.serving import gate as gates
 from psp_runtime.serving.gate import Gate
 
-LARGEST = 100_000
+LARGEST, MOST = 100_000, 8
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -53,7 +53,7 @@ def through(upstream: int, callers: Callable[[int, Callable[[], None]], object])
     """What `callers(port, stop)` returns, run in a thread while the gate is open; `stop()` begins to close it."""
 
     async def run() -> object:
-        gate, stopping, loop = Gate(upstream, LARGEST), asyncio.Event(), asyncio.get_running_loop()
+        gate, stopping, loop = Gate(upstream, LARGEST, MOST), asyncio.Event(), asyncio.get_running_loop()
         await gate.open("127.0.0.1", 0)
         port = gate._server.sockets[0].getsockname()[1]
         work = loop.run_in_executor(None, callers, port, lambda: loop.call_soon_threadsafe(stopping.set))
@@ -137,6 +137,24 @@ def test_a_caller_that_waits_for_100_continue_is_told_to(upstream: int) -> None:
 
 def test_no_server_behind_it_is_said(upstream: int) -> None:
     assert through(1, lambda port, stop: raw(port, b"GET / HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 502 ")
+
+
+def test_more_than_it_may_hold_is_refused_and_comes_again_later(upstream: int) -> None:
+    """Eight slow requests are under way: a ninth is refused at once, what has no body gets through."""
+
+    def callers(port: int, stop: Callable[[], None]) -> object:
+        slow = [threading.Thread(target=post, args=(port, "/slow", b"x")) for _ in range(MOST)]
+        for thread in slow:
+            thread.start()
+        threading.Event().wait(0.3)
+        refused, health = post(port, body=b"ninth"), post(port)
+        for thread in slow:
+            thread.join()
+        return refused, health, post(port, body=b"ninth")
+
+    (status, body), health, later = through(upstream, callers)
+    assert status == 503 and "8 requests wait already" in json.loads(body)["error"]
+    assert health == (200, b"") and later == (200, b"ninth")
 
 
 def test_a_stop_answers_what_has_begun(upstream: int) -> None:

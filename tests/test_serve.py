@@ -157,17 +157,22 @@ def test_styles_over_http(server: Server, engine: Path) -> None:
     np.testing.assert_array_equal(np.load(io.BytesIO(done.stdout)), expected)
 
 
-def test_stop_loses_no_request_and_a_full_queue_refuses(python: str, engine: Path) -> None:
+def test_stop_loses_no_request_and_a_full_queue_refuses(
+    python: str, engine: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A batch waits half a second for more pictures, so that requests are certain to be under way at the stop."""
     running = Server(python, engine, "--queue", "3", "--delay", "500", threads=1)
+    idle = Caller(running.port)
+    assert idle.infer(image=pixels(1))[0] == 200
     with ThreadPoolExecutor(24) as pool:
         crowd = list(pool.map(lambda _: infer(running.port, image=pixels(1)), range(24)))
         assert {status for status, _ in crowd} == {200, 503}
-        assert all("queue size" in outputs["error"] for status, outputs in crowd if status == 503)
+        assert all("3 requests wait already" in outputs["error"] for status, outputs in crowd if status == 503)
         futures = [pool.submit(infer, running.port, image=pixels(1)) for _ in range(3)]
         threading.Event().wait(0.2)
         assert running.stop() == 0
         assert [future.result()[0] for future in futures] == [200, 200, 200]
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.slow

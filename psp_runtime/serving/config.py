@@ -34,14 +34,16 @@ class Model:
     """How an engine is served.
 
     `backend` is Triton's: "onnxruntime", "tensorrt" or "python". `kind` is where: "KIND_AUTO", "KIND_GPU" or
-    "KIND_CPU". Up to `queue` requests wait, the next one is refused; a batch waits up to `delay_us` microseconds for
-    more pictures. `optional`: inputs that may be left out, which only the Python backend allows.
+    "KIND_CPU". A batch waits up to `delay_us` microseconds for more pictures. `optional`: inputs that may be left out,
+    which only the Python backend allows.
+
+    There is no limit on the queue: with one, Triton does not prepare the next batch while one runs, and a request that
+    comes just then waits for half a second (docs/serving.md).
     """
 
     name: str
     backend: str
     kind: str = "KIND_AUTO"
-    queue: int = 256
     delay_us: int = 2000
     optional: tuple[str, ...] = ()
     warm_batches: tuple[int, ...] = ()
@@ -87,7 +89,6 @@ def config_text(info: EngineInfo, model: Model) -> str:
         "dynamic_batching": {
             "preferred_batch_size": preferred_batches(largest),
             "max_queue_delay_microseconds": model.delay_us,
-            "default_queue_policy": {"max_queue_size": model.queue},
         },
         "model_warmup": [_warmup(inputs, batch) for batch in model.warm_batches],
         "parameters": [{"key": key, "value": {"string_value": text}} for key, text in parameters.items()],

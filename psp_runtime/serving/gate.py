@@ -2,7 +2,8 @@
 
 Triton has no option that limits a body, and what it does with open connections when it stops is its own affair. So it
 listens on a port of its own on this machine, and this door passes requests and responses on as they are (HTTP/1.1, RFC
-9112).
+9112). Triton could limit its queue, but then no longer prepares a batch while another one runs, and a request that
+comes between the two waits for half a second (docs/serving.md): so the door counts.
 """
 
 import asyncio
@@ -14,7 +15,13 @@ from asyncio import StreamReader, StreamWriter
 CHUNK, LONGEST_HEAD = 1 << 16, 1 << 14
 #: Seconds in which a request on its way still gets in after a stop, and in which the rest of a refused one is read.
 GRACE, LINGER = 0.5, 5.0
-REASONS = {400: "Bad Request", 411: "Length Required", 413: "Content Too Large", 502: "Bad Gateway"}
+REASONS = {
+    400: "Bad Request",
+    411: "Length Required",
+    413: "Content Too Large",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+}
 
 
 class Refused(Exception):
@@ -26,10 +33,10 @@ class Refused(Exception):
 
 
 class Gate:
-    """Passes requests of at most `largest` bytes on to the HTTP server on 127.0.0.1:`port`."""
+    """Passes requests of at most `largest` bytes, and `most` with a body at once, on to 127.0.0.1:`port`."""
 
-    def __init__(self, port: int, largest: int) -> None:
-        self.port, self.largest = port, largest
+    def __init__(self, port: int, largest: int, most: int) -> None:
+        self.port, self.largest, self.most = port, largest, most
         self.stopping = False
         self._busy = 0
         self._server: asyncio.Server | None = None
@@ -57,8 +64,8 @@ class Gate:
         self._connections.add(task)
         try:
             await self._requests(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the caller is gone, and nobody is left to tell
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the caller is gone, or the door is closed: nobody is left to tell
         finally:
             self._connections.discard(task)
             writer.close()
@@ -87,6 +94,8 @@ class Gate:
         try:
             fields = _fields(head)
             length = self._length(fields)
+            if length and self._busy > self.most:
+                raise Refused(503, f"{self.most} requests wait already, the most in the queue: try again later")
             if fields.get("expect", "").lower() == "100-continue":
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 head = _without(head, "expect")
