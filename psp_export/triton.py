@@ -21,9 +21,10 @@ from psp_runtime.errors import PspError
 from psp_runtime.metadata import EngineInfo, read_info
 from psp_runtime.serving.config import MAPPING_ENDING, WARMUP_IMAGE, Model, config_text, preferred_batches
 
-#: The Triton release (tag of the docker image) that has a TensorRT, newest last; see NVIDIA's framework support matrix:
-#: docs.nvidia.com/deeplearning/frameworks/support-matrix.
-RELEASES = {"10.7.0": "24.12", "10.8.0": "25.01"}
+#: The Triton release (tag of the docker image) that has a TensorRT, newest last: NVIDIA's compatibility table
+#: (Triton user guide, introduction/compatibility), where its images of a month agree on CUDA. A Triton of another
+#: TensorRT refuses the plan and says so.
+RELEASES = {"10.7.0": "24.12", "10.8.0": "25.01", "10.9.0": "25.03"}
 NEWEST = list(RELEASES.values())[-1]
 #: Which drawn face the server is warmed up with.
 WARMUP_SEED = 13
