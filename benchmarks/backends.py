@@ -118,6 +118,7 @@ def sides(device: str, backends: list[str], precisions: list[str]) -> list[Side]
 
 
 def _open_torch(side: Side, workload: Workload, piece: Piece) -> Runner:
+    torch.backends.cudnn.allow_tf32 = False  # FP32 is FP32: by default, convolutions are not
     module = ReferenceForm(seeded_checkpoint(workload, piece.kind).model, piece.part).eval().to(side.device)
     if side.backend == "torch.compile":
         module.compile()

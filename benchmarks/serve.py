@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     python = serving_python()
     if not python:
-        raise SystemExit("no Python 3.10 or 3.12 with nvidia-pytriton and tritonclient: PSP_SERVE_PYTHON names one")
+        raise SystemExit("no Python 3.10 to 3.12 with nvidia-pytriton and tritonclient: make serving")
     with tempfile.TemporaryDirectory() as folder:
         engine = asked.engine or write_engine(asked, Path(folder))
         bare, server = Bare(python, engine), Server(python, engine)

@@ -1,7 +1,7 @@
 """A psp-serve to measure or test, and callers that speak its protocol: KServe v2 with binary tensors over HTTP.
 
 No client library, so that callers cost little and any Python can be one; psp-serve runs in a Python that PyTriton runs
-with: PSP_SERVE_PYTHON, else what `make serving` made, else python3.12 or python3.10.
+with: PSP_SERVE_PYTHON, else what `make serving` made, else python3.12, python3.11 or python3.10.
 """
 
 import http.client
@@ -33,7 +33,7 @@ def serving_python() -> str:
     """A Python where PyTriton and our runtime load; empty where there is none."""
     check = f"{IMPORTS}; sys.exit(sys.version_info[:2] not in {PYTHONS})"
     made = str(ROOT / ".venv/serving/bin/python")
-    for name in (os.environ.get("PSP_SERVE_PYTHON"), made, "python3.12", "python3.10"):
+    for name in (os.environ.get("PSP_SERVE_PYTHON"), made, "python3.12", "python3.11", "python3.10"):
         found = shutil.which(name) if name else None
         if found and subprocess.run([found, "-c", check], capture_output=True).returncode == 0:
             return found

@@ -11,9 +11,11 @@ import typer
 
 from psp_runtime import console
 from psp_runtime.errors import PspError
+from psp_runtime.tasks import get_task
 
 if TYPE_CHECKING:
     from psp_export.export import Written
+    from psp_train.checkpoints import Checkpoint
 
 #: Exit code of an engine that does not match the reference.
 UNFAITHFUL = 3
@@ -51,7 +53,7 @@ def psp_export(
         "psp"
     ),
     max_batch: Annotated[int, typer.Option(min=1, max=1024, help="The plan serves batches of 1 to this.")] = 8,
-    workspace: Annotated[int, typer.Option(min=1, help="TensorRT's scratch memory, MiB.")] = 4096,
+    workspace: Annotated[int, typer.Option(min=1, max=1 << 20, help="TensorRT's scratch memory, MiB.")] = 4096,
     timing_cache: Annotated[
         Path | None, typer.Option(help="File of TensorRT kernel timings, kept between builds.")
     ] = None,
@@ -71,67 +73,80 @@ def psp_export(
 ) -> None:
     """Export a pSp model to engines, each compared with PyTorch FP32 before it gets its name."""
     _require_export_extra()
+    if task is not None:
+        get_task(task)  # an unknown one is said at once, an empty one is not "inversion"
     from psp_export.export import Options, check, export
     from psp_export.triton import check as check_repository
     from psp_export.triton import model_name, write
     from psp_export.verify import ParityError
-    from psp_train.checkpoints import load_checkpoint, load_demo_checkpoint
 
-    precision = "fp16" if fp16 else "fp32"
     options = Options(
-        output,
-        precision,
-        backend.value,
-        max_batch,
-        workspace,
-        timing_cache,
-        opset,
-        verify,
-        parts,
-        custom_ops,
-        optimization_level,
-        tune_batch,
+        output=output,
+        precision="fp16" if fp16 else "fp32",
+        backend=backend.value,
+        max_batch=max_batch,
+        workspace_mb=workspace,
+        timing_cache=timing_cache,
+        opset=opset,
+        verify=verify,
+        parts=parts,
+        custom_ops=custom_ops,
+        optimization_level=optimization_level,
+        tune_batch=tune_batch,
     )
     check(options)
     if triton:
         check_repository(triton, model_name(output))
-    say = Stages()
-    if checkpoint is None:
-        say(f"loading the bundled demo model (no --checkpoint given), task {task or 'inversion'}")
-        loaded = load_demo_checkpoint(task)
-    else:
-        say(f"loading {checkpoint}")
-        loaded = load_checkpoint(checkpoint, task)
     try:
-        files = export(loaded, options, say)
+        with Stages() as say:
+            loaded = _load(checkpoint, task, say)
+            files = export(loaded, options, say)
     except ParityError as error:
         console.error(error)
         raise typer.Exit(UNFAITHFUL) from None
-    choice = write(triton, files, model_name(output)) if triton else None
-    say.done()
     print(table(files))
-    if choice:
-        print(f"{triton}: for Triton {choice.release}. {choice.reason}")
     print(loaded.license)
+    if triton:
+        choice = write(triton, files, model_name(output))
+        print(f"{triton}: for Triton {choice.release}. {choice.reason}")
+
+
+def _load(checkpoint: Path | None, task: str | None, say: "Stages") -> "Checkpoint":
+    from psp_train.checkpoints import load_checkpoint, load_demo_checkpoint
+
+    if checkpoint is None:
+        say(f"loading the bundled demo model (no --checkpoint given), task {task or 'inversion'}")
+        return load_demo_checkpoint(task)
+    say(f"loading {checkpoint}")
+    return load_checkpoint(checkpoint, task)
 
 
 class Stages:
-    """Progress on stderr: each stage as it begins, with the time it took once the next one does."""
+    """Progress on stderr: each stage as it begins, with the time it took once the next one does.
+
+    Use it as a context: at the end it prints the total, or, on a terminal, leaves the line of the stage that failed.
+    """
 
     def __init__(self) -> None:
         self.start = self.begun = time.perf_counter()
         self.running = ""
 
+    def __enter__(self) -> "Stages":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._finish()
+            print(f"{time.perf_counter() - self.start:6.1f} s in all", file=sys.stderr)
+        elif self.running and sys.stderr.isatty():
+            print(file=sys.stderr)  # else the error would be written over it
+
     def __call__(self, stage: str) -> None:
+        console.end_if_interrupted()
         self._finish()
         self.running, self.begun = stage, time.perf_counter()
         if sys.stderr.isatty():
             print(f"  ...    {stage}", end="\r", file=sys.stderr, flush=True)
-
-    def done(self) -> None:
-        """Close the last stage and print the total."""
-        self._finish()
-        print(f"{time.perf_counter() - self.start:6.1f} s in all", file=sys.stderr)
 
     def _finish(self) -> None:
         if self.running:

@@ -1,22 +1,15 @@
-"""A checkpoint becomes verified engine files: the main path of `psp-export`.
+"""A checkpoint becomes verified engine files: the main path of `psp-export`."""
 
-Everything is made in a temporary folder beside the target and moved into place at the very end, so that a failed
-verification, a full disk or Ctrl-C leaves earlier files as they were and nothing half-written.
-"""
-
-import os
-import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from psp_export import custom_ops, engine, graph, verify
+from psp_export import custom_ops, engine, graph, targets, verify
 from psp_export.deploy import DeployedMapping, DeployedPSP
 from psp_export.precision import balance_encoder, to_half
 from psp_runtime.errors import EngineError, PspError
@@ -29,7 +22,6 @@ from psp_train.networks import PSP
 Say = Callable[[str], None]
 Cases = list[verify.Case]
 
-ENGINE_SUFFIXES = (".onnx", ".trt", ".plan", ".engine")
 CALIBRATION_PICTURES = 6
 PARTS = ("encoder", "generator")
 
@@ -38,7 +30,7 @@ PARTS = ("encoder", "generator")
 class Options:
     """What `psp-export` was asked for; `backend` is "auto", "onnx" or "tensorrt"."""
 
-    output: Path = Path("psp")
+    output: Path = targets.DEFAULT_OUTPUT
     precision: str = "fp32"
     backend: str = "auto"
     max_batch: int = 8
@@ -64,55 +56,40 @@ class Written:
 
 def check(options: Options) -> None:
     """What can be said before any work: raises `PspError` for a target or backend that will not do."""
-    base = _base(options.output)
-    for path in _files_of(base):
-        if path.is_dir():
-            raise PspError(f"{path} is a folder: give another --output")
+    targets.check(options.output)
     engine.check_timing_cache(options.timing_cache, _flavour(options))
     if options.tune_batch > options.max_batch:
-        raise PspError(f"--tune-batch {options.tune_batch}: the plan serves batches of 1..{options.max_batch}")
+        raise PspError(
+            f"--tune-batch {options.tune_batch}: the plan serves batches of 1..{options.max_batch}; raise --max-batch"
+        )
 
 
 def export(checkpoint: Checkpoint, options: Options, say: Say = lambda message: None) -> list[Written]:
     """Write the engine of a checkpoint and the files beside it.
 
     Raises `ParityError` when an engine does not match the reference, `PspError` for everything a user can mend; in
-    both cases no file is written.
+    both cases, as on a full disk or Ctrl-C, no file is written and earlier ones stay.
     """
     check(options)
     flavour = _flavour(options)
-    base, info = _base(options.output), engine_info(checkpoint, options)
+    base, info = targets.stem(options.output), engine_info(checkpoint, options)
     model = checkpoint.model
-    with _workshop(base) as folder:
+    with targets.workshop(base.parent, base.name) as folder:
         if options.verify:
             say("computing the reference pictures")
         cases = verify.reference_cases(model, info) if options.verify else []
         files = _write_onnx(model, info, options.opset, folder / base.name, cases, options.parts, say)
         if flavour:
             files += _write_plans(files, flavour, options, cases, say)
-        for file in files:
-            os.replace(file.path, base.parent / file.path.name)
-    files = [replace(file, path=base.parent / file.path.name) for file in files]
-    left = [path.name for path in _files_of(base) if path.exists() and path not in {file.path for file in files}]
+        places = targets.put_in_place([file.path for file in files], base.parent)
+    _warn_of_others(base, places)
+    return [replace(file, path=place) for file, place in zip(files, places, strict=True)]
+
+
+def _warn_of_others(base: Path, written: list[Path]) -> None:
+    left = [path.name for path in targets.files_of(base) if path.exists() and path not in written]
     if left:
-        warnings.warn(f"left from an earlier export, not of this one: {', '.join(left)}", stacklevel=2)
-    return files
-
-
-def _files_of(base: Path) -> list[Path]:
-    """Every file an export of that name may write."""
-    stems = [base.name, *(f"{base.name}.{part}" for part in graph.TENSORS if part != "full")]
-    return [base.parent / f"{stem}{suffix}" for stem in stems for suffix in (".onnx", ".trt")]
-
-
-def _base(output: Path) -> Path:
-    """The common stem of all files. Raises `PspError` where none can be written."""
-    base = output.with_suffix("") if output.suffix in ENGINE_SUFFIXES else output
-    if not output.name or (output.is_dir() and output != Options.output):
-        raise PspError(f"--output {output} is a folder: give a name in it, such as {output / 'psp'}")
-    if not base.parent.is_dir():
-        raise PspError(f"--output {output}: there is no folder {base.parent}; create it first")
-    return base
+        warnings.warn(f"left from an earlier export, not of this one: {', '.join(left)}", stacklevel=3)
 
 
 def _flavour(options: Options) -> str | None:
@@ -126,19 +103,6 @@ def _flavour(options: Options) -> str | None:
             "psp-toolkit[tensorrt] on a machine with an NVIDIA GPU; or use --backend onnx"
         )
     return flavour
-
-
-@contextmanager
-def _workshop(base: Path) -> Iterator[Path]:
-    """A temporary folder on the target's own file system, gone at the end whatever happens."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{base.name}-", dir=base.parent))
-    except OSError as error:
-        raise PspError(f"cannot write into {base.parent}: {error.strerror}; give another --output") from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def engine_info(checkpoint: Checkpoint, options: Options) -> EngineInfo:
@@ -184,32 +148,43 @@ def _write_onnx(
     say("preparing the deployable form")
     module = deployable(model, info)
     say("exporting ONNX")
-    full = _Draft(module, info, opset, stem.with_name(f"{stem.name}.onnx"))
-    if cases:
-        say("verifying against PyTorch FP32")
-        headroom = verify.check_headroom(full.path, cases) if info.precision == "fp16" else None
-        full.verified(verify.compare(verify.whole(full.session()), info, cases, headroom))
+    files = [_write_full(module, info, opset, stem, cases, say)]
     say("writing the mapping network")
     mapping = _Draft(DeployedMapping(model.decoder), replace(info, part="mapping", precision="fp32"), opset, stem)
-    words = f"relative error {verify.check_mapping(mapping.session(), model):.0e}" if cases else ""
-    files = [full.written(), mapping.written(words)]
-    del full  # up to 1.2 GB
+    if cases:
+        mapping.verified(verify.compare_mapping(mapping.session(), model))
+    files.append(mapping.written())
     if parts:
         say("writing encoder and generator alone")
-        drafts = [_Draft(getattr(module, part), replace(info, part=part), opset, stem) for part in PARTS]
-        if cases:
-            parity = verify.compare(verify.parts(*(draft.session() for draft in drafts)), info, cases)
-            for draft in drafts:
-                draft.verified(parity)
-        files += [draft.written() for draft in drafts]
+        files += _write_parts(module, info, opset, stem, cases)
     return files
 
 
-class _Draft:
-    """An ONNX file in the making: on disk, and in memory until its parity is known."""
+def _write_full(module: DeployedPSP, info: EngineInfo, opset: int, stem: Path, cases: Cases, say: Say) -> Written:
+    draft = _Draft(module, info, opset, stem)
+    if cases:
+        say("verifying against PyTorch FP32")
+        headroom = verify.check_headroom(draft.path, cases) if info.precision == "fp16" else None
+        draft.verified(verify.compare(verify.whole(draft.session()), info, cases, headroom))
+    return draft.written()
 
-    def __init__(self, module: nn.Module, info: EngineInfo, opset: int, path: Path) -> None:
-        self.path = path if info.part == "full" else path.with_name(f"{path.name}.{info.part}.onnx")
+
+def _write_parts(module: DeployedPSP, info: EngineInfo, opset: int, stem: Path, cases: Cases) -> list[Written]:
+    """Encoder and generator alone, compared as one."""
+    drafts = [_Draft(getattr(module, part), replace(info, part=part), opset, stem) for part in PARTS]
+    if cases:
+        parity = verify.compare(verify.parts(*(draft.session() for draft in drafts)), info, cases)
+        for draft in drafts:
+            draft.verified(parity)
+    return [draft.written() for draft in drafts]
+
+
+class _Draft:
+    """An ONNX file in the making: on disk, and in memory (up to 1.2 GB) until its parity is known."""
+
+    def __init__(self, module: nn.Module, info: EngineInfo, opset: int, stem: Path) -> None:
+        part = "" if info.part == "full" else f".{info.part}"
+        self.path = stem.with_name(f"{stem.name}{part}.onnx")
         self.parity = "not verified"
         self.model = graph.to_onnx(module, info, opset)
         self.info = replace(info, custom_ops=custom_ops.add_bodies(self.model))
@@ -219,14 +194,14 @@ class _Draft:
     def session(self) -> OnnxSession:
         return OnnxSession(self.path, "cpu")
 
-    def verified(self, parity: verify.Parity) -> None:
+    def verified(self, parity: verify.Parity | verify.MappingParity) -> None:
         """Write the measured parity into the file."""
-        self.parity = _words(parity)
+        self.parity = str(parity)
         graph.set_info(self.model, replace(self.info, parity=parity.to_metadata()))
         graph.save(self.model, self.path)
 
-    def written(self, parity: str = "") -> Written:
-        return Written(self.path, self.info.part, engine.stored_precision(self.path), parity or self.parity)
+    def written(self) -> Written:
+        return Written(self.path, self.info.part, engine.stored_precision(self.path), self.parity)
 
 
 def _write_plans(files: list[Written], flavour: str, options: Options, cases: Cases, say: Say) -> list[Written]:
@@ -236,27 +211,22 @@ def _write_plans(files: list[Written], flavour: str, options: Options, cases: Ca
     """
     sources = [file for file in files if file.part != "mapping"]
     try:
-        plans = []
-        for source in sources:
-            target = source.path.with_suffix(".trt")
-            say(f"building {target.name} with {flavour}")
-            with custom_ops.plan_source(source.path, flavour) as path:
-                engine.build_plan(
-                    path,
-                    target,
-                    flavour,
-                    options.workspace_mb,
-                    options.timing_cache,
-                    options.optimization_level,
-                    options.tune_batch,
-                )
-            plans.append(Written(target, source.part, engine.stored_precision(target, source.path), "not verified"))
+        plans = [_build_plan(source, flavour, options, say) for source in sources]
         return _verify_plans(plans, sources[0], cases, say) if cases else plans
     except (engine.BuildError, EngineError) as error:
         if options.backend == "tensorrt":
             raise
         warnings.warn(f"no plan was written: {error}", stacklevel=3)
         return []
+
+
+def _build_plan(source: Written, flavour: str, options: Options, say: Say) -> Written:
+    target = source.path.with_suffix(".trt")
+    say(f"building {target.name} with {flavour}")
+    how = (options.workspace_mb, options.timing_cache, options.optimization_level, options.tune_batch)
+    with custom_ops.plan_source(source.path, flavour) as path:
+        engine.build_plan(path, target, flavour, *how)
+    return Written(target, source.part, engine.stored_precision(target, source.path), "not verified")
 
 
 def _verify_plans(plans: list[Written], source: Written, cases: Cases, say: Say) -> list[Written]:
@@ -267,15 +237,9 @@ def _verify_plans(plans: list[Written], source: Written, cases: Cases, say: Say)
         parity = f"not run here, for want of {lacking}; {source.path.name}: {source.parity}"
         return [replace(plan, parity=parity if plan.part == "full" else "not run here") for plan in plans]
     say("verifying on the GPU")
-    sessions = [open_session(plan.path, "cuda") for plan in plans]
-    words = [_words(verify.compare(verify.whole(sessions[0]), info, cases))]
-    if len(sessions) > 1:
-        words += [_words(verify.compare(verify.parts(*sessions[1:]), info, cases))] * len(PARTS)
-    for session in sessions:
-        session.close()
+    with ExitStack() as opened:
+        sessions = [opened.enter_context(closing(open_session(plan.path, "cuda"))) for plan in plans]
+        words = [str(verify.compare(verify.whole(sessions[0]), info, cases))]
+        if len(sessions) > 1:
+            words += [str(verify.compare(verify.parts(*sessions[1:]), info, cases))] * len(PARTS)
     return [replace(plan, parity=parity) for plan, parity in zip(plans, words, strict=True)]
-
-
-def _words(parity: verify.Parity) -> str:
-    words = f"{parity.psnr:.1f} dB, within {parity.max_difference} levels"
-    return words if parity.headroom is None else f"{words}, FP16 headroom {parity.headroom:.0f}x"

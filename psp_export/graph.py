@@ -19,6 +19,8 @@ from psp_runtime.metadata import ONNX_KEY, EngineInfo
 #: TensorRT 8.6 reads up to opset 17; nothing in the graph needs a newer one.
 DEFAULT_OPSET = 17
 OPSETS = range(17, 21)
+#: Bytes a protobuf message, and so an ONNX file with its weights inside, can hold.
+PROTOBUF_LIMIT = 2**31
 
 #: Inputs and outputs of each part of an engine.
 TENSORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -45,10 +47,13 @@ def input_shape(info: EngineInfo, name: str) -> tuple[int, ...]:
 def to_onnx(module: nn.Module, info: EngineInfo, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
     """Trace a deployable module of the part `info.part` into a model that carries `info`.
 
-    Raises `PspError` for an opset the exporter does not speak.
+    Raises `PspError` for an opset the exporter does not speak, and above protobuf's 2 GB.
     """
     if opset not in OPSETS:
         raise PspError(f"--opset {opset} is not supported: choose {OPSETS.start} to {OPSETS.stop - 1}")
+    size = sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
+    if size >= PROTOBUF_LIMIT:
+        raise PspError(f"the ONNX model takes {size / 1e9:.1f} GB, one file holds 2 GB: use --fp16")
     model = onnx.load_from_string(_trace(module, info, opset))
     model.producer_name = "psp-export"
     for node in model.graph.node:
@@ -81,9 +86,7 @@ def set_info(model: onnx.ModelProto, info: EngineInfo) -> None:
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write and check one file. Raises `PspError` above protobuf's 2 GB."""
-    if model.ByteSize() >= 2**31:
-        raise PspError(f"the ONNX model takes {model.ByteSize() / 1e9:.1f} GB, one file holds 2 GB: use --fp16")
+    """Write and check one file."""
     path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(path))
 

@@ -10,14 +10,16 @@ everything else is served as ONNX.
 
 import os
 import re
+import shlex
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from psp_export.export import ENGINE_SUFFIXES, Written
+from psp_export import targets
+from psp_export.export import Written
 from psp_export.verify import pictures
 from psp_runtime.errors import PspError
+from psp_runtime.files import make_writable
 from psp_runtime.metadata import EngineInfo, read_info
 from psp_runtime.serving.config import MAPPING_ENDING, WARMUP_IMAGE, Model, config_text, preferred_batches
 
@@ -29,10 +31,13 @@ NEWEST = list(RELEASES.values())[-1]
 #: Which drawn face the server is warmed up with.
 WARMUP_SEED = 13
 
-README = """\
-# {name}: {task}, for Triton Inference Server {release}
+#: In the first line of every README written here, and so the sign of one that may be replaced.
+TITLE = "for Triton Inference Server"
 
-    docker run --rm --gpus all -p 8000:8000 -p 8001:8001 -p 8002:8002 -v {folder}:/models \\
+README = """\
+# {name}: {task}, {title} {release}
+
+    docker run --rm --gpus all -p 8000:8000 -p 8001:8001 -p 8002:8002 -v {volume} \\
         nvcr.io/nvidia/tritonserver:{release}-py3 tritonserver --model-repository=/models
 
 {engine} Without a GPU, leave out `--gpus all`{without_gpu}
@@ -59,20 +64,29 @@ class Choice:
 
 def model_name(output: Path) -> str:
     """What the model of `--output` is called."""
-    return output.stem if output.suffix in ENGINE_SUFFIXES else output.name
+    return targets.stem(output).name
 
 
 def check(folder: Path, name: str) -> None:
     """Raise `PspError` for a model repository that cannot be written."""
-    if folder.exists() and not folder.is_dir():
-        raise PspError(f"--triton {folder}: it is a file, expected a folder")
-    if not folder.absolute().parent.is_dir():
-        raise PspError(f"--triton {folder}: there is no folder {folder.absolute().parent}; create it first")
+    parent = folder.absolute().parent
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise PspError(f"--triton {folder} is not a folder: give a folder, or a name for a new one")
+    if not parent.is_dir():
+        raise PspError(f"--triton {folder}: there is no folder {parent}; create it first")
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        raise PspError(f"--output {name}: Triton takes names of letters, digits, dots and dashes")
+        raise PspError(f"--output {name}: Triton takes names of letters, digits, dots, dashes and underscores only")
     for model in (folder / name, folder / f"{name}{MAPPING_ENDING}"):
         if model.exists() and not (model / "config.pbtxt").is_file():
             raise PspError(f"{model} is there already and no model of Triton: give another --triton folder")
+    readme = folder / "README.md"
+    if readme.exists() and not _is_ours(readme):
+        raise PspError(f"{readme} is there already and not of psp-export: give another --triton folder, or rename it")
+    make_writable(folder if folder.is_dir() else parent)
+
+
+def _is_ours(readme: Path) -> bool:
+    return readme.is_file() and TITLE in readme.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
 
 
 def choose(files: list[Written]) -> Choice:
@@ -96,9 +110,9 @@ def _version(info: EngineInfo) -> str:
 
 
 def write(folder: Path, files: list[Written], name: str) -> Choice:
-    """Write the model repository of an export; models of the same names are replaced, others stay.
+    """Write the model repository of an export; models of the same names are replaced, all or none, others stay.
 
-    Raises `PspError` as `check` does, before anything is written.
+    Raises `PspError` as `check` does, before anything is written, and where the system refuses.
     """
     check(folder, name)
     folder.mkdir(exist_ok=True)
@@ -106,14 +120,13 @@ def write(folder: Path, files: list[Written], name: str) -> Choice:
     info = read_info(choice.file)
     kind = "KIND_GPU" if choice.backend == "tensorrt" else "KIND_AUTO"
     warm = tuple(sorted({1, *preferred_batches(info.max_batch)}))
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder) as workshop:
-        drafts = [_draft(Path(workshop), choice.file, Model(name, choice.backend, kind, warm_batches=warm))]
+    with targets.workshop(folder, name) as workshop:
+        drafts = [_draft(workshop, choice.file, Model(name, choice.backend, kind, warm_batches=warm))]
         for mapping in (file.path for file in files if file.part == "mapping"):
-            drafts.append(_draft(Path(workshop), mapping, Model(f"{name}{MAPPING_ENDING}", "onnxruntime", "KIND_CPU")))
-        (Path(workshop) / "README.md").write_text(_readme(folder, name, info, choice))
-        for draft in drafts:
-            _replace(draft, folder / draft.name)
-        os.replace(Path(workshop) / "README.md", folder / "README.md")
+            drafts.append(_draft(workshop, mapping, Model(f"{name}{MAPPING_ENDING}", "onnxruntime", "KIND_CPU")))
+        readme = workshop / "README.md"
+        readme.write_text(_readme(folder, name, info, choice), encoding="utf-8", errors="surrogateescape")
+        targets.put_in_place([*drafts, readme], folder)
     return choice
 
 
@@ -131,20 +144,14 @@ def _draft(folder: Path, file: Path, model: Model) -> Path:
     return home
 
 
-def _replace(draft: Path, target: Path) -> None:
-    """Put a finished folder in the place of an older one, which goes to the workshop and away with it."""
-    if target.exists():
-        target.rename(draft.with_name(f"{draft.name}.old"))
-    draft.rename(target)
-
-
 def _readme(folder: Path, name: str, info: EngineInfo, choice: Choice) -> str:
     channels = {"rgb": ",3", "sketch": ",1", "labels": ""}[info.input]
     return README.format(
         name=name,
         task=info.task,
         release=choice.release,
-        folder=folder.resolve(),
+        title=TITLE,
+        volume=shlex.quote(f"{folder.resolve()}:/models"),
         engine=choice.reason,
         without_gpu="." if choice.backend == "onnxruntime" else " and serve the ONNX file: psp-export --backend onnx.",
         path="" if name == "psp" else f"/{name}",

@@ -81,6 +81,8 @@ def _mixing(options: Options, info: EngineInfo) -> Application:
     amount = codes.layer_alpha(info, layers, alpha)
     codes.check_seed(seed)
     codes.check_psi(psi)
+    if not 0 <= psi <= 1:
+        warnings.warn(f"psi {psi:g} is outside 0 (average face) to 1 (no truncation): faces may look odd", stacklevel=2)
     if not options.url:  # a server says for itself whether it has one
         parts.check_mapping(options.engine, info)
 

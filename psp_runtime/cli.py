@@ -22,6 +22,8 @@ from psp_runtime.sessions import open_session
 
 INPUT, MAKE, SAVE = "Change the input", "Make of each input (one of)", "Save"
 
+#: Of --size: two such pictures side by side are as wide as a WebP can be, 16383.
+MOST_PIXELS = 8191
 #: What follows --ray if it is an address and not a picture.
 _RAY_ADDRESS = re.compile(rf"ray://.+|auto|{LOCAL_RAY}|[\w.-]+:\d+")
 
@@ -55,7 +57,7 @@ def _with_ray_address(arguments: list[str]) -> list[str]:
     following = [*arguments[1:], ""]
     return [
         f"--ray={LOCAL_RAY}" if one == "--ray" and not _RAY_ADDRESS.fullmatch(after) else one
-        for one, after in zip(arguments, following, strict=True)
+        for one, after in zip(arguments, following)
     ]
 
 
@@ -143,7 +145,7 @@ def psp_run(
         int | None, typer.Option(help="Of PNG, 0 (none), 1 (quick) to 9 (small, slow) (1).", rich_help_panel=SAVE)
     ] = None,
     size: Annotated[
-        int | None, typer.Option(min=1, max=8192, help="Width and height of the outputs.", rich_help_panel=SAVE)
+        int | None, typer.Option(min=1, max=MOST_PIXELS, help="Width and height of the outputs.", rich_help_panel=SAVE)
     ] = None,
     couple: Annotated[bool, typer.Option("--couple", help="Input and output in one.", rich_help_panel=SAVE)] = False,
     grid: Annotated[

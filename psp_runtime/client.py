@@ -23,6 +23,7 @@ from psp_runtime.sessions import Session
 DEFAULT_MODEL = "psp"
 #: Seconds to connect, and to wait for an answer: a batch on a busy CPU takes its time.
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 600.0
+_NO_TRITON = "what answers there is no Triton, perhaps its metrics port or another program"
 #: NumPy types by Triton's names.
 _TYPES = {np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
 
@@ -84,13 +85,15 @@ class RemoteSession:
                 )
             return question(self._local.client)
         except self._http.InferenceServerException as error:
-            words = (error.message() or "no answer that is one of Triton").removeprefix("[request id: <id_unknown>] ")
-            raise EngineError(f"{self.url}: {words}") from None
+            words = (error.message() or _NO_TRITON).removeprefix("[request id: <id_unknown>] ")
+            foreign = "while decoding the response" in words  # followed by all of it, a page of HTML for example
+            raise EngineError(f"{self.url}: {_NO_TRITON if foreign else words}") from None
         except ValueError:
-            raise EngineError(f"{self.url}: what answers there is no Triton, perhaps its metrics port") from None
+            raise EngineError(f"{self.url}: {_NO_TRITON}") from None
         except OSError as error:
             reason = error.strerror or str(error)
-            raise EngineError(f"no answer from {self.url} ({reason}): is psp-serve running there?") from None
+            hint = "psp-serve itself speaks http, not https" if self._secure else "is psp-serve running there?"
+            raise EngineError(f"no answer from {self.url} ({reason}): {hint}") from None
 
 
 class RemoteParts(Parts):
@@ -116,10 +119,16 @@ def connect(url: str, batch: int | None = None) -> Pipeline:
 
 def parse_url(url: str) -> tuple[bool, str, str]:
     """Whether it is https, HOST:PORT, and the model. Raises `PspError` for anything else."""
-    parts = urlsplit(url)
+    wrong = PspError(f"--url {url}: expected http://HOST:PORT or http://HOST:PORT/MODEL")
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  only now is it looked at
+    except ValueError:
+        raise wrong from None
     model = parts.path.strip("/") or DEFAULT_MODEL
-    if parts.scheme not in ("http", "https") or not parts.hostname or "/" in model or parts.query:
-        raise PspError(f"--url {url}: expected http://HOST:PORT or http://HOST:PORT/MODEL")
+    other = parts.query or parts.fragment or "@" in parts.netloc
+    if parts.scheme not in ("http", "https") or not parts.hostname or "/" in model or other:
+        raise wrong
     return parts.scheme == "https", parts.netloc, model
 
 
@@ -129,5 +138,5 @@ def _import_client() -> Any:
     except (ImportError, AttributeError) as error:  # gevent built for another Python fails with AttributeError
         raise PspError(
             f"--url needs tritonclient, which does not load ({error}): pip install 'psp-toolkit[serve]', "
-            "with Python 3.10 or 3.12"
+            "with Python 3.10 to 3.12"
         ) from None

@@ -2,10 +2,13 @@
 
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
+
+import typer
 
 from psp_runtime.errors import PspError
 
@@ -13,20 +16,43 @@ from psp_runtime.errors import PspError
 MISTAKE = 2
 #: What a shell reports for a program stopped by Ctrl-C: 128 + SIGINT.
 INTERRUPTED = 130
+#: What typer raises for a command line it cannot read. It has no public name there, one kind of it has.
+_UsageError: Any = typer.BadParameter.__base__
+
+
+class _CtrlC:
+    """The handler of Ctrl-C, which remembers: a library that catches everything may swallow the exception."""
+
+    came = False
+
+    def __call__(self, *_: object) -> None:
+        self.came = True
+        raise KeyboardInterrupt
+
+
+_ctrl_c = _CtrlC()
 
 
 def run(app: Callable[[], object]) -> NoReturn:
     """Run a typer app (or any function without arguments) and exit.
 
-    A `PspError` and what the system refuses (disk full, no permission) become one `error: …` line and exit 2, Ctrl-C
-    exits with 130, each warning is one `warning: …` line, a closed pipe ends the program quietly. Exit codes the app
-    chose itself are kept; anything else is a bug of ours and keeps its traceback.
+    A `PspError`, a wrong option and what the system refuses (disk full, no permission) become one `error: …` line and
+    exit 2, Ctrl-C exits with 130, each warning is one `warning: …` line, a closed pipe ends the program quietly. Exit
+    codes the app chose itself are kept; anything else is a bug of ours and keeps its traceback.
     """
     warnings.showwarning = _warning_lines()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name that is not valid text must not end a run at the line that reports it.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _ctrl_c)
     sys.exit(_exit_code(app))
+
+
+def end_if_interrupted() -> None:
+    """Between the stages of long work: raise the `KeyboardInterrupt` that was swallowed, if one was."""
+    if _ctrl_c.came:
+        raise KeyboardInterrupt
 
 
 def error(text: object) -> None:
@@ -38,9 +64,14 @@ def _exit_code(app: Callable[[], object]) -> int | str | None:
     try:
         code = _call(app)
         # What is still buffered meets a closed pipe here, not in the interpreter's own shutdown.
-        sys.stdout.flush()
+        if sys.stdout:  # None where the shell closed it
+            sys.stdout.flush()
     except PspError as mistake:
         error(mistake)
+        return MISTAKE
+    except _UsageError as wrong:
+        command = wrong.ctx.command_path if wrong.ctx else os.path.basename(sys.argv[0])
+        error(f"{wrong.format_message().rstrip('.')}: see {command} --help")
         return MISTAKE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -54,15 +85,16 @@ def _exit_code(app: Callable[[], object]) -> int | str | None:
     return code
 
 
-def _call(app: Callable[[], object]) -> int | str | None:
+def _call(app: Callable[..., object]) -> int | str | None:
+    code: object
     try:
-        app()
+        # Without arguments there is nothing to misread, and typer's own way of showing the help is wanted.
+        code = app(standalone_mode=len(sys.argv) < 2) if isinstance(app, typer.Typer) else app()
     except SystemExit as end:
-        # typer turns Ctrl-C inside a command into this code without a word.
-        if end.code == INTERRUPTED:
-            raise KeyboardInterrupt from None
-        return end.code
-    return 0
+        code = end.code
+    if code == INTERRUPTED:  # typer turns Ctrl-C inside a command into this code without a word
+        raise KeyboardInterrupt
+    return code if isinstance(code, int | str) else 0
 
 
 def _reason(refused: OSError) -> str:

@@ -64,7 +64,7 @@ class GraphRecorder:
         self._call("cuStreamBeginCapture", stream, mode)
         try:
             work()
-        except EngineError:
+        except BaseException:
             self._driver.cuStreamEndCapture(stream)  # a stream left in capture mode would run nothing any more
             raise
         template = self._call("cuStreamEndCapture", stream)

@@ -14,6 +14,8 @@ Shapes: N examples, L styles, S style dim, D features.
 """
 
 import csv
+import os
+import re
 import warnings
 from collections.abc import Iterable
 from contextlib import closing
@@ -37,6 +39,8 @@ Floats = NDArray[np.float64]
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0)
 FOLDS, ITERATIONS, TOLERANCE = 5, 1000, 1e-6
+#: A number in the place of a label: such a row is no heading, but a row with a wrong label.
+_NUMBER = re.compile(r"[-+]?[\d.]+")
 #: Below this accuracy on held-out examples a direction is doubtful.
 GUESSING = 0.6
 
@@ -151,7 +155,7 @@ def find_direction(options: Options, info: EngineInfo, table: Path) -> None:
 
 
 def read_table(table: Path) -> tuple[list[str], list[int]]:
-    """Names and labels of a CSV file of rows `picture,0-or-1`; a first row without a label is a heading.
+    """Names and labels of a CSV file of rows `picture,0-or-1`; a first row with a word for a label is a heading.
 
     Raises `PspError` that names the first row that is neither.
     """
@@ -162,7 +166,7 @@ def read_table(table: Path) -> tuple[list[str], list[int]]:
         raise PspError(f"cannot read {table}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise PspError(f"cannot read {table}: not a CSV file ({error})") from error
-    if rows and rows[0][1][-1] not in ("0", "1"):
+    if rows and not _NUMBER.fullmatch(rows[0][1][-1]):
         rows = rows[1:]
     if not rows:
         raise PspError(f"{table} has no rows: expected lines such as face.png,1")
@@ -183,7 +187,7 @@ def _target(options: Options, table: Path) -> Path:
     target = Path(options.out or f"{table.stem}.npy")
     if target.is_dir() or target.suffix != ".npy":
         raise PspError(f"--out {target}: expected a name that ends in .npy, for the direction")
-    if options.latents and target.resolve() == options.latents.resolve():
+    if options.latents and os.path.realpath(target) == os.path.realpath(options.latents):
         raise PspError(f"the direction would replace the codes in {target}: give another --out")
     files.make_writable(target.parent)
     return target

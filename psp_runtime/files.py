@@ -106,13 +106,14 @@ def check_clashes(outputs: Iterable[tuple[str, Path]], read: Iterable[Path]) -> 
 
     `outputs` come with what they are made of: a picture, or the option that asks for them.
     """
-    sources = {path.resolve() for path in read}
+    # realpath: Path.resolve raises on links that lead to themselves, before Python 3.13.
+    sources = {os.path.realpath(path) for path in read}
     writers: dict[Path, str] = {}
     for source, output in outputs:
         if output in writers:
             raise PspError(f"{writers[output]} and {source} would both become {output}: rename one, or run them apart")
-        if output.resolve() in sources:
-            raise PspError(f"{output}, the output of {source}, is an input too: choose another --out")
+        if os.path.realpath(output) in sources:
+            raise PspError(f"{output}, the output of {source}, is an input too: choose another name or folder for it")
         writers[output] = source
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ class Gpu:
 
     def __init__(self, path: Path) -> None:
         self.cuda: Any = importlib.import_module("pycuda.driver")
-        self.path = path
+        self.path, self._thread = path, threading.get_ident()
         with self.errors():
             self.cuda.init()
             self.device = self.cuda.Device(0)
@@ -28,12 +29,12 @@ class Gpu:
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
         """Make the context that of this thread, with `errors`."""
-        self._context.push()
-        try:
-            with self.errors():
+        with self.errors():
+            self._context.push()
+            try:
                 yield
-        finally:
-            self.cuda.Context.pop()
+            finally:
+                self.cuda.Context.pop()
 
     def release(self) -> None:
         """Give the context back, everything made in it gone and not being current."""
@@ -42,11 +43,14 @@ class Gpu:
         except EngineError:
             self._context.detach()
             return
-        # pycuda makes a context current to detach it, and relies on that ending with it. A primary one stays current,
-        # dead if nobody else holds it: what used CUDA next in this thread would fail.
         before = int(driver.cuCtxGetCurrent()[1])
         self._context.detach()
-        if int(driver.cuCtxGetCurrent()[1]) != before:
+        if threading.get_ident() != self._thread:
+            # pycuda gives a context back in the thread that opened it, and only forgets it in others.
+            driver.cuDevicePrimaryCtxRelease(0)
+        elif int(driver.cuCtxGetCurrent()[1]) != before:
+            # It makes a context current to detach it, and relies on that ending with it. A primary one stays current,
+            # dead if nobody else holds it: what used CUDA next in this thread would fail.
             driver.cuCtxPopCurrent()
 
     @contextlib.contextmanager

@@ -32,7 +32,8 @@ class EngineInfo:
 
     `part` is "full" for picture in, picture out; "encoder", "generator" and "mapping" are the pieces of it.
     `parity` holds the measured agreement with the PyTorch FP32 reference: {"psnr": dB on uint8, "max": levels},
-    or None when the export was not verified. A plan's name is fixed before it is built, so a plan carries
+    with "headroom" (65504 over the largest FP16 value) where there is one; {"relative_error": of w} for the mapping
+    network; or None when the export was not verified. A plan's name is fixed before it is built, so a plan carries
     the parity of the ONNX file it came from. `custom_ops`: an ONNX file has nodes of our domain (with their definition
     in standard ops), a plan needs our plugins.
     """

@@ -1,5 +1,6 @@
 """What `psp-run` was asked for: its options, which of them go together, and how their values are written."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -175,7 +176,7 @@ def parse_strengths(text: str) -> tuple[float, ...]:
             return tuple(float(part) for part in text.split(","))
         first, last, count = text.split(":")
         start, end, steps = float(first), float(last), int(count)
-        if not 2 <= steps <= MOST:
+        if not (2 <= steps <= MOST and math.isfinite(start) and math.isfinite(end)):
             raise ValueError
         return tuple(start + (end - start) * index / (steps - 1) for index in range(steps))
     except ValueError:

@@ -165,10 +165,12 @@ def _plugin_class(trt: Any) -> Any:
             return self.clone()
 
         def get_fields_to_serialize(self) -> Any:
+            """Kept by the plugin: TensorRT reads them after this has returned."""
             kinds = {np.int64: trt.PluginFieldType.INT64, np.float32: trt.PluginFieldType.FLOAT32}
-            return trt.PluginFieldCollection(
+            self._fields = trt.PluginFieldCollection(
                 [trt.PluginField(f, v, kinds[self.operation.fields[f]]) for f, v in self.values.items()]
             )
+            return self._fields
 
         def get_output_data_types(self, types: Any) -> list[Any]:
             return [types[0]]

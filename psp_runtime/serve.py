@@ -2,25 +2,24 @@
 
     psp-serve --engine psp.onnx --port 8000
 
-PyTriton brings the server; the model is ours (`serving.model`), in Triton's own Python backend, and callers come in
-through `serving.gate`, which limits their requests and lets none of them get lost when the server stops.
+PyTriton brings the server, `serving.triton` runs it; the model is ours (`serving.model`), in Triton's own Python
+backend, and callers come in through `serving.gate`, which limits their requests and lets none of them get lost when
+the server stops.
 """
 
 import asyncio
-import importlib
 import os
 import platform
 import re
 import signal
 import socket
+import subprocess
 import sys
-import sysconfig
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import numpy as np
 import typer
@@ -34,12 +33,11 @@ from psp_runtime.parts import check_mapping, part_path
 from psp_runtime.serving.config import DEVICE_PARAMETER, MAPPING_ENDING, WARMUP_IMAGE, Model, config_text
 from psp_runtime.serving.gate import Gate
 from psp_runtime.serving.model import ENGINE_PARAMETER, MODEL_FILE
+from psp_runtime.serving.triton import package, running
 from psp_runtime.sessions import open_session
 
-#: Versions of Python that PyTriton runs with: for 3.11 it finds no gevent that works.
-PYTHONS = ((3, 10), (3, 12))
-#: Seconds Triton has to finish what it has begun.
-EXIT_SECONDS = 30
+#: Versions of Python that its packages install in; it wants NumPy < 2, which 3.13 never had.
+PYTHONS = ((3, 10), (3, 11), (3, 12))
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -81,13 +79,15 @@ def psp_serve(
         engine.resolve(), host, port, metrics_port, name, device.value, queue, max_request << 20, int(1000 * delay)
     )
     check(options)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server runs; then it is `_serve` that stops it
+    signal.signal(signal.SIGTERM, _leave)  # until the server runs; then it is `_serve` that stops it
     with tempfile.TemporaryDirectory(prefix="psp-serve-") as folder:
         with closing(open_session(options.engine, options.device)) as session:  # what is wrong with it is said now
             used = session.device
         write_repository(Path(folder) / "models", options, used)
-        with triton(Path(folder), options, used) as (server, http_port):
-            asyncio.run(_serve(server, Gate(http_port, options.largest, options.queue), options, used))
+        inner = _free_port()
+        with running(Path(folder), inner, (options.host, options.metrics_port), used == "cuda") as server:
+            asyncio.run(_serve(server, Gate(inner, options.largest, options.queue), options, used))
+            signal.signal(signal.SIGTERM, _leave)  # asyncio.run has undone it
 
 
 def check(options: Options) -> None:
@@ -97,6 +97,8 @@ def check(options: Options) -> None:
         raise EngineError(f"{options.engine} is only the {info.part}, expected the full engine")
     if not re.fullmatch(r"[A-Za-z0-9._-]+", options.name) or options.name.endswith(MAPPING_ENDING):
         raise PspError(f"--name {options.name}: expected letters, digits, dots and dashes, not ending in _mapping")
+    if options.port == options.metrics_port:
+        raise PspError(f"--port and --metrics-port are both {options.port}: expected two ports")
     for port in (options.port, options.metrics_port):
         _check_port(options.host, port)
     obstacle = obstacle_here()
@@ -110,20 +112,31 @@ def obstacle_here() -> str:
     if sys.platform != "linux":
         return "PyTriton is for Linux; psp-export --triton writes a model for Triton's docker image"
     if sys.version_info[:2] not in PYTHONS:
-        return f"this is {version}, PyTriton runs with 3.10 and 3.12: make an environment with one of these"
-    try:
-        importlib.import_module("pytriton.triton")
-    except (ImportError, AttributeError) as error:  # gevent built for another Python fails with AttributeError
-        return f"PyTriton does not load ({error}): pip install 'psp-toolkit[cpu,serve]'"
+        return f"this is {version}, PyTriton runs with 3.10 to 3.12: make an environment with one of these"
+    if package() is None:
+        return "PyTriton is not installed: pip install 'psp-toolkit[cpu,serve]'"
     return ""
 
 
 def _check_port(host: str, port: int) -> None:
     try:
-        with socket.create_server((host, port)):
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.create_server((host, port), family=family):
             pass
     except OSError as error:
-        raise PspError(f"cannot listen on {host}:{port}: {error.strerror}; choose another port or --host") from None
+        raise _cannot_listen(host, port, error) from None
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> PspError:
+    # asyncio and getaddrinfo have words of their own, and numbers that are none of the system's.
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+    return PspError(f"cannot listen on {host} port {port}: {reason}; choose another --port or --host")
+
+
+def _free_port() -> int:
+    """A port of this machine alone, for Triton behind the door."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def write_repository(folder: Path, options: Options, device: str) -> None:
@@ -151,52 +164,27 @@ def _write_model(folder: Path, info: EngineInfo, model: Model) -> None:
     (home / "warmup" / WARMUP_IMAGE).write_bytes(np.zeros(image_shape(info), np.uint8).tobytes())
 
 
-@contextmanager
-def triton(folder: Path, options: Options, used: str) -> Iterator[tuple[Any, int]]:
-    """A running server over the models in a folder, and the port on this machine it listens on. `used`: the device."""
-    module = importlib.import_module("pytriton.triton")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        http_port = free.getsockname()[1]
-    # Triton's Python backend loads libpython, which is not where the loader looks unless Python came with the system.
-    libraries = [os.environ.get("LD_LIBRARY_PATH", ""), sysconfig.get_config_var("LIBDIR") or ""]
-    os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
-    log = folder / "triton.log"
-    config = module.TritonConfig(
-        model_repository=folder / "models", http_address="127.0.0.1", http_port=http_port, allow_grpc=False,
-        metrics_address=options.host, metrics_port=options.metrics_port, exit_timeout_secs=EXIT_SECONDS, log_file=log,
-        allow_gpu_metrics=used == "cuda",
-    )  # fmt: skip
-    server = module.Triton(config=config, workspace=folder / "workspace")
-    try:
-        server.run()
-        yield server, http_port
-    except TimeoutError:
-        raise PspError(f"Triton does not start: {last_error(log)}") from None
-    finally:
-        server.stop()
-
-
-def last_error(log: Path) -> str:
-    """The last error in Triton's log, in one line."""
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    errors = [line.partition("] ")[2] for line in lines if line.startswith("E")]
-    return errors[-1] if errors else "it says nothing of errors"
-
-
-async def _serve(server: Any, gate: Gate, options: Options, device: str) -> None:
+async def _serve(server: subprocess.Popen[bytes], gate: Gate, options: Options, device: str) -> None:
     """Let callers in until a signal comes. Raises `PspError` when Triton ends before."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await gate.open(options.host, options.port)
-    where = f"http://{options.host}:{options.port}"
+    try:
+        await gate.open(options.host, options.port)
+    except OSError as error:  # taken while Triton started
+        raise _cannot_listen(options.host, options.port, error) from None
+    where = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{options.port}"
     print(f"{options.engine.name} on {where} ({device}), model {options.name}; metrics on port {options.metrics_port}")
     sys.stdout.flush()
     while not stop.is_set():
-        if not server.is_alive():
+        if server.poll() is not None:
             raise PspError("Triton has ended by itself, out of memory for example: start psp-serve again")
         await _wait(stop, 1.0)
     await gate.close()
+
+
+def _leave(*_: object) -> None:
+    sys.exit(0)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

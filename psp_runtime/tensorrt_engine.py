@@ -65,10 +65,16 @@ class TensorRTEngine:
                 f"{self._path}: TensorRT could not set the plan up on the GPU: too little free GPU memory"
             )
         if self.memory:
-            context.device_memory = memory
+            self._lend(context, memory)
         if context.active_optimization_profile != 0:  # 8.6 gives it to the first context by itself, to others not
             self._choose_profile(context, stream)
         return context
+
+    def _lend(self, context: Any, memory: int) -> None:
+        if hasattr(context, "set_device_memory"):  # it takes the size too, and is newer than the property
+            context.set_device_memory(memory, self.memory)
+        else:
+            context.device_memory = memory
 
     def _choose_profile(self, context: Any, stream: int) -> None:
         try:

@@ -19,8 +19,16 @@ MOST = 16
 ONE_AT_A_TIME = {"concurrency_id": "engine", "concurrency_limit": 1, "api_visibility": "private"}
 WAITING = 16
 
+#: What is on the page only while it is wanted; `to` serves for `style_of` as well.
+_CHOICES = ("mix", "seed", "psi", "steps", "mix_alpha", "mix_layers", "to")
+
 HEAD = "# pixel2style2pixel"
-CSS = ".canvas canvas { image-rendering: pixelated } footer { display: none !important }"
+FACE = "A face of the generator's own"
+CSS = """
+.canvas canvas { image-rendering: pixelated }
+.made .grid-wrap { max-height: none !important }  /* else Gradio cuts tall pictures off, and long strips */
+footer { display: none !important }
+"""
 
 
 def make_page(engines: list[Path], runs: Runs, mix_layers: str = "") -> Any:
@@ -48,7 +56,7 @@ class _Tab:
     def __init__(self, engine: Path, info: EngineInfo, runs: Runs, mix_layers: str) -> None:
         self.engine, self.info, self.runs = engine, info, runs
         self.controls: dict[str, Any] = {}
-        self.example: Any = None
+        self.faces: list[Any] = []
         with gr.Column():
             self._input()
             self._changes()
@@ -56,11 +64,11 @@ class _Tab:
             button = gr.Button("Make", variant="primary")
         with gr.Column():
             self.pictures = gr.Gallery(
-                label="Made", columns=3, object_fit="contain", interactive=False,
+                label="Made", columns=3, object_fit="contain", interactive=False, elem_classes="made",
                 buttons=["download", "download_all", "fullscreen"],
             )  # fmt: skip
             self.timing = gr.Markdown()
-            self.drawing = gr.DownloadButton("What was drawn, as a file", visible=False)
+            self.source = gr.DownloadButton("The picture it was made of, as a file", visible=False)
             self.command = gr.Textbox(label="The same from a shell", max_lines=6, buttons=["copy"])
         self._listen(button)
 
@@ -77,9 +85,13 @@ class _Tab:
             return
         if kind == "sketch":
             self._upload("Draw a photo in pencil", self._open_photo)
-        button, seed = gr.Button("A face of the generator's own"), gr.State(0)
-        outputs = [seed, self.controls["picture"]]
-        self.example = button.click(self._told(self._next_face), seed, outputs, **ONE_AT_A_TIME)
+        self._face(self.controls["picture"], 0)
+
+    def _face(self, picture: Any, first: int) -> Any:
+        """A button that brings faces of the generator's own, from the seed `first` on."""
+        button, seed = gr.Button(FACE), gr.State(first)
+        self.faces.append(button.click(self._told(self._next_face), seed, [seed, picture], **ONE_AT_A_TIME))
+        return button
 
     def _upload(self, label: str, read: Callable[[str], Any]) -> None:
         """A button that opens a file on the canvas."""
@@ -108,15 +120,17 @@ class _Tab:
             )
         other = _picture("The other picture", 256)
         controls["to"] = controls["style_of"] = other
-        names = [name for name in controls if name not in ("picture", "make", "downsample", "mask", "style_of")]
+        chosen = {name: controls[name] for name in controls if name in _CHOICES}
+        if info.input == "rgb":
+            chosen["face"] = self._face(other, 500)
 
         def visible(make: str) -> list[Any]:
             wanted = MAKES[make] + (("to",) if "style_of" in MAKES[make] else ())
-            return [gr.update(visible=name in wanted) for name in names]
+            return [gr.update(visible=name in wanted or (name == "face" and "to" in wanted)) for name in chosen]
 
-        for name in names:
-            controls[name].visible = False
-        controls["make"].change(visible, controls["make"], [controls[n] for n in names], api_visibility="private")
+        for component in chosen.values():
+            component.visible = False
+        controls["make"].change(visible, controls["make"], list(chosen.values()), api_visibility="private")
 
     def _listen(self, button: Any) -> None:
         """The button makes pictures, and so does every change that needs no more than itself."""
@@ -124,7 +138,7 @@ class _Tab:
         asked = dict(
             fn=self._told(self._make),
             inputs=list(controls.values()),
-            outputs=[self.pictures, self.timing, self.command, self.drawing],
+            outputs=[self.pictures, self.timing, self.command, self.source],
             **ONE_AT_A_TIME,
         )
         triggers = [button.click, controls["make"].change]
@@ -135,14 +149,17 @@ class _Tab:
             if isinstance(picture, gr.Image):
                 picture.input(self._usable, picture, picture, preprocess=False, **ONE_AT_A_TIME).then(**asked)
         if self.info.input == "rgb":
-            self.example.then(**asked)
+            for face in self.faces:
+                face.then(**asked)
 
     def _usable(self, upload: dict[str, Any] | None) -> Any:
         """A picture just given, or None, with a message, for what is none: Gradio would stumble over it later.
 
         It comes as the browser sent it, so its path must be that of an upload.
         """
-        path = Path((upload or {}).get("path") or "")
+        if not upload:  # a look at the webcam or the clipboard; what comes from there may be on its way already
+            return gr.skip()
+        path = Path(upload.get("path") or "")
         if not path.resolve().is_relative_to(self.runs.folder.resolve()):
             return None
         try:
@@ -156,14 +173,13 @@ class _Tab:
         values = dict(zip(self.controls, given, strict=True))
         if missing := lacking(values):
             return gr.skip(), missing, gr.skip(), gr.skip()
-        drawing = None
         if self.info.input != "rgb":
-            drawing = values["picture"] = self.runs.save_drawing(values["picture"]["composite"], self.info.input)
+            values["picture"] = self.runs.save_drawing(values["picture"]["composite"], self.info.input)
         shown = self.runs.run(self.engine, values)
         for warning in shown.warnings:
             gr.Warning(warning)
-        file = gr.update(value=drawing and str(drawing), visible=drawing is not None)
-        return shown.pictures, shown.timing, shown.command, file
+        source = gr.update(value=str(values["picture"]), visible=True)
+        return shown.pictures, shown.timing, shown.command, source
 
     def _told(self, work: Callable[..., Any]) -> Callable[..., Any]:
         """The same function; what it refuses is shown as a message."""

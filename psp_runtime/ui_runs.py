@@ -162,7 +162,7 @@ def _pictures(run: Run) -> list[tuple[str, str]]:
 
 def _caption(how: Mapping[str, Any]) -> str:
     """What tells one picture of a run from the others."""
-    return next((f"{name} {how[name]:g}" for name in ("style", "share") if name in how), "")
+    return next((f"{name} {how[name]:.2g}" for name in ("style", "share") if name in how), "")
 
 
 def _timing(run: Run) -> str:

@@ -119,7 +119,8 @@ def checkpoint_dict(model: PSP, recipe: Recipe) -> dict[str, Any]:
         "encoder_type": next(name for name, kind in ENCODER_TYPES.items() if kind == config.kind),
         "output_size": model.decoder.config.size,
         "input_nc": config.input_channels,
-        "label_nc": config.input_channels if task.input == "labels" else 0,
+        # 0 means colours there, and 1 sketches: the reference reads pictures in grey for anything but 0.
+        "label_nc": 0 if task.input == "rgb" else config.input_channels,
         "start_from_latent_avg": True,
         "device": "cuda:0",  # where the reference puts the average w; it cannot do without
         "learn_in_w": only_w,

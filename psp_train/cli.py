@@ -42,7 +42,9 @@ def main() -> NoReturn:
 def psp_train(
     context: typer.Context,
     task: Annotated[str | None, typer.Option(help=f"One of {', '.join(recipes.RECIPES)}.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of input pictures, sub-folders too.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of input pictures, sub-folders too (--demo: to draw into, to share).")
+    ] = None,
     target: Annotated[Path | None, typer.Option(help="Folder of their faces, pairs by name.")] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder of the faces' label maps, for --set mask=labels.")] = None,
     generator: Annotated[Path | None, typer.Option(help="The StyleGAN2 checkpoint (.pt) to train for.")] = None,
@@ -77,6 +79,8 @@ def psp_train(
             settings = resumed(resume, overrides, given(context))
         else:
             recipe = make_recipe(task, variant, demo, overrides)
+            if demo:
+                check_demo(given(context))
             files = dict(data=data, target=target, masks=masks, generator=generator, weights=weights, init=init)
             how = dict(held_out=held_out, amp=amp.value, compile=compile_, workers=workers, demo=demo)
             every = dict(log_every=log_every, validate_every=validate_every, save_every=save_every)
@@ -90,7 +94,7 @@ def train(settings: Settings, process: distributed.Process, new: bool) -> None:
     if new and process.first:
         folder.check_new()
     with distributed.first_goes_first(process):
-        setup = build(settings)
+        setup = build(settings, check=process.first)
     trainer = Trainer(settings, setup, process)
     if process.first:  # of a resumed run too: it may have been given more steps
         folder.create(settings.to_json())
@@ -104,13 +108,27 @@ def make_recipe(task: str | None, variant: str | None, demo: bool, overrides: di
     return recipes.make_recipe(task, variant, (recipes.DEMO if demo else {}) | overrides)
 
 
+#: What a demo brings along: its generator, the networks of its losses, its pictures.
+BUNDLED = {"--generator", "--weights", "--target", "--masks"}
+
+
+def check_demo(options: set[str]) -> None:
+    """Raises `PspError` for options that --demo would leave unused."""
+    if refused := sorted(options & BUNDLED):
+        raise PspError(f"--demo brings its own pictures and networks: leave out {', '.join(refused)}, or --demo")
+
+
 def resumed(run: Path, overrides: dict[str, Any], options: set[str]) -> Settings:
     """The settings of a run, with more steps where asked for: nothing else may change."""
-    settings = Settings.from_json(RunFolder(run).settings())
+    folder = RunFolder(run)
+    settings = Settings.from_json(folder.settings())
     refused = sorted(options - {"--resume", "--steps", "--set", "--device"}) + sorted(set(overrides) - {"steps"})
     if refused:
         raise PspError(f"--resume continues a run as it was: only --steps can change, not {', '.join(refused)}")
-    return replace(settings, out=run, recipe=replace(settings.recipe, **overrides))
+    recipe, done = replace(settings.recipe, **overrides), max(folder.steps(), default=0)
+    if recipe.steps < done:
+        raise PspError(f"--steps {recipe.steps}: {run} has done {done} steps already, expected as many or more")
+    return replace(settings, out=run, recipe=recipe)
 
 
 def given(context: typer.Context) -> set[str]:

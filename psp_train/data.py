@@ -4,8 +4,12 @@ Every sample is uint8, loaded by `psp_runtime.images` as at run time, and is a f
 neither the number of workers nor a restart changes it.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +19,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from psp_runtime import images
+from psp_runtime.ahead import THREADS, map_ahead
 from psp_runtime.errors import PictureError, PspError
 from psp_runtime.inputs import triangle
 from psp_runtime.tasks import INPUT_SIZE, Task
+from psp_train.progress import Progress
 
 Array = np.ndarray
 
@@ -100,10 +106,17 @@ def find_items(task: Task, data: Path, target: Path | None, masks: Path | None) 
 
 
 def check_labels(items: Sequence[Item], task: Task) -> None:
-    """Read every label map once: `PictureError` names the first bad file and id before hours are spent."""
+    """Read every label map once, in threads: `PictureError` names the first bad file and id before hours are spent."""
     files = [item.source for item in items if task.input == "labels"] + [item.mask for item in items if item.mask]
-    for path in files:
-        images.load(path, "labels", classes=images.CHANNELS["labels"])
+    if not files:
+        return
+    read = partial(images.load, kind="labels", classes=images.CHANNELS["labels"])
+    with (
+        Progress("checking label maps", len(files), unit="maps") as progress,
+        closing(map_ahead(read, files, THREADS, ahead=4 * THREADS)) as maps,
+    ):
+        for _ in maps:
+            progress.advance()
 
 
 def split(items: list[Item], held_out: int, seed: int) -> tuple[list[Item], list[Item]]:
@@ -112,6 +125,12 @@ def split(items: list[Item], held_out: int, seed: int) -> tuple[list[Item], list
         raise PspError(f"{len(items)} samples cannot spare {held_out} for validation: give --held-out a smaller number")
     chosen = set(np.random.default_rng([seed, 7]).permutation(len(items))[:held_out].tolist())
     return [x for i, x in enumerate(items) if i not in chosen], [x for i, x in enumerate(items) if i in chosen]
+
+
+def fingerprint(*parts: Sequence[Item]) -> str:
+    """Names and order of samples as a sha256: where it changes, the same position means another sample."""
+    names = [[item.source.name for item in part] for part in parts]
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 class Samples(Dataset):

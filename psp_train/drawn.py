@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from psp_runtime.errors import PspError
 from psp_runtime.tasks import Task
 from psp_train import faces
 from psp_train.data import Item
@@ -29,17 +30,23 @@ def items(task: Task, folder: Path, masks: bool = False, count: int = COUNT, see
 
 
 def draw_folder(folder: Path, count: int = COUNT, seed: int = TRAIN_SEED) -> None:
-    """Write faces/, labels/ and sketches/ of the face vectors 0 .. count - 1 of a seed, as PNG, unless there."""
-    done, asked = folder / "drawn.json", {"count": count, "seed": seed}
-    if done.exists() and json.loads(done.read_text()) == asked:
+    """Write faces/, labels/ and sketches/ of the face vectors 0 .. count - 1 of a seed, as PNG, unless there.
+
+    Raises `PspError` for a folder that holds anything else.
+    """
+    mark, asked = folder / "drawn.json", {"count": count, "seed": seed}
+    if mark.exists() and json.loads(mark.read_text()) == asked:
         return
+    if folder.exists() and not (folder.is_dir() and (mark.exists() or not any(folder.iterdir()))):
+        raise PspError(f"{folder} holds other files: faces are drawn into a new or empty folder, give --data another")
     for kind in KINDS:
         (folder / kind).mkdir(parents=True, exist_ok=True)
+    mark.write_text("{}")  # ours from now on, and not done
     vectors = faces.sample(count, seed)
     with ProcessPoolExecutor() as pool, Progress("drawing faces", count) as progress:
         for _ in pool.map(_draw, vectors, [folder] * count, range(count), chunksize=16):
             progress.advance()
-    done.write_text(json.dumps(asked))
+    mark.write_text(json.dumps(asked))
 
 
 def _draw(vector: np.ndarray, folder: Path, index: int) -> None:

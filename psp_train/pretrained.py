@@ -121,7 +121,7 @@ def load_resnet50(folder: Path | None) -> ResNet50:
 def resnet50_state(folder: Path | None) -> State:
     """ResNet-50 of torchvision as an encoder's `backbone.*`, to start from; empty where its file is not there.
 
-    The first convolution is for 3 channels: an encoder of other input keeps its own.
+    The first layer is for 3 channels: an encoder of other input keeps its own.
     """
     return {f"backbone.{key}": value for key, value in _start(ResNet50, folder, "resnet50").items()}
 

@@ -34,7 +34,9 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
 
     def check_new(self) -> None:
-        """Raises `PspError` when the folder already holds a run."""
+        """Raises `PspError` when the folder already holds a run, or is none."""
+        if self.path.exists() and not self.path.is_dir():
+            raise PspError(f"{self.path} is a file, expected a folder for the new run")
         if (self.path / "run.json").exists():
             raise PspError(f"{self.path} already holds a training: give --resume {self.path}, or another --out")
 
@@ -115,4 +117,5 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise whatever the reader stumbles over
-        raise PspError(f"cannot read {path}: {error}. Remove it to resume from the step before") from error
+        reason = (isinstance(error, OSError) and error.strerror) or "it is damaged or cut off"
+        raise PspError(f"cannot read {path}: {reason}. Remove it to resume from the step before") from error

@@ -78,31 +78,44 @@ class Setup:
     validation: Samples
 
 
-def build(settings: Settings) -> Setup:
-    """Read and check everything a training needs before it starts. Raises `PspError` for what is missing."""
+def build(settings: Settings, check: bool = True) -> Setup:
+    """Read and check everything a training needs before it starts. Raises `PspError` for what is missing.
+
+    `check`: read all label maps, too; of several processes one does.
+    """
     recipe = settings.recipe
     networks = demo_networks(recipe) if settings.demo else load_networks(recipe, settings.weights)
     model = build_model(settings)
-    training, validation = build_samples(settings)  # last: it reads all label maps, or draws all faces
+    training, validation = build_samples(settings, check)  # last: it reads all label maps, or draws all faces
     return Setup(recipe, model, Objective(recipe, networks, model.latent_avg), training, validation)
 
 
-def build_samples(settings: Settings) -> tuple[Samples, Samples]:
-    """Training and held-out samples of the settings' folders; label maps are checked."""
+def build_samples(settings: Settings, check: bool = True) -> tuple[Samples, Samples]:
+    """Training and held-out samples of the settings' folders; `check`: after reading all label maps."""
     recipe, task = settings.recipe, get_task(settings.recipe.task)
     if settings.demo:
         items = drawn.items(task, settings.data or settings.out / "drawn", masks=recipe.mask == "labels")
     elif settings.data is None:
         raise PspError("give --data, the folder of training pictures, or --demo for drawn faces")
     else:
+        check_apart(settings)
         items = data.find_items(task, settings.data, settings.target, settings.masks)
-        data.check_labels(items, task)
+        if check:
+            data.check_labels(items, task)
     if recipe.mask == "labels" and items[0].mask is None:
         raise PspError("mask=labels looks for faces in label maps: give --masks, their folder")
     kept, held_out = data.split(items, settings.held_out, recipe.seed)
     make = (Samples(task, part, recipe.flip, recipe.factors, recipe.seed, part is kept) for part in (kept, held_out))
     training, validation = make
     return training, validation
+
+
+def check_apart(settings: Settings) -> None:
+    """Raises `PspError` where a resumed run would find its own pictures among its data."""
+    for name in ("data", "target", "masks"):
+        folder = getattr(settings, name)
+        if folder and settings.out.resolve().is_relative_to(folder.resolve()):
+            raise PspError(f"--out {settings.out} lies in --{name} {folder}: give a folder outside, it holds pictures")
 
 
 def build_model(settings: Settings) -> PSP:
@@ -171,7 +184,13 @@ def initialise(model: PSP, settings: Settings) -> None:
         continue_from(published(settings.weights), model.encoder)
 
 
+#: The first layer of an encoder, with the normalisation and activation that belong to it.
+STEMS = ("input_layer.", "backbone.conv1.", "backbone.bn1.")
+
+
 def continue_from(state: Mapping[str, torch.Tensor], encoder: torch.nn.Module) -> None:
-    """Load what a state dict has of an encoder; sketches and label maps keep their own first layer."""
+    """Load what a state dict has of an encoder; one of another kind of input keeps its own first layer."""
     own = encoder.state_dict()
-    encoder.load_state_dict({k: v for k, v in state.items() if v.shape == own[k].shape}, strict=False)
+    other = any(value.shape != own[key].shape for key, value in state.items())
+    kept = {key: value for key, value in state.items() if not (other and key.startswith(STEMS))}
+    encoder.load_state_dict(kept, strict=False)

@@ -10,7 +10,8 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from psp_runtime.errors import PspError
 from psp_runtime.images import replacing
 from psp_runtime.tasks import get_task
 from psp_train.checkpoints import checkpoint_dict
-from psp_train.data import Batch, Order, training_batches
+from psp_train.data import Batch, Order, fingerprint, training_batches
 from psp_train.distributed import Process, distribute, mean_over_processes
 from psp_train.networks.psp import mix, to_input
 from psp_train.networks.stylegan2 import first_layers
@@ -94,6 +95,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
         self.folder = RunFolder(settings.out)
         self.best = float("inf")
+        self.samples = fingerprint(setup.training.items, setup.validation.items)
 
     def run(self) -> None:
         """Train from the run's last checkpoint (or from the start) to the recipe's last step."""
@@ -122,10 +124,15 @@ class Trainer:
             group["lr"] = learning_rate(self.recipe, step)
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, torch.Tensor] = {}
+        files: list[str] = []
         for part in range(self.recipe.accumulate):
             last = part == self.recipe.accumulate - 1
-            for name, value in self.backward(step, part, next(batches), last).items():
+            batch = next(batches)
+            files += batch.names
+            for name, value in self.backward(step, part, batch, last).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value / self.recipe.accumulate
+        if not (self.scaler.is_enabled() or self.finite()):  # a scaler leaves out such a step, and scales down
+            self.stop_at("gradient", step, files, sums)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         values = mean_over_processes(torch.stack(list(sums.values())), self.process).tolist()
@@ -141,7 +148,7 @@ class Trainer:
             with torch.autocast(self.device.type, AMP[self.settings.amp], enabled=self.settings.amp != "none"):
                 loss, terms = self.objective(self.forward(moved, self.coins(step, part)))
             if not torch.isfinite(loss):
-                self.stop_at(step, batch, terms)
+                self.stop_at("loss", step, batch.names, terms)
             self.scaler.scale(loss / self.recipe.accumulate).backward()
         return {"loss": loss.detach()} | terms
 
@@ -153,16 +160,21 @@ class Trainer:
         coins = rng.integers(0, 2, (self.recipe.batch_size, self.model.encoder.config.styles))
         return torch.from_numpy(coins).float().to(self.device)
 
-    def stop_at(self, step: int, batch: Batch, terms: dict[str, torch.Tensor]) -> None:
-        """Save what led to a loss that is not a number, and stop."""
+    def finite(self) -> bool:
+        """Whether all gradients are numbers; if not, the next step's weights, and the checkpoint of them, are none."""
+        gradients = [p.grad for p in self.model.encoder.parameters() if p.grad is not None]
+        return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+
+    def stop_at(self, what: str, step: int, files: list[str], terms: dict[str, torch.Tensor]) -> NoReturn:
+        """Save what led to a loss or gradient that is not a number, and stop."""
         path = self.folder.path / f"not_finite_{step:08}.json"
         values = {name: str(float(value)) for name, value in terms.items()}
         with replacing(path) as file:
-            file.write(json.dumps({"step": step, "terms": values, "files": batch.names}, indent=1).encode())
+            file.write(json.dumps({"step": step, "terms": values, "files": files}, indent=1).encode())
+        hint = "" if self.settings.amp == "none" else f", or without --amp {self.settings.amp}"
         raise PspError(
-            f"the loss is not finite at step {step}: {values}. The batch's files are in {path}. If those are as they "
-            "should be, start a new run from a checkpoint of this one (--init) with a lower --set learning_rate=…, "
-            "or without --amp fp16"
+            f"the {what} is not finite at step {step}: {values}. The batch's files are in {path}. If those are as they "
+            f"should be, start a new run, --init a checkpoint of this one, with a lower --set learning_rate=…{hint}"
         )
 
     def after(self, step: int, line: dict[str, float], board: Board) -> None:
@@ -203,27 +215,40 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "best": self.best,
             "world": self.process.world,
+            "samples": self.samples,
         }
 
     def restore(self) -> int:
         """Continue from the last saved step, if there is one; returns it."""
-        steps = self.folder.steps()
-        if self.process.first:
-            self.folder.rewind(steps[-1] if steps else 0)
-        if not steps:
-            return 0
-        checkpoint, state = self.folder.load(steps[-1])
-        if state["world"] != self.process.world:
-            raise PspError(
-                f"{self.folder.path} was trained by {state['world']} processes, these are {self.process.world}: the "
-                f"batches would differ. Start as many, or a new run with --init {self.folder.checkpoint(steps[-1])}"
-            )
+        step = max(self.folder.steps(), default=0)
+        if step:
+            self.load(step)
+        if self.process.first:  # only now: a run that cannot go on is left as it is
+            self.folder.rewind(step)
+        return step
+
+    def load(self, step: int) -> None:
+        """Take over weights and state of a saved step."""
+        checkpoint, state = self.folder.load(step)
+        self.check_same(state, self.folder.checkpoint(step))
         encoder = {k.removeprefix("encoder."): v for k, v in checkpoint["state_dict"].items() if k[:8] == "encoder."}
         self.model.encoder.load_state_dict(encoder)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.best = state["best"]
-        return steps[-1]
+
+    def check_same(self, state: dict[str, Any], checkpoint: Path) -> None:
+        """Raises `PspError` where the next batches would not be those of the run without a stop."""
+        if state["world"] != self.process.world:
+            raise PspError(
+                f"{self.folder.path} was trained by {state['world']} processes, these are {self.process.world}: the "
+                f"batches would differ. Start as many, or a new run with --init {checkpoint}"
+            )
+        if state.get("samples") not in (None, self.samples):  # None: saved before samples were
+            raise PspError(
+                f"{self.folder.path} was trained on other samples: pictures were added, removed or renamed since, and "
+                f"others would be held out. Undo that, or start a new run with --init {checkpoint}"
+            )
 
 
 def make_optimizer(recipe: Recipe, encoder: nn.Module) -> torch.optim.Optimizer:

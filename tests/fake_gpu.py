@@ -35,6 +35,7 @@ class FakeGpu:
         self.kernels: set[int] = set()
         self.released_with: list[int] = []
         self.left_current = 0
+        self.retained = 0
 
     def stack(self) -> list[object]:
         self.contexts.__dict__.setdefault("stack", [])
@@ -107,6 +108,10 @@ class Cuda(types.ModuleType):
         class Context:
             valid = True
 
+            def __init__(self) -> None:
+                self.thread = threading.get_ident()
+                gpu.retained += 1
+
             def push(self) -> None:
                 assert self.valid
                 gpu.stack().append(self)
@@ -119,7 +124,9 @@ class Cuda(types.ModuleType):
                 assert self.valid and self not in gpu.stack()
                 self.valid = False
                 gpu.released_with.append(gpu.alive())
-                gpu.left_current += 1  # pycuda 2026.1 pushes it, and a primary context is not popped by its release
+                if self.thread == threading.get_ident():  # in other threads pycuda 2026.1 does nothing
+                    gpu.left_current += 1  # it pushes it, and a primary context is not popped by its release
+                    gpu.retained -= 1
 
         class Device:
             def __init__(self, index: int) -> None:
@@ -216,6 +223,11 @@ class Driver(types.ModuleType):
     def cuCtxPopCurrent(self) -> tuple[CUresult, int]:
         self.gpu.left_current -= 1
         return CUresult.CUDA_SUCCESS, 77
+
+    def cuDevicePrimaryCtxRelease(self, device: int) -> tuple[CUresult]:
+        assert device == 0
+        self.gpu.retained -= 1
+        return (CUresult.CUDA_SUCCESS,)
 
     def cuStreamBeginCapture(self, stream: int, mode: CUstreamCaptureMode) -> tuple[CUresult]:
         self.gpu.log.append("begin")

@@ -62,6 +62,9 @@ class ExecutionContext:
         if stream.recording is not None and not (self.settled and gpu.capturable):
             stream.valid = False
             return False
+        if gpu.fails and gpu.fails[0] == "interrupt":
+            gpu.fails.pop(0)
+            raise KeyboardInterrupt
         if gpu.fails and gpu.fails[0] == "launch":
             gpu.fails.pop(0)
             return False
@@ -99,6 +102,14 @@ class ExecutionContext:
         dtype = DTYPES.get(name, np.float32)
         size = batch * int(np.prod(SHAPES[name])) * np.dtype(dtype).itemsize
         return self.gpu.bytes_at(self.addresses[name])[:size].view(dtype).reshape(batch, *SHAPES[name])
+
+
+class NewExecutionContext(ExecutionContext):
+    """That of 10.1 and later: the memory is given with its size."""
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert size == self.gpu.bytes_at(memory).size == SCRATCH
+        self.device_memory = memory
 
 
 class Strategy(enum.Enum):
@@ -152,8 +163,8 @@ class Engine:
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(batch, *SHAPES[name]) for batch in (1, 1, MAX_BATCH)]
 
-    def _context(self, own_memory: bool) -> ExecutionContext | None:
-        return ExecutionContext(self.gpu, own_memory) if self.gpu.memory > SCRATCH else None
+    def _context(self, own_memory: bool, kind: type[ExecutionContext] = ExecutionContext) -> ExecutionContext | None:
+        return kind(self.gpu, own_memory) if self.gpu.memory > SCRATCH else None
 
     def _of_8_6(self) -> ExecutionContext | None:
         """Only the first context of an engine gets the profile by itself."""
@@ -163,7 +174,7 @@ class Engine:
         return context
 
     def _by_strategy(self, strategy: Strategy = Strategy.STATIC) -> ExecutionContext | None:
-        return self._context(own_memory=strategy is Strategy.STATIC)
+        return self._context(strategy is Strategy.STATIC, NewExecutionContext)
 
     def _runtime_config(self) -> types.SimpleNamespace:
         config = types.SimpleNamespace(create_runtime_cache=lambda: RuntimeCache(self.gpu))

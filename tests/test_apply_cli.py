@@ -173,6 +173,13 @@ def test_truncation_to_the_average_face(good: Callable[..., str]) -> None:
     assert close(read("a_out_1.png"), average) and close(read("a_out_2.png"), average)
 
 
+@pytest.mark.parametrize(("psi", "warned"), [(1, False), (2, True), (-0.5, True)])
+def test_truncation_beyond_its_range_is_said(psp_run: PspRun, psi: float, warned: bool) -> None:
+    code, _, err = psp_run("a.png", "--mix", 2, "--psi", psi)
+    assert code == 0 and err.count("\n") == warned
+    assert err.startswith(f"warning: psi {psi:g} is outside 0") is warned
+
+
 def test_interpolation_as_pictures_and_as_animations(good: Callable[..., str]) -> None:
     good("a.png", "--to", "b.png", "--steps", 4, "--gif", "m.gif", "--webp", "m.webp", "--out", "r")
     assert sorted(p.name for p in Path("r").iterdir()) == [f"a_out_{n}.png" for n in range(1, 5)]
@@ -379,7 +386,7 @@ def test_pictures_and_codes_in_one_table_keep_their_order(psp_run: PspRun, monke
 
 
 def test_a_direction_no_better_than_guessing_is_warned_about(psp_run: PspRun) -> None:
-    np.save("many.npy", RNG.normal(size=(40, STYLES, STYLE_DIM)))
+    np.save("many.npy", np.random.default_rng(0).normal(size=(40, STYLES, STYLE_DIM)))
     Path("l.csv").write_text("\n".join("01" * 20))
     code, out, err = psp_run("--find-direction", "l.csv", "--latents", "many.npy")
     assert code == 0 and out.startswith("l.npy: a direction")
@@ -391,6 +398,8 @@ def test_a_direction_no_better_than_guessing_is_warned_about(psp_run: PspRun) ->
     [
         ("", "t.csv has no rows"),
         ("name,label", "t.csv has no rows"),
+        ("a.png,2\na.png,1\nb.png,1\nc.png,0\nd.png,0", "line 1: expected PICTURE,0 or PICTURE,1, given 'a.png,2'"),
+        ("a.png,-1.0\na.png,1", "line 1: expected PICTURE,0"),
         ("a.png,1\nb.png,2", "line 2: expected PICTURE,0 or PICTURE,1, given 'b.png,2'"),
         ("a.png,1,0\n", "line 1: expected PICTURE,0"),
         ("a.png,1\nb.png,0", "1 examples of label 0 and 1 of label 1: expected at least 2 of each"),
@@ -441,6 +450,7 @@ def mistake(outcome: Outcome, *known: str) -> str:
         ("a.png --edit smile.npy --strength 1:2:1", "--strength 1:2:1: expected a number"),
         ("a.png --edit smile.npy --strength 1:2:999999999", "2 to 1000 steps"),
         ("a.png --edit smile.npy --strength inf", "--strength inf: expected numbers"),
+        ("a.png --edit smile.npy --strength 0:inf:3", "--strength 0:inf:3: expected a number"),
         ("a.png --edit smile.npy --strength 0,1e40", "--strength 0,1e+40: expected numbers"),
         ("a.png --edit codes.npy", "--edit codes.npy: expected numbers [8] or [14,8], given float32 [2,14,8]"),
         ("a.png --edit lost.npy", "cannot read lost.npy: No such file"),
@@ -483,7 +493,7 @@ def mistake(outcome: Outcome, *known: str) -> str:
         ("a.png --swap 13=0", "--swap is for segmentation engines"),
         # names
         ("a.png --grid g.gif", "cannot write g.gif: its name must end in one of"),
-        ("a.png --grid a.png", "a.png, the output of --grid, is an input too"),
+        ("a.png --grid a.png", "a.png, the output of --grid, is an input too: choose another name or folder for it"),
         ("a.png --style-of b.png --out b.png", "b.png, the output of a.png, is an input too"),
         ("a.png --mix 2 --out r.png --grid r_1.png", "a.png and --grid would both become r_1.png"),
         ("a.png --out codes.npy", "must end in one of"),

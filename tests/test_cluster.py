@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -12,17 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_engines import tiny_info, write_onnx
+from tiny_engines import write_onnx
 
 from psp_runtime.cli import _with_ray_address, main
-from psp_runtime.errors import PspError
 from psp_runtime.options import Options
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
 fs = pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed: pip install '.[ray]'")
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed: pip install '.[ray]'")
 
-from psp_runtime.cluster import driver, luggage, manifest  # noqa: E402
+from psp_runtime.cluster import luggage, manifest  # noqa: E402
 from psp_runtime.cluster.storage import find_pictures, open_place  # noqa: E402
 
 PICTURES, BROKEN = 30, "photos/p07.png"
@@ -130,6 +131,11 @@ def test_a_killed_worker_loses_nothing(
     assert (
         code == 0 and not errors(err) and out.startswith("1 picture in ") and f", {PICTURES + 3} done before: " in out
     )
+    assert psp_run("photos", *how, "--out", "out", "--ray", "host:1") == (
+        0,
+        f"nothing to do, {PICTURES + 4} done before: {tmp_path}/out/\n",
+        "",
+    ), "what has nothing to do needs no Ray"
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
@@ -192,6 +198,49 @@ def test_an_engine_that_does_not_open_is_one_line(
     assert (code, out, len(errors(err))) == (2, "", 1) and "refuses" in err and "psp.onnx" in err
 
 
+@pytest.fixture
+def client_server(cluster: None) -> Iterator[str]:
+    """A Ray Client server of the cluster: its address."""
+    port = free_port()
+    server = [sys.executable, "-m", "ray.util.client.server", "--mode", "legacy", "--host", "127.0.0.1"]
+    there = ["--port", str(port), "--address", ray.get_runtime_context().gcs_address]
+    with subprocess.Popen([*server, *there], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for(port)
+        yield f"ray://127.0.0.1:{port}"
+        process.terminate()
+
+
+def test_through_ray_client(client_server: str, tmp_path: Path) -> None:
+    """From a process that is not of the cluster, as from a laptop: what became of pictures comes back to it."""
+    engine = write_onnx(tmp_path / "psp.onnx")
+    write_pictures(tmp_path / "photos", 5)
+    (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
+    command = [sys.executable, "-c", "from psp_runtime.cli import main; main()", "photos", "--engine", engine.name]
+    command += ["--out", "out", "--ray", client_server]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, len(contents(tmp_path / "out"))) == (1, 5), done.stderr
+    assert done.stdout.startswith("5 pictures in ")
+    assert errors(done.stderr)[0].startswith(f"error: cannot read {tmp_path}/photos/bad.png: not a picture")
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def wait_for(port: int) -> None:
+    """Until somebody listens there."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, f"nobody listens at port {port}"
+            time.sleep(0.05)
+
+
 def test_ray_may_stand_alone() -> None:
     for given, read in [
         (["photos", "--ray"], ["photos", "--ray=local"]),
@@ -204,45 +253,12 @@ def test_ray_may_stand_alone() -> None:
         assert _with_ray_address(given) == read
 
 
-def test_what_is_not_an_input(tmp_path: Path) -> None:
-    names = ["a.png", "a_out.png", "sub/a.png", ".hidden/a.png", "sub/.a.png", "r/sub/b_out.png", "notes.txt", "c.JPG"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"12345")
-    places, pictures = find_pictures([str(tmp_path)], open_place(f"{tmp_path}/r"))
-    assert [picture.name for picture in pictures] == ["a.png", "c.JPG", "sub/a.png"]
-    assert list(places) == [str(tmp_path)] and {(one.folder, one.size) for one in pictures} == {(str(tmp_path), 5)}
-    assert pictures[0].modified == (tmp_path / "a.png").stat().st_mtime_ns
-    assert pictures[1].output("webp") == "c_out.webp" and pictures[2].output(None) == "sub/a_out.png"
-
-
-def test_what_is_done_depends_on_picture_engine_and_options(tmp_path: Path) -> None:
-    out = open_place(str(tmp_path / "out"))
-    write_pictures(tmp_path / "photos", 3)
-    _, (first, second, third) = find_pictures([str(tmp_path / "photos")], out)
-
-    def row(picture: object, **changes: object) -> manifest.Row:
-        facts = manifest.Row(picture.path, "done", "", 0.5, picture.size, picture.modified, "E", "O", "m:1")
-        return replace(facts, **changes)
-
-    manifest.write(out, [row(first), row(second, status="failed")])
-    manifest.write(out, [row(third, modified=third.modified - 1)])
-    pictures = [first, second, third]
-    assert manifest.without_done(pictures, manifest.read(out, "E", "O")) == [second, third]
-    assert manifest.without_done(pictures, manifest.read(out, "E", "other")) == pictures
-    manifest.write(out, [row(first), row(second, status="failed")])
-    assert len(list((tmp_path / "out" / manifest.FOLDER).iterdir())) == 2, "a block done again replaces its file"
-    (tmp_path / "out" / manifest.FOLDER / "x.parquet").write_bytes(b"damaged")
-    with pytest.raises(PspError, match="delete it to do every picture again"):
-        manifest.read(out, "E", "O")
-
-
 def test_what_a_run_reads_travels_with_it(cluster: None, tmp_path: Path) -> None:
     engine, mask = write_onnx(tmp_path / "psp.onnx"), tmp_path / "mask.png"
     write_onnx(tmp_path / "psp.mapping.onnx", part="mapping")
     Image.new("L", (8, 8), 255).save(mask)
     options = Options(engine=engine, mask=str(mask), batch=2, threads=3, ray="ray://head:10001")
-    packed = luggage.pack(options, send=True)
+    packed = luggage.pack(options).sent()
     assert packed.unpack(options, tmp_path / "there") == options, "files that are here are used where they are"
     wanted = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for name in wanted:
@@ -253,31 +269,3 @@ def test_what_a_run_reads_travels_with_it(cluster: None, tmp_path: Path) -> None
         options, engine=tmp_path / "there/engine/psp.onnx", mask=str(tmp_path / "there/mask/mask.png")
     )
     assert {path.name: path.read_bytes() for path in (tmp_path / "there").rglob("*.*")} == wanted
-
-
-def test_the_key_is_of_what_shapes_outputs(tmp_path: Path) -> None:
-    engine, mask = write_onnx(tmp_path / "psp.onnx"), tmp_path / "mask.png"
-    Image.new("L", (8, 8), 255).save(mask)
-    options = Options(engine=engine, mask=str(mask))
-
-    def key(**changes: object) -> tuple[str, str]:
-        changed = replace(options, **changes)
-        return luggage.pack(changed, send=False).key(changed)
-
-    assert key() == key(batch=4, threads=7, out="x", device="cpu", ray="auto", actors=9)
-    assert len({key(), key(mask="triangle"), key(size=64), key(couple=True), key(mask=None)}) == 5
-    before = key()
-    Image.new("L", (8, 8), 0).save(mask)
-    assert key()[0] == before[0] and key()[1] != before[1]
-    write_onnx(engine, mix_alpha=0.25)
-    assert key()[0] != before[0]
-
-
-def test_blocks_are_whole_batches_and_enough_for_all() -> None:
-    info = tiny_info()
-    pictures = [driver.Picture("f", f"{index:04}.png", 1, 1) for index in range(100)]
-    for batch, actors, sizes in [(info.max_batch, 1, [27, 27, 27, 19]), (1, 2, [13] * 7 + [9]), (64, 8, [64, 36])]:
-        blocks = driver._blocks(pictures, batch, actors)
-        assert [len(block) for block in blocks] == sizes
-        assert [name.as_py() for block in blocks for name in block["name"]] == [one.name for one in pictures]
-    assert max(map(len, driver._blocks(pictures * 40, 4, 1))) == 4 * driver.BATCHES

@@ -1,5 +1,6 @@
 """Training data: which files belong together, what is wrong with them, and samples that follow from the seed alone."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,44 @@ def test_the_first_bad_label_map_and_its_id_are_named(tmp_path):
         data.check_labels([Item(face, face, worse)], TASKS["inversion"])
     with pytest.raises(PictureError, match="colour picture"):
         data.check_labels([Item(face, face)], task)
+
+
+def test_the_first_bad_label_map_is_named_when_a_later_one_is_read_before(tmp_path, monkeypatch, capsys):
+    """Label maps are read in threads: the first bad one is the first in order, not in time."""
+    maps = [label_map(tmp_path / f"{i:02}.png", [[i % 19]]) for i in range(30)]
+    items = [Item(path, path) for path in maps]
+    data.check_labels(items, TASKS["segmentation"])
+    assert "checking label maps 30/30" in capsys.readouterr().err
+    for index in (5, 6):
+        label_map(maps[index], [[100 + index]])
+    load, later = images.load, threading.Event()
+
+    def slow(path, *args, **kinds):
+        if path == maps[5]:
+            assert later.wait(20)
+        try:
+            return load(path, *args, **kinds)
+        finally:
+            if path == maps[6]:
+                later.set()
+
+    monkeypatch.setattr(data, "THREADS", 2)
+    monkeypatch.setattr(data.images, "load", slow)
+    with pytest.raises(PictureError, match="class id 105"):
+        data.check_labels(items, TASKS["segmentation"])
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_is_said_of_label_maps_that_are_not_there(item, capsys):
+    data.check_labels([item], TASKS["inversion"])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_fingerprint_is_that_of_names_order_and_parts():
+    a, b, c = (Item(Path(folder) / f"{name}.png", Path("x")) for folder, name in (("1", "a"), ("1", "b"), ("1", "c")))
+    known = data.fingerprint([a, b], [c])
+    assert known == data.fingerprint([Item(Path("elsewhere/a.png"), Path("y")), b], [c])  # a path may become absolute
+    assert len({known, *(data.fingerprint(*parts) for parts in (([b, a], [c]), ([a], [b, c]), ([a, b], [])))}) == 4
 
 
 def test_split_is_a_fixed_choice(drawn):

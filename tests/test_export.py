@@ -16,9 +16,11 @@ from models import GOLDEN, golden, golden_model, inputs, relative_error, tiny_ch
 from PIL import Image
 
 from psp_export import engine, export, graph, verify
+from psp_export.deploy import DeployedMapping
 from psp_export.export import Options, deployable
 from psp_runtime import load, read_info
 from psp_runtime.errors import EngineError, PspError
+from psp_runtime.metadata import describe
 from psp_train.networks.psp import to_input, to_picture
 from psp_train.seeded import unit_uniform
 
@@ -87,11 +89,35 @@ def test_metadata_and_parity_are_inside(exported):
     assert (info.precision, info.backend, info.max_batch, info.part) == ("fp16", "onnx", 4, "full")
     assert info.mix_layers == (8, 9)
     assert info.parity and info.parity["psnr"] >= 50 and info.parity["headroom"] >= verify.HEADROOM
-    assert read_info(exported / "fp16.mapping.onnx").part == "mapping"
     for part in ("encoder", "generator"):
         assert read_info(exported / f"fp16.{part}.onnx").parity["psnr"] >= 50
     raw = onnx.load(exported / "fp16.onnx").metadata_props[0].value
     assert json.loads(raw)["checkpoint"] == "ab" * 32
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_mapping_network_carries_its_parity(exported, precision):
+    path = exported / f"{precision}.mapping.onnx"
+    info = read_info(path)
+    assert (info.part, info.precision) == ("mapping", "fp32")
+    z = inputs("z", (16, 32), seed=5)
+    w = onnxruntime.InferenceSession(path).run(None, {"z": z.numpy()})[0]
+    assert info.parity.keys() == {"relative_error"} and 0 <= info.parity["relative_error"] < 1e-5
+    assert relative_error(w, tiny_model().decoder.map(z).numpy()) < 1e-5
+    (line,) = (line for line in describe(path, info).splitlines() if line.startswith("parity"))
+    assert line.split() == ["parity", "relative_error", f"{info.parity['relative_error']:g}"]
+
+
+def test_a_wrong_mapping_network_is_caught(tmp_path, monkeypatch):
+    def spoiled(generator):
+        module = DeployedMapping(generator)
+        module.biases[0].data += 0.01
+        return module
+
+    monkeypatch.setattr(export, "DeployedMapping", spoiled)
+    with pytest.raises(verify.ParityError, match=r"mapping network differs .* expected at most 1e-04; nothing was"):
+        export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="onnx"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_parts_and_mapping_make_the_whole(exported):
@@ -146,6 +172,18 @@ def test_a_wrong_engine_is_caught_and_nothing_is_written(tmp_path, monkeypatch):
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"psp.onnx": b"an earlier export"}
 
 
+@pytest.mark.parametrize(("precision", "way_out"), [("fp32", "$"), ("fp16", "; export with --fp32$")])
+def test_the_worst_picture_decides_and_the_error_says_what_to_do(precision, way_out):
+    """Off by 1 level is 48.1 dB, by 6 levels 10 log10(255² / 36) = 32.6 dB."""
+    info = export.engine_info(tiny_checkpoint(), Options(precision=precision))
+    expected = np.zeros((1, 4, 4, 3), np.uint8)
+    close, far = (verify.Case({"image": expected + by}, expected) for by in np.uint8([1, 6]))
+    assert verify.compare(lambda given: given["image"], info, [close]).max_difference == 1
+    words = f"32.6 dB on the worst picture, expected at least .. dB for {precision}; nothing was written{way_out}"
+    with pytest.raises(verify.ParityError, match=words):
+        verify.compare(lambda given: given["image"], info, [close, far])
+
+
 def test_overflow_is_caught_though_onnx_runtime_hides_it(tmp_path, monkeypatch):
     """Without balancing, an encoder whose stream is 1e5 large overflows FP16; ORT on a CPU computes in FP32."""
     model = tiny_model()
@@ -166,10 +204,28 @@ def test_overflow_is_caught_though_onnx_runtime_hides_it(tmp_path, monkeypatch):
     assert read_info(tmp_path / "psp.onnx").parity["psnr"] > 50
 
 
+def test_a_model_of_a_training_that_diverged_is_refused():
+    """Black as uint8 in PyTorch and in the engine alike, they would agree perfectly."""
+    checkpoint = tiny_checkpoint()
+    checkpoint.model.decoder.to_rgb1.bias.data[:] = torch.nan
+    with pytest.raises(PspError, match="the checkpoint gives pictures of NaN or infinity") as caught:
+        verify.reference_cases(checkpoint.model, export.engine_info(checkpoint, Options(max_batch=1)))
+    assert not isinstance(caught.value, verify.ParityError)
+
+
 def test_unverified_says_so(tmp_path):
     files = export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="onnx", verify=False))
     assert files[0].parity == "not verified"
-    assert read_info(tmp_path / "psp.onnx").parity is None
+    assert [read_info(tmp_path / name).parity for name in ("psp.onnx", "psp.mapping.onnx")] == [None, None]
+
+
+def test_a_model_too_large_for_one_file():
+    """torch's exporter would end with words of its own."""
+    info = export.engine_info(tiny_checkpoint(), Options())
+    module = deployable(tiny_model(), info)
+    module.huge = torch.nn.Parameter(torch.empty(2**29, device="meta"), requires_grad=False)
+    with pytest.raises(PspError, match=r"the ONNX model takes 2\.1 GB, one file holds 2 GB: use --fp16"):
+        graph.to_onnx(module, info)
 
 
 def test_psnr():

@@ -59,6 +59,7 @@ def test_a_published_checkpoint(tmp_path):
     ("args", "expected"),
     [
         (("--task", "inversions"), "unknown task 'inversions': choose one of inversion"),
+        (("--task", ""), "unknown task '': choose one of inversion"),
         (("--task", "sketch", "--checkpoint", "psp.pt"), "--task sketch contradicts psp.pt"),
         (("--checkpoint", "missing.pt"), "no checkpoint at missing.pt"),
         (("--checkpoint", "text.pt"), "text.pt is not a PyTorch checkpoint"),
@@ -67,8 +68,9 @@ def test_a_published_checkpoint(tmp_path):
         (("--output", "folder"), "is a folder: give a name in it"),
         (("--output", "nowhere/psp"), "there is no folder nowhere"),
         (("--output", "psp.pt/psp"), "there is no folder psp.pt"),
+        (("--output", "psp.encoder.onnx"), "that is what the encoder of psp is called; give another"),
         (("--backend", "onnx", "--output", "taken"), "taken.onnx is a folder: give another --output"),
-        (("--tune-batch", "9"), "--tune-batch 9: the plan serves batches of 1..8"),
+        (("--tune-batch", "9"), "--tune-batch 9: the plan serves batches of 1..8; raise --max-batch"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, args, expected):
@@ -88,12 +90,20 @@ def test_mistakes_are_one_line(tmp_path, args, expected):
 
 
 @pytest.mark.parametrize(
-    "args", [("--max-batch", "0"), ("--backend", "tvm"), ("--workspace", "-1"), ("--fp8",), ("--opset", "16")]
+    "args",
+    [
+        ("--max-batch", "0"),
+        ("--backend", "tvm"),
+        ("--workspace", "-1"),
+        ("--workspace", "99999999999999"),
+        ("--fp8",),
+        ("--opset", "16"),
+    ],
 )
-def test_wrong_options_are_usage_errors(tmp_path, args):
+def test_wrong_options_are_one_line(tmp_path, args):
     done = psp_export(*args, cwd=tmp_path)
     assert done.returncode == 2
-    assert "Usage" in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.endswith(" --help\n") and done.stderr.count("\n") == 1
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
@@ -102,7 +112,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     )
     done = psp_export("--no-verify", cwd=tmp_path, code=refuse)
     assert done.returncode == 2
-    assert "error: cannot write into .: Permission denied; give another --output" in done.stderr
+    assert "error: cannot write into .: Permission denied; choose another folder" in done.stderr
 
 
 def test_without_the_export_extra(tmp_path):
@@ -132,13 +142,14 @@ def test_a_full_disk_leaves_earlier_files(tmp_path):
         "import errno, pathlib\noriginal = pathlib.Path.write_bytes\n"
         "def write_bytes(self, data):\n"
         "    if self.name == 'psp.mapping.onnx':\n"
-        "        original(self, data[:100]); raise OSError(errno.ENOSPC, 'No space left on device', str(self))\n"
+        "        original(self, data[:100]); raise OSError(errno.ENOSPC, 'No space left on device')\n"
         "    return original(self, data)\n"
         "pathlib.Path.write_bytes = write_bytes"
     )
     done = psp_export("--backend", "onnx", "--no-verify", cwd=tmp_path, code=full)
     assert done.returncode == 2
-    assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
+    assert "error: cannot write into .: No space left on device; make room or choose another folder" in done.stderr
+    assert "Traceback" not in done.stderr
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"psp.onnx": b"earlier"}
 
 
@@ -154,6 +165,23 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_does_not_overwrite_the_stage_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with pytest.raises(ValueError, match="broken"), cli.Stages() as say:
+        say("first")
+        say("a stage with a long name")
+        raise ValueError("broken")
+    lines = capsys.readouterr().err.split("\n")
+    assert lines[0].endswith(" s first") and lines[1] == "  ...    a stage with a long name\r" and lines[2:] == [""]
+
+
+def test_stages_end_with_the_time_in_all(capsys):
+    with cli.Stages() as say:
+        say("only")
+    only, total = capsys.readouterr().err.splitlines()
+    assert only.endswith(" s only") and total.endswith(" s in all")
 
 
 def test_table_shows_what_is_in_the_files(tmp_path):

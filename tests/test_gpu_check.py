@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,10 +20,14 @@ from psp_export.export import Options, engine_info
 from psp_runtime.metadata import EngineInfo, read_info
 from psp_runtime.sessions import OnnxSession
 
-sys.path.append(str(Path(__file__).parents[1] / "tools"))
+TOOLS = str(Path(__file__).parents[1] / "tools")
+sys.path.append(TOOLS)
 import gpu_check  # noqa: E402
 import gpu_checks  # noqa: E402
 import gpu_measures  # noqa: E402
+
+sys.path.append(str(gpu_checks.ROOT / "benchmarks"))
+import latency  # noqa: E402
 
 
 def python(code: str) -> list[str]:
@@ -57,6 +62,78 @@ def test_a_check_that_hangs_ends_with_what_it_started(tmp_path: Path) -> None:
     assert gpu_check.output_of(python(code), 2) == {"failed": "took more than 2 s"}
     assert time.perf_counter() - start < 20
     assert ends(int(pid.read_text()))
+
+
+def test_what_was_printed_before_the_time_was_up_is_kept(tmp_path: Path) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text("import time\nprint('half of it')\ntime.sleep(60)")
+    code = f"import gpu_checks; gpu_checks.script({str(script)!r}, work=None, size=64)"
+    found = gpu_check.output_of(python(f"import sys; sys.path.append({TOOLS!r}); {code}"), 5)["failed"]
+    assert found.splitlines() == ["half of it", "took more than 5 s"]
+
+
+def test_a_script_gives_its_last_line_or_its_failure(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("print('a table'); print('{\"ms\": 1}'); print()")
+    assert gpu_checks.script(str(script), work=tmp_path, size=64) == {"ms": 1}
+    script.write_text("print('41 passed')")
+    assert gpu_checks.script(str(script), work=tmp_path, size=64) == {"last_line": "41 passed"}
+    script.write_text("print('E  values differ'); print('1 failed'); raise SystemExit(1)")
+    with pytest.raises(RuntimeError, match="exit 1: 1 failed"):
+        gpu_checks.script(str(script), work=tmp_path, size=64)
+    assert "a table" in capfd.readouterr().err
+
+
+KERNEL_TESTS = """
+import os, pytest
+
+@pytest.mark.gpu
+def test_quick():
+    assert os.environ["PSP_REQUIRE_GPU"] == "1"
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_slow():
+    assert False
+"""
+
+
+def test_only_files_with_gpu_tests_are_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another file imports what is not there, which would stop pytest before the first test."""
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_page.py").write_text("import a_package_that_is_not_there")
+    (tmp_path / "tests" / "test_kernels.py").write_text(KERNEL_TESTS)
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\naddopts = '-q'\nmarkers = ['gpu', 'slow']\n")
+    monkeypatch.setattr(gpu_checks, "ROOT", tmp_path)
+    monkeypatch.setenv("PSP_REQUIRE_GPU", "")
+    found = gpu_checks.gpu_tests("gpu and not slow", work=tmp_path, size=64)["last_line"]
+    assert found.startswith("1 passed, 1 deselected")
+
+
+@pytest.mark.parametrize(
+    ("providers", "flavour", "backends"),
+    [
+        (["CPUExecutionProvider"], None, ["torch"]),
+        (["CUDAExecutionProvider"], "tensorrt", ["torch", "onnxruntime", "tensorrt"]),
+    ],
+)
+def test_latency_is_measured_of_what_can_use_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, providers: list[str], flavour: str | None, backends: list[str]
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
+    monkeypatch.setattr(engine, "choose_flavour", lambda: flavour)
+    monkeypatch.setattr(gpu_checks, "script", lambda *command, **_: {"command": command})
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    script, *words = gpu_checks.latency(tmp_path, 64)["command"]
+    options = latency.parse(words)
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+    assert (gpu_checks.ROOT / script).is_file() and options.backend == backends and options.size == 64
+
+
+def test_an_overflow_is_not_the_largest_finite_number() -> None:
+    for bad in (torch.inf, -torch.inf, torch.nan):
+        assert gpu_checks.largest(torch.tensor([1.0, bad], dtype=torch.half)) == np.inf
+    assert gpu_checks.largest(torch.tensor([1.0, -65504.0], dtype=torch.half)) == 65504
 
 
 def test_only_what_failed_or_is_new_is_run(

@@ -203,11 +203,42 @@ def test_closing_frees_everything_and_keeps_what_is_under_way(
     waiting = [session.submit(given) for _ in range(3)]
     session.close()
     session.close()
-    assert gpu.released_with == [0] and gpu.left_current == 0
+    assert gpu.released_with == [0] and gpu.left_current == 0 and gpu.retained == 0
     for pending in waiting:
         reference(given, pending.result())
     with pytest.raises(EngineError, match=r"psp\.trt is closed"):
         session.run(given)
+
+
+def test_a_session_closed_in_another_thread_gives_the_context_back(gpu: FakeGpu, tmp_path: Path) -> None:
+    session = TensorRTSession(tmp_path / "psp.trt")
+    assert gpu.retained == 1
+    thread = threading.Thread(target=session.close)
+    thread.start()
+    thread.join()
+    assert gpu.released_with == [0] and (gpu.retained, gpu.left_current) == (0, 0)
+
+
+def test_what_interrupts_a_recording_ends_it(gpu10: FakeGpu, tmp_path: Path, reference: Callable) -> None:
+    session, given = TensorRTSession(tmp_path / "psp.trt"), inputs(1)
+    session.run(given)
+    gpu10.fails.append("interrupt")
+    with pytest.raises(KeyboardInterrupt):
+        session.run(given)
+    reference(given, session.run(given))
+
+
+def test_a_context_that_cannot_be_entered_is_an_engine_error(
+    gpu10: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = TensorRTSession(tmp_path / "psp.trt")
+
+    def refuse(self: object) -> None:
+        raise fake_gpu.Cuda.LogicError("cuCtxPushCurrent failed: an illegal memory access was encountered")
+
+    monkeypatch.setattr(type(session._gpu._context), "push", refuse)
+    with pytest.raises(EngineError, match=r"psp\.trt failed on the GPU: cuCtxPushCurrent"):
+        session.run(inputs(1))
 
 
 def test_a_plan_that_does_not_open_leaves_nothing_behind(gpu: FakeGpu, tmp_path: Path) -> None:

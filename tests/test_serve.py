@@ -4,13 +4,17 @@ Requests are written here from the protocol (KServe v2 with binary tensors), so 
 """
 
 import http.client
+import http.server
 import io
 import json
+import os
 import platform
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,22 +26,23 @@ from tiny_family import write_family
 
 import psp_runtime
 from psp_runtime import serve
-from psp_runtime.client import parse_url
-from psp_runtime.errors import PspError
+from psp_runtime.client import connect, parse_url
+from psp_runtime.errors import EngineError, PspError
 from psp_runtime.metadata import read_info
+from psp_runtime.serving import triton
 from psp_runtime.serving.model import request_inputs
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import serve as benchmark  # noqa: E402
-from serving import Caller, Server, environment, serving_python  # noqa: E402
+from serving import Caller, Server, environment, free_port, serving_python  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def python() -> str:
     found = serving_python()
     if not found:
-        pytest.skip("no Python 3.10 or 3.12 with nvidia-pytriton and tritonclient: make serving")
+        pytest.skip("no Python 3.10 to 3.12 with nvidia-pytriton and tritonclient: make serving")
     return found
 
 
@@ -175,6 +180,98 @@ def test_stop_loses_no_request_and_a_full_queue_refuses(
     assert capfd.readouterr().err == ""
 
 
+#: psp-serve with a model that does not load.
+BROKEN = """
+from psp_runtime import serve
+write = serve.write_repository
+def broken(folder, *rest):
+    write(folder, *rest)
+    (folder / "psp" / "1" / "model.py").write_text("raise RuntimeError('no luck')")
+serve.write_repository = broken
+serve.main()
+"""
+
+
+def test_a_start_that_fails_is_told_at_once_and_leaves_nothing(python: str, engine: Path, tmp_path: Path) -> None:
+    ports = ["--port", str(free_port()), "--metrics-port", str(free_port())]
+    started = time.monotonic()
+    done = subprocess.run(
+        [python, "-c", BROKEN, "--engine", str(engine), *ports],
+        env=environment(1) | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: Triton does not start: RuntimeError: no luck\n"
+    assert time.monotonic() - started < 60  # PyTriton's own start takes 120 s to see it
+    assert not list(tmp_path.glob("psp-serve-*")) and not processes_of(str(tmp_path))
+
+
+def processes_of(text: str) -> list[int]:
+    """The processes with a text in their command line; those that have ended have none."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [int(file.parent.name)] * (text.encode() in file.read_bytes())
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def test_triton_ends_by_itself(
+    python: str, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    others = set(Path("/dev/shm").glob("psp-serve-*"))
+    running = Server(python, engine, threads=1)
+    (server,) = processes_of("bin/tritonserver\0--model-repository=" + str(tmp_path))
+    assert os.getpgid(server) == server  # Ctrl-C in a terminal is for psp-serve alone, which lets requests finish
+    memory = set(Path("/dev/shm").glob("psp-serve-*")) - others
+    os.kill(server, signal.SIGKILL)
+    assert running.process.wait(30) == 2
+    message = "error: Triton has ended by itself, out of memory for example: start psp-serve again\n"
+    assert capfd.readouterr().err == message
+    assert memory and not memory & set(Path("/dev/shm").glob("psp-serve-*"))
+    assert not list(tmp_path.glob("psp-serve-*")) and not processes_of(str(tmp_path))
+
+
+def test_a_second_ctrl_c_ends_triton_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = subprocess.Popen(["sh", "-c", "trap '' INT; sleep 60 & wait"], start_new_session=True)
+    wait = process.wait
+    answers = iter([KeyboardInterrupt])
+
+    def interrupted(timeout: float | None = None) -> int:
+        if error := next(answers, None):
+            raise error
+        return wait(timeout)
+
+    monkeypatch.setattr(process, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        triton._stop(process)
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        (
+            'I1122 1 a.cc:2] "starting"\nE1122 1 b.cc:3] "failed to load \'psp\' version 1: Internal: EngineError: no'
+            ' engine at x.onnx\\n\\nAt:\\n  /a.py(97): f\\n"\nerror: creating server: Internal - failed\n',
+            "EngineError: no engine at x.onnx",
+        ),
+        ('E1122 1 main.cc:3] "failed to start Metrics service: in use "\nSignal (2) received.\n',
+         "failed to start Metrics service: in use"),
+        ("tritonserver: error while loading shared libraries: libx.so: not found\n",
+         "shared libraries: libx.so: not found"),
+        ("I1122 1 a.cc:2] fine\nKilled\n", "Killed"),
+        ("", "no message"),
+    ],
+)  # fmt: skip
+def test_the_error_in_tritons_log(log: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "triton.log").write_text(log)
+    assert triton.last_error(tmp_path / "triton.log") == expected
+
+
 @pytest.mark.slow
 def test_benchmark_reports_every_number_of_callers(
     python: str, engine: Path, capsys: pytest.CaptureFixture[str]
@@ -197,6 +294,10 @@ def test_mistakes_are_one_line(engine: Path, tmp_path: Path) -> None:
         serve.check(serve.Options(engine.with_name("psp.mapping.onnx"), *list(vars(options).values())[1:]))
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PspError, match="cannot listen on"):
         serve.check(serve.Options(engine, "127.0.0.1", taken.getsockname()[1], 0, "psp", "cpu", 1, 1, 1))
+    with pytest.raises(PspError, match="--port and --metrics-port are both 8000"):
+        serve.check(serve.Options(engine, "127.0.0.1", 8000, 8000, "psp", "cpu", 1, 1, 1))
+    with pytest.raises(PspError, match="cannot listen on nowhere.invalid port .*; choose another"):
+        serve.check(serve.Options(engine, "nowhere.invalid", 1, 2, "psp", "cpu", 1, 1, 1))
     for name in ("a/b", "x_mapping"):
         with pytest.raises(PspError, match="--name"):
             serve.check(serve.Options(engine, "127.0.0.1", 0, 0, name, "cpu", 1, 1, 1))
@@ -204,16 +305,37 @@ def test_mistakes_are_one_line(engine: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.version_info[:2] in serve.PYTHONS, reason="this Python is one that PyTriton runs with")
 def test_other_pythons_are_told(engine: Path) -> None:
-    with pytest.raises(PspError, match=f"Python {platform.python_version()}, PyTriton runs with 3.10 and 3.12"):
-        serve.check(serve.Options(engine, "127.0.0.1", 0, 0, "psp", "cpu", 1, 1, 1))
+    with pytest.raises(PspError, match=f"Python {platform.python_version()}, PyTriton runs with 3.10 to 3.12"):
+        serve.check(serve.Options(engine, "127.0.0.1", 0, free_port(), "psp", "cpu", 1, 1, 1))
 
 
 def test_urls() -> None:
     assert parse_url("http://host:8000") == (False, "host:8000", "psp")
     assert parse_url("https://host/sketch/") == (True, "host", "sketch")
-    for url in ("host:8000", "ftp://host", "http://", "http://host/a/b", "http://host/?x"):
+    assert parse_url("http://[::1]:8000/") == (False, "[::1]:8000", "psp")
+    wrong = ("host:8000", "ftp://host", "http://", "http://host/a/b", "http://host/?x", "http://[::1")
+    for url in (*wrong, "http://host:abc", "http://host:99999", "http://name:word@host:8000", "http://host/#x"):
         with pytest.raises(PspError, match="--url"):
             parse_url(url)
+
+
+def test_what_answers_is_no_triton() -> None:
+    pytest.importorskip("tritonclient.http", reason="needs tritonclient")
+
+    class Website(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Website) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        with pytest.raises(EngineError, match="what answers there is no Triton[^<]*$"):
+            connect(f"http://127.0.0.1:{site.server_port}")
+        with pytest.raises(EngineError, match="psp-serve itself speaks http, not https"):
+            connect(f"https://127.0.0.1:{site.server_port}")
+        site.shutdown()
 
 
 def test_values_an_engine_must_not_see(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """`psp-train` as a user meets it: options, exit codes, one line for every mistake, and nothing left by a mistake."""
 
 import json
+import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from training import draw_faces, make_settings, stand_ins
 
 from psp_runtime import console
 from psp_train import cli, drawn, pretrained, setup
+from psp_train.distributed import Process
 from psp_train.networks.encoder import EncoderConfig
 from psp_train.objective import load_networks
 from psp_train.recipes import make_recipe
@@ -79,6 +82,7 @@ def assert_mistake(result: tuple[int, str, str], *expected: object) -> None:
         (("--task", "sketch", "--device", "cuda", "--demo", "--out", "OUT"), "no CUDA GPU"),
         (("--task", "inversion", "--data", "FACES", "--out", "OUT"), "give --weights"),
         (("--task", "sketch", "--demo", "--init", "none.pt", "--out", "OUT"), "no checkpoint at none.pt"),
+        (("--task", "sketch", "--demo", "--weights", "w", "--generator", "g.pt"), "leave out --generator, --weights"),
     ],
 )
 def test_mistakes_in_options(args, expected, psp_train, faces, tmp_path):
@@ -108,6 +112,17 @@ def test_mistakes_in_data(args, expected, psp_train, faces, generator, tiny, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("out", ["", "run", "below/run"])
+def test_a_run_among_its_data(out, psp_train, faces, generator, tiny, tmp_path, monkeypatch):
+    """It keeps pictures of what it makes: a resume would train on them."""
+    shutil.copytree(faces / "faces", tmp_path / "faces")
+    monkeypatch.chdir(tmp_path / "faces")
+    args = ("--task", "inversion", "--generator", generator, "--held-out", 2, "--out", Path(out))
+    assert_mistake(psp_train(*args, "--data", "."), "lies in --data .", "give a folder outside")
+    assert_mistake(psp_train(*args, "--data", faces / "faces", "--target", "."), "lies in --target .")
+    assert len(list(tmp_path.rglob("*"))) == 1 + 8
+
+
 def test_no_generator(psp_train, faces, tiny, tmp_path):
     args = ("--task", "inversion", "--data", faces / "faces", "--out", tmp_path / "run")
     assert_mistake(psp_train(*args), "give --generator, a StyleGAN2 checkpoint")
@@ -120,6 +135,22 @@ def test_all_missing_weights_in_one_line(psp_train, faces, generator, tmp_path):
     names = ("alexnet-owt-7be5be79.pth", "alex.pth", "model_ir_se50.pth", "https://")
     assert_mistake(psp_train(*args, "--weights", tmp_path), *names, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_process_reads_the_label_maps_for_all(faces, tiny, tmp_path, monkeypatch):
+    settings = make_settings(faces, tmp_path / "run", "segmentation")
+    asked = []
+    monkeypatch.setattr(cli, "build", lambda settings, check: asked.append(check) or sys.exit())
+    monkeypatch.setattr(cli.distributed, "first_goes_first", lambda process: nullcontext())
+    for rank in (0, 1):
+        with pytest.raises(SystemExit):
+            cli.train(settings, Process(rank, 2, torch.device("cpu")), new=True)
+    assert asked == [True, False]
+    read = []
+    monkeypatch.setattr(setup.data, "check_labels", lambda items, task: read.append(len(items)))
+    for check in (True, False):
+        setup.build_samples(settings, check)
+    assert read == [8]
 
 
 def test_a_bad_label_map(psp_train, faces, generator, tiny, tmp_path):
@@ -151,6 +182,21 @@ def test_a_run_from_the_beginning_and_on(psp_train, faces, generator, tiny, tmp_
     assert stored.recipe == make_recipe("sketch", overrides=dict(batch_size=2, steps=2))
     assert (stored.data, stored.out, stored.held_out) == (faces / "sketches", run, 2)
     assert psp_train("--resume", run)[0] == 0 and RunFolder(run).steps() == [1, 2]
+
+
+def test_a_run_cannot_take_back_steps(psp_train, faces, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.create(make_settings(faces, run.path).to_json())
+    run.save(2, {}, {})
+    before = (run.path / "run.json").read_bytes()
+    assert_mistake(psp_train("--resume", run.path, "--steps", 1), "--steps 1", "has done 2 steps already")
+    assert (run.path / "run.json").read_bytes() == before
+
+
+def test_the_new_run_is_a_file(psp_train, faces, tmp_path):
+    (tmp_path / "run").touch()
+    mistake = psp_train("--task", "inversion", "--data", faces / "faces", "--out", tmp_path / "run")
+    assert_mistake(mistake, tmp_path / "run", "is a file, expected a folder")
 
 
 def test_resume_of_no_run(psp_train, tmp_path):
@@ -236,7 +282,10 @@ def test_a_seed_is_a_start(generator, tiny, faces, tmp_path):
 
 
 def test_the_encoder_starts_from_weights_where_they_are(generator, tiny, faces, tmp_path, monkeypatch):
-    """Sketches keep their own first layer; where there is no file, a warning says that weights are random."""
+    """Sketches keep their own first layer, as in the reference all of it, where photos' would be for other numbers.
+
+    Where there is no file, a warning says that weights are random.
+    """
     settings = make_settings(faces, tmp_path / "run", "sketch", generator=generator, weights=tmp_path)
     with pytest.warns(UserWarning, match="random weights: no model_ir_se50.pth"):
         fresh = setup.build_model(settings).encoder.state_dict()
@@ -244,9 +293,13 @@ def test_the_encoder_starts_from_weights_where_they_are(generator, tiny, faces, 
     state["input_layer.0.weight"] = torch.full((8, 3, 3, 3), 2.0)
     monkeypatch.setattr(pretrained, "irse50_state", lambda folder: state)
     started = setup.build_model(settings).encoder.state_dict()
-    assert all((started[key] == 2).all() for key in state if key != "input_layer.0.weight")
-    assert torch.equal(started["input_layer.0.weight"], fresh["input_layer.0.weight"])
+    stem = {key for key in state if key.startswith("input_layer.")}
+    assert len(stem) > 4 and all(torch.equal(started[key], fresh[key]) for key in stem)
+    assert all((started[key] == 2).all() for key in state.keys() - stem)
     assert torch.equal(started["styles.0.linear.weight"], fresh["styles.0.linear.weight"])
+    photos = make_settings(faces, tmp_path / "run", generator=generator, weights=tmp_path)
+    started = setup.build_model(photos).encoder.state_dict()
+    assert all((started[key] == 2).all() for key in state)
 
 
 def test_an_encoder_goes_on_from_a_checkpoint(generator, tiny, faces, tmp_path):
@@ -256,7 +309,7 @@ def test_an_encoder_goes_on_from_a_checkpoint(generator, tiny, faces, tmp_path):
     settings = make_settings(faces, tmp_path / "run", "segmentation", generator=generator, init=tmp_path / "psp.pt")
     state, theirs = setup.build_model(settings).encoder.state_dict(), before.encoder.state_dict()
     assert state["input_layer.0.weight"].shape[1] == 19
-    assert all(torch.equal(state[key], theirs[key]) for key in theirs if key != "input_layer.0.weight")
+    assert all(torch.equal(state[key], theirs[key]) for key in theirs if not key.startswith("input_layer."))
     other = make_settings(faces, tmp_path / "run", "segmentation", "w", generator=generator, init=tmp_path / "psp.pt")
     with pytest.raises(setup.PspError, match="another encoder"):
         setup.build_model(other)
@@ -269,6 +322,28 @@ def test_demo_faces_are_drawn_once(tmp_path):
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "drawn").rglob("*.png")}
     drawn.items(setup.get_task("sketch"), tmp_path / "drawn", count=3)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "drawn").rglob("*.png")} == times and len(times) == 9
+
+
+def test_faces_are_not_drawn_among_other_files(psp_train, tmp_path):
+    """A demo's --data is where to draw: not a folder of photos."""
+    photo = tmp_path / "photos/a.png"
+    photo.parent.mkdir()
+    photo.write_bytes(b"a photo")
+    for data in (photo.parent, photo):
+        mistake = psp_train("--task", "sketch", "--demo", "--data", data, "--out", tmp_path / "run")
+        assert_mistake(mistake, data, "holds other files", "--data another")
+    assert list(tmp_path.rglob("*")) == [photo.parent, photo]
+
+
+def test_faces_whose_drawing_was_stopped_are_drawn_again(tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    task = setup.get_task("sketch")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(drawn, "ProcessPoolExecutor", stopped)
+        drawn.items(task, tmp_path, count=2)
+    assert all(item.source.exists() for item in drawn.items(task, tmp_path, count=2))
 
 
 def test_a_demo_trains_over_the_bundled_generator():

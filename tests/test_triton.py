@@ -1,6 +1,9 @@
 """`psp-export --triton`: the model repository, read by Triton's own parser and against the engine's own tensors."""
 
+import os
+import shlex
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,15 +144,65 @@ def test_second_export_replaces_the_model_and_leaves_others(tmp_path: Path) -> N
 
 def test_folders_that_will_not_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     (tmp_path / "models" / "psp").mkdir(parents=True)
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("# A project of its own\n")
     for folder, name, words in (
-        (tmp_path / "file", "psp", "expected a folder"),
+        (tmp_path / "file", "psp", "is not a folder: give a folder, or a name for a new one"),
+        (tmp_path / "dangling", "psp", "is not a folder"),
         (tmp_path / "none" / "models", "psp", "there is no folder"),
         (tmp_path / "models", "psp", "no model of Triton"),
         (tmp_path / "models", "my psp", "letters, digits"),
+        (tmp_path / "project", "psp", r"README\.md is there already and not of psp-export"),
     ):
         with pytest.raises(PspError, match=words):
             triton.check(folder, name)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, monkeypatch) -> None:
+    def refuse(dir: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    (tmp_path / "models").mkdir()
+    for folder, refused in (("models", tmp_path / "models"), ("new", tmp_path)):
+        with pytest.raises(PspError, match=f"cannot write into {refused}: Permission denied"):
+            triton.check(tmp_path / folder, "psp")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("move", [2, 4, 6])
+def test_a_repository_the_system_stops_stays_as_it_was(tmp_path: Path, monkeypatch, move: int) -> None:
+    """Engine, mapping network and README change together: two moves each, the second one puts the new one there."""
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in sorted((tmp_path / "models").rglob("*")) if path.is_file()}
+
+    files, calls, real = family(tmp_path), [], os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == move:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    triton.write(tmp_path / "models", with_plan(files, backend_version="10.7.0"), "psp")
+    before = contents()
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(PspError, match="No space left on device; nothing was changed"):
+        triton.write(tmp_path / "models", files, "psp")
+    assert contents() == before
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["README.md", "psp", "psp_mapping"]
+
+
+def test_readme_survives_any_folder_name(tmp_path: Path) -> None:
+    """Spaces are quoted for the shell, and a name that is no text does not end the export at its last file."""
+    folder = tmp_path / os.fsdecode("my models ü \udcff".encode("utf-8", "surrogateescape"))
+    triton.write(folder, family(tmp_path), "psp")
+    line = next(one for one in (folder / "README.md").read_bytes().splitlines() if b"docker run" in one)
+    words = shlex.split(os.fsdecode(line.removesuffix(b"\\")))
+    assert words[words.index("-v") + 1] == f"{folder}:/models"
 
 
 def test_option_of_psp_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -166,5 +219,19 @@ def test_option_of_psp_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
         assert (end.value.code or 0) == code
     out, err = capsys.readouterr()
     assert "models: for Triton" in out and "served as ONNX" in out
-    assert "--triton file: it is a file, expected a folder" in err
+    assert "--triton file is not a folder" in err
     assert (tmp_path / "models" / "psp" / "1" / "model.onnx").is_file()
+
+
+def test_engine_files_are_listed_though_the_repository_fails(tmp_path: Path, monkeypatch, capsys) -> None:
+    def refuse(*_: object) -> None:
+        raise PspError("cannot write models/psp: No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("psp_export.export.export", lambda checkpoint, options, say: family(tmp_path))
+    monkeypatch.setattr("psp_export.triton.write", refuse)
+    monkeypatch.setattr(sys, "argv", ["psp-export", "--backend", "onnx", "--triton", "models"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and "psp.mapping.onnx" in out and "error: cannot write models/psp" in err

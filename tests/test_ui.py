@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_family(folder, "psp")
     write_family(folder, "sr", task="super_resolution")
     write_family(folder, "inpaint", task="inpainting")
+    write_family(folder, "seg", kind="labels", task="segmentation")
     return folder
 
 
@@ -106,7 +108,7 @@ def test_the_words_of_a_command() -> None:
 def test_captions_timing_and_warnings(runs: Runs) -> None:
     Image.fromarray(PIXELS[0, :100]).save("a.png")
     shown = runs.run(Path("engines/psp.onnx"), asked("the way to another picture"))
-    assert [text for _, text in shown.pictures] == ["share 0", "share 0.333333", "share 0.666667", "share 1"]
+    assert [text for _, text in shown.pictures] == ["share 0", "share 0.33", "share 0.67", "share 1"]
     assert re.fullmatch(r"4 pictures in \d+\.\d\d s of engine time \(\d+\.\d pictures/s, fp32, cpu\)", shown.timing)
     assert shown.warnings == [images.SQUEEZED]
     assert warnings.showwarning.__module__ != "psp_runtime.ui_runs"
@@ -278,7 +280,7 @@ def url(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = subprocess.Popen(
-        [sys.executable, "-m", "psp_runtime.ui", "--engine", "psp.onnx", "--port", str(port)],
+        [sys.executable, "-m", "psp_runtime.ui", "--engine", "psp.onnx", "--engine", "seg.onnx", "--port", str(port)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=engines,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(folder), "PSP_CPU": "onnxruntime"},
     )  # fmt: skip
@@ -293,17 +295,94 @@ def url(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     assert not list(folder.glob("psp-ui-*"))  # nothing of what was uploaded stays
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: apt-get install chromium)")
-def test_upload_mix_and_a_bad_file_in_a_browser(url: str, here: Path) -> None:
+@contextmanager
+def browsing(url: str, **context: Any) -> Iterator[Any]:
+    """The page in a headless Chromium; nothing may be loaded from elsewhere, and no script may fail."""
+    if CHROMIUM is None:
+        pytest.skip("needs chromium (Debian: apt-get install chromium)")
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    Path("bad.png").write_bytes(b"not a picture")
-    outside: list[str] = []
+    wrong: list[str] = []
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
+        page = browser.new_context(**context).new_page()
         page.set_default_timeout(25_000)
-        page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else outside.append(r.url))
+        page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else wrong.append(r.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto(url)
+        yield page
+        browser.close()
+    assert wrong == []
+
+
+def shown_command(page: Any) -> str:
+    """The command under the pictures of the visible tab."""
+    texts = page.locator("textarea:visible").evaluate_all("boxes => boxes.map(box => box.value)")
+    return str(next(text for text in texts if text.startswith("psp-run")))
+
+
+def download(page: Any, button: Any) -> Path:
+    """The file behind a button, under the name it comes with, in the working folder."""
+    with page.expect_download() as started:
+        button.click()
+    started.value.save_as(started.value.suggested_filename)
+    return Path(started.value.suggested_filename)
+
+
+COPY = """async bytes => {
+    const blob = new Blob([new Uint8Array(bytes)], {type: 'image/png'})
+    await navigator.clipboard.write([new ClipboardItem({'image/png': blob})])
+}"""
+
+
+def test_paste_interpolate_and_download_in_a_browser(url: str, here: Path) -> None:
+    with browsing(url, permissions=["clipboard-read", "clipboard-write"]) as page:
+        page.get_by_label("Paste from clipboard").first.wait_for()
+        page.evaluate(COPY, list(Path("a.png").read_bytes()))
+        page.get_by_label("Paste from clipboard").first.click()
+        page.get_by_text("1 picture in").wait_for()
+        pasted = download(page, page.get_by_text("The picture it was made of, as a file").first)
+        assert np.array_equal(np.asarray(Image.open(pasted).convert("RGB")), PIXELS[0])
+        page.get_by_label("the way to another picture").first.check()
+        page.get_by_role("button", name="A face of the generator's own").nth(1).click()
+        page.get_by_text("7 pictures in").wait_for()
+        command = rf"psp-run {pasted} --engine psp.onnx --to face_\d+.png --steps 7"
+        assert re.fullmatch(command, shown_command(page))
+        assert page.get_by_text("share 0.17").count() == 1
+        page.get_by_label("Thumbnail 3 of 7").first.click()
+        made = download(page, page.get_by_label("Download", exact=True).first)
+        assert made.name == f"{pasted.stem}_out_3.png" and Image.open(made).size == (16, 16)
+
+
+def test_a_painted_label_map_is_what_the_command_runs_on(
+    url: str, here: Path, engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with browsing(url, device_scale_factor=0.5) as page:  # the canvas is drawn without a GPU
+        page.get_by_role("tab", name="seg (segmentation)").click()
+        canvas = page.locator("canvas:visible").first
+        canvas.wait_for()
+        page.wait_for_timeout(1000)  # it is drawn and scaled after it is there
+        box = canvas.bounding_box()
+        page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.2 * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.2 * box["height"], steps=2)
+        page.mouse.up()
+        page.get_by_role("button", name="Make", exact=True).click()
+        page.get_by_text("1 picture in").wait_for()
+        labels = download(page, page.locator("button:visible", has_text="The picture it was made of"))
+        page.get_by_label("Thumbnail 1 of 1").first.click()
+        made = download(page, page.locator("[aria-label=Download]:visible").last)
+        text = shown_command(page)
+    painted = np.asarray(Image.open(labels)) != ui_canvas.face_labels().repeat(2, 0).repeat(2, 1)
+    shown = made.read_bytes()
+    made.unlink()
+    shutil.copy(engines / "seg.onnx", "seg.onnx")
+    run_command(text, monkeypatch)
+    assert painted.any() and made.read_bytes() == shown
+
+
+def test_upload_mix_and_a_bad_file_in_a_browser(url: str, here: Path) -> None:
+    Path("bad.png").write_bytes(b"not a picture")
+    with browsing(url) as page:
         made = page.locator(".gallery-item img, .grid-wrap img")
         upload = page.locator("input[type=file]").first
         upload.set_input_files("a.png")
@@ -318,14 +397,10 @@ def test_upload_mix_and_a_bad_file_in_a_browser(url: str, here: Path) -> None:
         slider.focus()
         slider.press("ArrowRight")
         page.get_by_text("7 pictures in").wait_for()
-        texts = page.locator("textarea").evaluate_all("boxes => boxes.map(box => box.value)")
-        text = next(text for text in texts if text.startswith("psp-run"))
-        assert text.startswith("psp-run b.png --engine psp.onnx --mix 7 --seed 7 --psi 1")
+        assert shown_command(page).startswith("psp-run b.png --engine psp.onnx --mix 7 --seed 7 --psi 1")
         upload.set_input_files("bad.png")
         page.get_by_text("cannot read bad.png: not a picture of a known format").first.wait_for()
         assert made.count() == 7
-        browser.close()
-    assert outside == []
 
 
 def test_the_page_serves_only_its_own_files(url: str, here: Path) -> None:

@@ -4,6 +4,8 @@
     python tools/gpu_check.py --only export --only plan_fp16      # in pieces; --list names them
     env PYTHONPATH=$PWD python3.10 tools/gpu_check.py --only plan_fp16    # with the TensorRT of another Python
 
+Where the packages are not installed, PYTHONPATH says where they are.
+
 Each check runs in a process and a time limit of its own, so a crash or a hang is a result and the next one runs. What
 is made and found stays in --work: later calls skip what succeeded (--again repeats it) and print all there is. The
 plan checks need no PyTorch, only what `export` left in --work, and count for each TensorRT apart.
@@ -33,6 +35,9 @@ import gpu_checks as checks
 from psp_export import engine
 from psp_runtime.devices import cuda_devices, gpu_name
 
+#: Characters kept of what a failed check printed.
+KEPT = 6000
+
 
 class Check(NamedTuple):
     """One check: what it does with --work and --size, and how many seconds it may take. `plan`: once per TensorRT."""
@@ -45,7 +50,8 @@ class Check(NamedTuple):
 CHECKS = {
     "export": Check(checks.export_models, 500),
     "stressed": Check(checks.stressed, 300),
-    "tests": Check(checks.gpu_tests, 500),
+    "tests": Check(partial(checks.gpu_tests, "gpu and not slow"), 500),
+    "sanitizer": Check(partial(checks.gpu_tests, "gpu and slow"), 500),
     "half": Check(checks.half, 300),
     "plan_fp16": Check(partial(checks.plan, "fp16", engine.DEFAULT_LEVEL, 1), 300, plan=True),
     "plan_fp32": Check(partial(checks.plan, "fp32", engine.DEFAULT_LEVEL, 1), 300, plan=True),
@@ -54,7 +60,7 @@ CHECKS = {
     "plan_level_5": Check(partial(checks.plan, "fp16", 5, 1), 580, plan=True),
     "onnxruntime": Check(checks.onnx_runtime, 200),
     "ops": Check(partial(checks.script, "benchmarks/ops.py"), 300),
-    "latency": Check(partial(checks.script, "benchmarks/latency.py"), 580),
+    "latency": Check(checks.latency, 580),
 }
 
 
@@ -105,11 +111,12 @@ def output_of(command: list[str], limit: int) -> dict[str, Any]:
         out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return {"failed": f"took more than {limit} s"}
+        _, err = process.communicate()
+        sys.stderr.write(err)
+        return {"failed": f"{err.strip()[-KEPT:]}\ntook more than {limit} s".strip()}
     sys.stderr.write(err)
     if process.returncode:
-        return {"failed": f"exit {process.returncode}: {err.strip()[-800:]}"}
+        return {"failed": f"exit {process.returncode}: {err.strip()[-KEPT:]}"}
     return json.loads(out.strip().splitlines()[-1])
 
 

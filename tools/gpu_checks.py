@@ -95,7 +95,7 @@ def torch_half(checkpoint: Any, cases: Cases) -> Result:
 
     def watch(name: str, _: Any, __: Any, output: Any) -> None:
         if isinstance(output, torch.Tensor) and output.dtype == torch.half:
-            peaks[name] = max(peaks.get(name, 0.0), float(output.abs().amax().nan_to_num(nan=torch.inf)))
+            peaks[name] = max(peaks.get(name, 0.0), largest(output))
 
     for name, part in module.named_modules():
         part.register_forward_hook(partial(watch, name))
@@ -109,6 +109,12 @@ def torch_half(checkpoint: Any, cases: Cases) -> Result:
     if not np.isfinite(peaks[name]):
         raise ArithmeticError(f"not finite: {found}")
     return found
+
+
+def largest(values: Any) -> float:
+    """The largest magnitude in a tensor; infinity where one is not finite."""
+    found = float(values.abs().amax())
+    return found if np.isfinite(found) else np.inf
 
 
 def plan(model: str, level: int, tuned_batch: int, work: Path, size: int) -> Result:
@@ -140,19 +146,41 @@ def onnx_runtime(work: Path, size: int) -> Result:
     return found
 
 
-def gpu_tests(work: Path, size: int) -> Result:
-    """The tests marked `gpu`, with skips turned into failures."""
+def latency(work: Path, size: int) -> Result:
+    """The benchmark with the libraries that can use the GPU here: engine files of others would be made for nothing."""
+    import onnxruntime
+
+    backends = ["torch"]
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        backends.append("onnxruntime")
+    if engine.choose_flavour():
+        backends.append("tensorrt")
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # FP32 is FP32: by default, torch's convolutions are TF32
+    chosen = [word for backend in backends for word in ("--backend", backend)]
+    return script("benchmarks/latency.py", "--size", str(size), *chosen, work=work, size=size)
+
+
+def gpu_tests(marks: str, work: Path, size: int) -> Result:
+    """The tests with these marks, one of which is `gpu`: no GPU is then a failure, not a skip."""
     os.environ["PSP_REQUIRE_GPU"] = "1"
-    return script("-m", "pytest", "-m", "gpu", "-q", "tests", work=work, size=size)
+    # Only the files that hold some: others import packages that need no GPU and need not be here.
+    files = [str(file) for file in sorted((ROOT / "tests").glob("test_*.py")) if "mark.gpu" in file.read_text()]
+    return script("-m", "pytest", "-ra", "-m", marks, *files, work=work, size=size)
 
 
 def script(*command: str, work: Path, size: int) -> Result:
-    """A script of this repository; its last line is the result if it is JSON."""
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-    lines = done.stdout.strip().splitlines() or [""]
-    if done.returncode:
-        raise RuntimeError(f"exit {done.returncode}: {(done.stderr.strip() or done.stdout.strip())[-700:]}")
-    return json.loads(lines[-1]) if lines[-1].startswith("{") else {"last_line": lines[-1]}
+    """A script of this repository; its last line is the result if it is JSON.
+
+    What it prints is passed on at once: a script that is stopped for its time leaves that too.
+    """
+    last, environment = "", os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        for line in process.stdout or ():
+            sys.stderr.write(line)
+            last = line.strip() or last
+    if process.returncode:
+        raise RuntimeError(f"exit {process.returncode}: {last[-200:]}")
+    return json.loads(last) if last.startswith("{") else {"last_line": last}
 
 
 def fresh(folder: Path) -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from psp_export import verify
 from psp_runtime import images
 from psp_runtime.previews import preview
 from psp_runtime.tasks import get_task
@@ -164,8 +165,7 @@ def apply(network: Callable[..., torch.Tensor], *pictures: Array) -> Array:
 
 def psnr(a: Array, b: Array) -> float:
     """Mean over the pictures of their PSNR, dB."""
-    mse = np.square(a.astype(np.float64) - b).reshape(len(a), -1).mean(1)
-    return float((10 * np.log10(255**2 / mse)).mean())
+    return float(np.mean([verify.psnr(difference) for difference in a.astype(np.float64) - b]))
 
 
 CASES: dict[str, Callable] = {

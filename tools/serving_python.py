@@ -2,7 +2,7 @@
 
     python tools/serving_python.py .venv/serving
 
-PyTriton runs with Python 3.12 and 3.10, and needs libpython as a shared library. The first such Python on PATH or of
+PyTriton runs with Python 3.10 to 3.12, and needs libpython as a shared library. The first such Python on PATH or of
 pyenv gets a virtual environment with the extras `cpu` and `serve`. Where there is none, or where its packages cannot be
 installed, this says so and the tests are skipped: nothing else depends on them.
 """
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-VERSIONS = ("3.12", "3.10")
+VERSIONS = ("3.12", "3.11", "3.10")
 SHARED = "import sys, sysconfig; sys.exit(not sysconfig.get_config_var('Py_ENABLE_SHARED'))"
 
 

@@ -3,21 +3,17 @@
 A block of pictures is what a worker takes at a time, and what is done again when a worker dies.
 """
 
-import contextlib
 import logging
 import math
-import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from psp_runtime import console, images
-from psp_runtime.ahead import cores
+from psp_runtime import console
 from psp_runtime.cluster import luggage, manifest
-from psp_runtime.cluster.storage import Picture, Place, find_pictures, import_extra, open_place
+from psp_runtime.cluster.connection import connected
+from psp_runtime.cluster.storage import Picture, check_output, find_pictures, import_extra, open_place
 from psp_runtime.cluster.worker import Task, Worker
 from psp_runtime.errors import DeviceError, PspError
 from psp_runtime.metadata import EngineInfo
@@ -44,6 +40,8 @@ class Outcome:
 
     def summary(self) -> str:
         """One line for people."""
+        if not self.inputs:
+            return f"nothing to do, {self.skipped} done before: {self.out}/"
         rate = f"{self.made / self.seconds:.1f} pictures/s, {self.workers} workers"
         before = f", {self.skipped} done before" if self.skipped else ""
         word = "picture" if self.made == 1 else "pictures"
@@ -69,13 +67,17 @@ def run(options: Options, info: EngineInfo, inputs: list[str], threads: int | No
     _, application = make_tools(options, info)
     out = open_place(options.out or ".")
     places, pictures = find_pictures(inputs, out)
-    _check_outputs(options, pictures, out)
-    with _connected(str(options.ray)), contextlib.redirect_stdout(sys.stderr):  # Ray prints its news on stdout
-        packed = luggage.pack(options, send=options.ray != LOCAL_RAY)
-        key = packed.key(options)
-        waiting = manifest.without_done(pictures, manifest.read(out, *key))
+    _check_outputs(options, pictures)
+    check_output(out)
+    packed = luggage.pack(options)
+    key = packed.key(options)
+    waiting = manifest.without_done(pictures, manifest.read(out), *key)
+    if not waiting:
+        return Outcome(0, 0, 0, len(pictures), 0, 0, out.name)
+    with connected(str(options.ray)):
         crew = _crew(options, threads)
-        task = Task(replace(options, threads=crew.cpus), packed, places, out, key, len(pictures) * application.count)
+        sent = packed.sent() if options.ray != LOCAL_RAY else packed
+        task = Task(replace(options, threads=crew.cpus), sent, places, out, key, len(pictures) * application.count)
         blocks = _blocks(waiting, options.batch or (info.max_batch if crew.gpus else 1), crew.actors)
         started, failed = time.perf_counter(), 0
         for error in _run_blocks(blocks, task, crew):
@@ -87,10 +89,8 @@ def run(options: Options, info: EngineInfo, inputs: list[str], threads: int | No
     return Outcome(made, len(waiting), failed, len(pictures) - len(waiting), seconds, crew.actors, out.name)
 
 
-def _check_outputs(options: Options, pictures: list[Picture], out: Place) -> None:
+def _check_outputs(options: Options, pictures: list[Picture]) -> None:
     check_formats(options, {f".{options.format or 'png'}"})
-    if Path(out.name).suffix.lower() in images.FORMATS or out.filesystem.get_file_info(out.root).is_file:
-        raise PspError(f"--out {out.name} is a file, expected a folder")
     writers: dict[str, str] = {}
     for picture in pictures:
         output = picture.output(options.format)
@@ -98,34 +98,6 @@ def _check_outputs(options: Options, pictures: list[Picture], out: Place) -> Non
             other = writers[output]
             raise PspError(f"{other} and {picture.path} would both become {output}: rename one, or run them apart")
         writers[output] = picture.path
-
-
-@contextlib.contextmanager
-def _connected(address: str) -> Iterator[None]:
-    """Ray, started here or found at the address, until the end of the block; one that is connected already stays."""
-    ray = import_extra("ray")
-    import_extra("ray.data").DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked whether Ray may call home
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own warnings are about Ray Data, not about a run
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        if address == LOCAL_RAY:
-            ray.init("local", num_cpus=cores(), include_dashboard=False, **quiet)
-        else:
-            ray.init(address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        reason = str(error).split("\n")[0]
-        raise PspError(
-            f"no Ray at {address} ({reason}): start one with `ray start --head`, or use --ray alone"
-        ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _crew(options: Options, threads: int | None) -> Crew:
@@ -158,12 +130,23 @@ def _blocks(pictures: list[Picture], batch: int, actors: int) -> list[Any]:
 
 def _run_blocks(blocks: list[Any], task: Task, crew: Crew) -> Iterator[str]:
     """What is wrong with each picture, or nothing, as blocks are finished. Raises the `PspError` of a worker."""
-    if not blocks:
-        return
+    ray = import_extra("ray")
+    far = ray.util.client.ray.is_connected()
+    for rows in _from_far(blocks, task, crew) if far else finished(blocks, task, crew):
+        for row in rows:
+            if row["fatal"]:
+                raise PspError(row["error"])
+            yield row["error"]
+
+
+def finished(blocks: list[Any], task: Task, crew: Crew) -> Iterator[list[dict[str, Any]]]:
+    """What became of each block, as workers answer."""
     data = import_extra("ray.data")
+    data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # Puts to an object store are waited for while the next block is run; on a disk a second run would only compete.
     calls = 1 if task.out.local else 2
-    finished = data.from_arrow(blocks).map_batches(
+    answers = data.from_arrow(blocks).map_batches(
         Worker,
         fn_constructor_args=(task,),
         batch_size=None,
@@ -174,8 +157,23 @@ def _run_blocks(blocks: list[Any], task: Task, crew: Crew) -> Iterator[str]:
         num_cpus=crew.cpus,
         num_gpus=crew.gpus,
     )
-    for block in finished.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in block.to_pylist():
-            if row["fatal"]:
-                raise PspError(row["error"])
-            yield row["error"]
+    for answer in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield answer.to_pylist()
+
+
+class Foreman:
+    """Deals out blocks from within the cluster: Ray Data cannot be steered through Ray Client."""
+
+    def __init__(self, blocks: list[Any], task: Task, crew: Crew) -> None:
+        self._answers = finished(blocks, task, crew)
+
+    def next(self) -> list[dict[str, Any]]:
+        """What became of the next block; nothing after the last."""
+        return next(self._answers, [])
+
+
+def _from_far(blocks: list[Any], task: Task, crew: Crew) -> Iterator[list[dict[str, Any]]]:
+    ray = import_extra("ray")
+    foreman = ray.remote(num_cpus=0)(Foreman).remote(blocks, task, crew)
+    while rows := ray.get(foreman.next.remote()):
+        yield rows

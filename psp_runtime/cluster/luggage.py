@@ -35,6 +35,12 @@ class Luggage:
 
     parcels: list[Parcel]
 
+    def sent(self) -> "Luggage":
+        """The same with the content of its files, for machines that do not have them (Ray must be connected)."""
+        put = import_extra("ray").put
+        # As an array the bytes stay in the shared memory of each machine, once for all its workers.
+        return Luggage([replace(one, content=put(np.fromfile(one.path, np.uint8))) for one in self.parcels])
+
     def unpack(self, options: Options, folder: Path) -> Options:
         """The same options with paths of this machine: the files as they are here, else copies in the folder."""
         there = {parcel.option: parcel.path for parcel in reversed(self.parcels)}  # of an engine, itself comes last
@@ -52,26 +58,20 @@ class Luggage:
         return self.parcels[0].digest, hashlib.sha256(words.encode()).hexdigest()
 
 
-def pack(options: Options, send: bool) -> Luggage:
-    """What a run reads, the engine first; with its content where it is to be sent (Ray must be connected)."""
+def pack(options: Options) -> Luggage:
+    """What a run reads, the engine first."""
     found = [("engine", path) for path in _engine_files(options.engine)]
     for name in READ:
         value = getattr(options, name)
         if value and name != "engine" and value != TRIANGLE:
             found.append((name, Path(value)))
-    return Luggage([_parcel(name, path.absolute(), send) for name, path in found])
+    return Luggage([Parcel(name, path.absolute(), _digest(path)) for name, path in found])
 
 
 def _engine_files(engine: Path) -> list[Path]:
     """The engine, and what belongs to it by its name: mapping network, parts, the ONNX file beside a plan."""
     beside = sorted(path for path in engine.parent.glob(f"{engine.stem}.*") if path.suffix in (".onnx", ".trt"))
     return [engine, *(path for path in beside if path.name != engine.name)]
-
-
-def _parcel(option: str, path: Path, send: bool) -> Parcel:
-    # As an array the bytes stay in the shared memory of each machine, once for all its workers.
-    content = import_extra("ray").put(np.fromfile(path, np.uint8)) if send else None
-    return Parcel(option, path, _digest(path), content)
 
 
 def _digest(path: Path) -> str:

@@ -1,8 +1,8 @@
 """What is done: a Parquet dataset beside the outputs, one file for each finished block of pictures.
 
 Columns: `path` of the picture, `status` "done" or "failed", `error` (why it failed), `seconds` (its share of the
-block's), `size` and `modified` of the picture (bytes; ns), `engine` (SHA-256 of the file), `options` (SHA-256 of what
-else shapes an output), `worker` (machine:process).
+block's), `finished` (when, Unix seconds), `size` and `modified` of the picture (bytes; ns), `engine` (SHA-256 of the
+file), `options` (SHA-256 of what else shapes an output), `worker` (machine:process).
 """
 
 import hashlib
@@ -15,6 +15,8 @@ from psp_runtime.errors import PspError
 
 FOLDER = "psp-manifest"
 DONE, FAILED = "done", "failed"
+#: What the next run reads of it.
+COLUMNS = ["path", "status", "finished", "size", "modified", "engine", "options"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Row:
     status: str
     error: str
     seconds: float
+    finished: float
     size: int
     modified: int
     engine: str
@@ -41,20 +44,29 @@ def write(out: Place, rows: list[Row]) -> None:
     out.write(f"{FOLDER}/{block.hexdigest()[:32]}.parquet", encoded.getvalue())
 
 
-def read(out: Place, engine: str, options: str) -> list[dict[str, Any]]:
-    """Its rows about this engine and these options. Raises `PspError` for a manifest that cannot be read."""
+def read(out: Place) -> list[dict[str, Any]]:
+    """All its rows. Raises `PspError` for a manifest that cannot be read."""
     fs, dataset = import_extra("pyarrow.fs"), import_extra("pyarrow.dataset")
-    if out.filesystem.get_file_info(out.path(FOLDER)).type == fs.FileType.NotFound:
-        return []
     try:
+        if out.filesystem.get_file_info(out.path(FOLDER)).type == fs.FileType.NotFound:
+            return []
         found = dataset.dataset(out.path(FOLDER), filesystem=out.filesystem, format="parquet")
-        same = (dataset.field("engine") == engine) & (dataset.field("options") == options)
-        return list(found.to_table(filter=same).to_pylist()) if found.files else []
-    except (OSError, ValueError, KeyError) as error:
+        return list(found.to_table(columns=COLUMNS).to_pylist()) if found.files else []
+    except OSError as error:
+        raise PspError(f"cannot read {out.full_name(FOLDER)}: {error}") from error
+    except ValueError as error:
         raise PspError(f"cannot read {out.full_name(FOLDER)} ({error}): delete it to do every picture again") from error
 
 
-def without_done(pictures: list[Picture], rows: list[dict[str, Any]]) -> list[Picture]:
-    """The pictures that are not done, or have changed since."""
-    done = {(row["path"], row["size"], row["modified"]) for row in rows if row["status"] == DONE}
-    return [one for one in pictures if (one.path, one.size, one.modified) not in done]
+def without_done(pictures: list[Picture], rows: list[dict[str, Any]], engine: str, options: str) -> list[Picture]:
+    """The pictures to make: not done, changed since, or done again with another engine or other options since."""
+    last: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: float(row["finished"])):
+        last[row["path"]] = row
+
+    def is_done(picture: Picture) -> bool:
+        row = last.get(picture.path, {})
+        as_now = {"status": DONE, "size": picture.size, "modified": picture.modified, "engine": engine}
+        return all(row.get(name) == value for name, value in {**as_now, "options": options}.items())
+
+    return [picture for picture in pictures if not is_done(picture)]

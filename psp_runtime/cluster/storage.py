@@ -2,14 +2,19 @@
 
 import importlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from psp_runtime import images
 from psp_runtime.errors import PspError
 from psp_runtime.files import OUTPUT_ENDING, without_outputs
+
+#: Filesystems without folders, by pyarrow's names: a key may have slashes, and the first part of a path is a bucket.
+OBJECT_STORES = ("s3", "gcs", "abfs")
 
 
 def import_extra(module: str) -> Any:
@@ -22,7 +27,10 @@ def import_extra(module: str) -> Any:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder: `name` as it was given (a local one absolute), `root` its path on its pyarrow `filesystem`."""
+    """A folder: `name` as people call it, `root` its path on its pyarrow `filesystem`.
+
+    The name of a local one is its absolute path, of others their URI without keys and settings: it gets into manifests.
+    """
 
     name: str
     filesystem: Any
@@ -32,6 +40,11 @@ class Place:
     def local(self) -> bool:
         """Whether its files have paths this process can open: also those of a mounted network folder."""
         return bool(self.filesystem.type_name == "local")
+
+    @property
+    def bucket(self) -> str:
+        """The bucket (or container) it is in, "" where there are none."""
+        return self.root.partition("/")[0] if self.filesystem.type_name in OBJECT_STORES else ""
 
     def full_name(self, file: str) -> str:
         """What a file is called in messages and manifests."""
@@ -53,7 +66,8 @@ class Place:
         """
         path = self.path(file)
         try:
-            self.filesystem.create_dir(os.path.dirname(path), recursive=True)
+            if not self.bucket:  # there, a folder would be an object of its own: more requests than the file itself
+                self.filesystem.create_dir(os.path.dirname(path), recursive=True)
             if self.local:
                 with images.replacing(Path(path)) as local:
                     local.write(data)
@@ -98,10 +112,27 @@ def open_place(name: str) -> Place:
         root = os.path.abspath(name)
         return Place(root, fs.LocalFileSystem(), root)
     try:
-        filesystem, root = fs.FileSystem.from_uri(_with_single_puts(name))
+        filesystem, root = fs.FileSystem.from_uri(_as_uri(name))
     except (OSError, ValueError) as error:
         raise PspError(f"cannot use {name}: {error}") from error
-    return Place(name.partition("?")[0].rstrip("/"), filesystem, root.rstrip("/"))
+    root = root.rstrip("/")
+    if not root and filesystem.type_name in OBJECT_STORES:
+        raise PspError(f"cannot use {name}: expected the name of a bucket after {name.partition('://')[0]}://")
+    return Place(_public_name(name, filesystem, root), filesystem, root)
+
+
+def _public_name(uri: str, filesystem: Any, root: str) -> str:
+    """A URI without what may be secret: keys before an @, and settings after the question mark."""
+    if filesystem.type_name in OBJECT_STORES:
+        return f"{uri.partition('://')[0]}://{root}"
+    return re.sub("//[^/@]*@", "//", uri.partition("?")[0]).rstrip("/")
+
+
+def _as_uri(name: str) -> str:
+    """A URI as people type it, for pyarrow: it takes neither spaces nor letters outside ASCII."""
+    if name.startswith("fsspec+"):  # no URI for pyarrow: names are taken as they are
+        return name
+    return _with_single_puts(quote(name, safe="%:/?#[]@!$&'()*+,;=~"))
 
 
 def _with_single_puts(uri: str) -> str:
@@ -109,6 +140,19 @@ def _with_single_puts(uri: str) -> str:
     if not uri.startswith("s3://") or "allow_delayed_open" in uri:
         return uri
     return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
+
+
+def check_output(out: Place) -> None:
+    """Raise `PspError` where a folder of outputs cannot be: a file has its name, or its bucket is not there."""
+    fs = import_extra("pyarrow.fs")
+    try:
+        if out.bucket and out.filesystem.get_file_info(out.bucket).type == fs.FileType.NotFound:
+            raise PspError(f"cannot write into {out.name}: there is no bucket {out.bucket}, make it first")
+        is_file = out.filesystem.get_file_info(out.root).is_file
+    except OSError as error:
+        raise PspError(f"cannot write into {out.name}: {error}") from error
+    if is_file or Path(out.name).suffix.lower() in images.FORMATS:
+        raise PspError(f"--out {out.name} is a file, expected a folder")
 
 
 def find_pictures(inputs: Iterable[str], out: Place) -> tuple[dict[str, Place], list[Picture]]:
@@ -131,14 +175,16 @@ def _pictures_of(name: str, out: Place) -> tuple[Place, list[Picture]]:
     try:
         info = place.filesystem.get_file_info(place.root)
         if info.type == fs.FileType.NotFound:
-            raise PspError(f"cannot read {name}: no such file or folder")
+            raise PspError(f"cannot read {place.name if '://' in name else name}: no such file or folder")
         if info.type == fs.FileType.File:
             parent, _, file = place.name.rpartition("/")
             folder = Place(parent, place.filesystem, os.path.dirname(place.root))
             return folder, [Picture(parent, file, info.size, info.mtime_ns or 0)]
         found = [Picture(place.name, *facts) for facts in place.files() if _is_picture(place, facts[0], out)]
     except OSError as error:
-        raise PspError(f"cannot read {name}: {error}") from error
+        raise PspError(f"cannot read {place.name}: {error}") from error
+    except UnicodeDecodeError as error:  # pyarrow gives names as text; those of Linux are bytes
+        raise PspError(f"cannot read {name}: rename {error.object!r} in it, which is not UTF-8") from error
     inputs = {str(path) for path in without_outputs(Path(picture.name) for picture in found)}
     kept = sorted((picture for picture in found if picture.name in inputs), key=lambda picture: picture.name)
     if not kept:
@@ -148,5 +194,6 @@ def _pictures_of(name: str, out: Place) -> tuple[Place, list[Picture]]:
 
 def _is_picture(place: Place, file: str, out: Place) -> bool:
     path = Path(file)
-    within_out = out.root.startswith(f"{place.root}/") and f"{place.root}/{file}".startswith(f"{out.root}/")
+    same = place.filesystem.type_name == out.filesystem.type_name
+    within_out = same and out.root.startswith(f"{place.root}/") and place.path(file).startswith(f"{out.root}/")
     return path.suffix.lower() in images.FORMATS and not within_out and not any(p.startswith(".") for p in path.parts)

@@ -25,6 +25,9 @@ from psp_runtime.plan import Plan, make_tools
 from psp_runtime.run import Run
 from psp_runtime.sessions import open_session
 
+#: Outputs on their way to an object store at the same time: a put is waiting, mostly.
+SENDERS = 16
+
 
 @dataclass(frozen=True)
 class Task:
@@ -142,13 +145,8 @@ class Worker:
     def _row(self, picture: Picture, error: str | None, seconds: float) -> manifest.Row:
         status = manifest.DONE if error is None else manifest.FAILED
         who = f"{platform.node()}:{os.getpid()}"
-        return manifest.Row(
-            picture.path, status, error or "", seconds, picture.size, picture.modified, *self._task.key, who
-        )
-
-
-#: Outputs on their way to an object store at the same time: a put is waiting, mostly.
-SENDERS = 16
+        facts = (picture.path, status, error or "", seconds, time.time(), picture.size, picture.modified)
+        return manifest.Row(*facts, *self._task.key, who)
 
 
 def _fetch(place: Place, picture: Picture, path: Path) -> None:
