@@ -146,6 +146,7 @@ def cached(name: str, write: Callable[[Path], object]) -> Path:
         draft = Path(workshop) / target.name
         draft.mkdir()
         write(draft)
+        os.sync()  # gigabytes on their way to the disk would slow what is timed next
         try:
             draft.rename(target)
         except OSError:
