@@ -236,7 +236,9 @@ def test_triton_ends_by_itself(
 
 
 def test_a_second_ctrl_c_ends_triton_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    process = subprocess.Popen(["sh", "-c", "trap '' INT; sleep 60 & wait"], start_new_session=True)
+    deaf = ["sh", "-c", "trap '' INT; echo ready; sleep 60 & wait"]
+    process = subprocess.Popen(deaf, start_new_session=True, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
     wait = process.wait
     answers = iter([KeyboardInterrupt])
 
