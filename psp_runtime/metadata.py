@@ -167,9 +167,7 @@ def describe(path: Path, info: EngineInfo) -> str:
         "task": info.task,
         "encoder": info.encoder,
         "part": info.part,
-        "input": _input(info),
-        "output": f"uint8 [B,{info.output_size},{info.output_size},3] RGB",
-        "latents": f"float32 [B,{info.styles},{info.style_dim}]",
+        **_tensors(info),
         "mixed layers": f"{_ranges(info.mix_layers)} at {info.mix_alpha:g}",
         "largest batch": str(info.max_batch),
         "precision": info.precision,
@@ -182,6 +180,19 @@ def describe(path: Path, info: EngineInfo) -> str:
     }
     width = max(map(len, rows)) + 2
     return "\n".join(f"{label:<{width}}{value}" for label, value in rows.items())
+
+
+def _tensors(info: EngineInfo) -> dict[str, str]:
+    """What goes in and comes out."""
+    output = f"uint8 [B,{info.output_size},{info.output_size},3] RGB"
+    latents = f"float32 [B,{info.styles},{info.style_dim}]"
+    vector = f"float32 [B,{info.style_dim}]"
+    return {
+        "full": {"input": _input(info), "output": output, "latents": latents},
+        "encoder": {"input": _input(info), "output": f"{latents} latents"},
+        "generator": {"input": f"{latents} latents", "output": output},
+        "mapping": {"input": f"{vector} z", "output": f"{vector} w"},
+    }[info.part]
 
 
 def _input(info: EngineInfo) -> str:

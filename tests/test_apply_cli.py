@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runs import Outcome, PspRun, runner
 from PIL import Image
 from tiny_family import STYLE_DIM, STYLES, write_family
 
@@ -29,9 +30,6 @@ TASKS = {
     "sr": ("rgb", {"task": "super_resolution", "mix_layers": (4, 5, 6, 7), "mix_alpha": 0.5}),
     "inpaint": ("rgb", {"task": "inpainting"}),
 }
-
-Outcome = tuple[int, str, str]
-PspRun = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="session")
@@ -59,14 +57,8 @@ def here(engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def psp_run(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> PspRun:
     """Run psp-run in this process: exit code, stdout, stderr. `engine` is the name of one of TASKS."""
 
-    def run(*arguments: object, engine: str = "psp") -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["psp-run", *map(str, arguments), "--engine", f"engines/{engine}.onnx"])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return run
+    run = runner(monkeypatch, capsys)
+    return lambda *arguments, engine="psp": run(*arguments, "--engine", f"engines/{engine}.onnx")
 
 
 @pytest.fixture

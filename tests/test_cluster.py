@@ -7,16 +7,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runs import PspRun, runner
 from PIL import Image
 from tiny_engines import write_onnx
 
-from psp_runtime.cli import _with_ray_address, main
+from psp_runtime.cli import _with_ray_address
 from psp_runtime.options import Options
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
@@ -27,8 +28,6 @@ from psp_runtime.cluster import luggage, manifest  # noqa: E402
 from psp_runtime.cluster.storage import find_pictures, open_place  # noqa: E402
 
 PICTURES, BROKEN = 30, "photos/p07.png"
-Outcome = tuple[int, str, str]
-PspRun = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +50,7 @@ def cluster() -> Iterator[None]:
 @pytest.fixture
 def psp_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> PspRun:
     """Run psp-run in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["psp-run", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def write_pictures(folder: Path, count: int, size: int = 256) -> None:

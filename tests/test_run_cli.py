@@ -9,25 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
+from cli_runs import Outcome, PspRun, runner
 from PIL import Image
 from tiny_engines import STYLE_DIM, STYLES, expected_output, write_onnx, write_plan
 
-from psp_runtime import console, images
-from psp_runtime.cli import MOST_PIXELS, app, main
-from psp_runtime.errors import PspError
+from psp_runtime import images
+from psp_runtime.cli import MOST_PIXELS, app
 
 REPOSITORY = Path(__file__).parents[1]
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 256, 256, 3), np.uint8)
-
-Outcome = tuple[int, str, str]
-PspRun = Callable[..., Outcome]
 
 
 @pytest.fixture
@@ -45,15 +39,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def psp_run(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> PspRun:
     """Run psp-run in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["psp-run", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def names(folder: Path | str) -> list[str]:
@@ -477,65 +463,6 @@ def test_names_that_are_not_text(here: Path) -> None:
     process = start(f"{name}.png", "--engine", "psp.onnx")
     out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "") and Path(f"{name}_out.png").exists()
-
-
-def ends_with(function: Callable[[], object]) -> int | str | None:
-    with pytest.raises(SystemExit) as caught:
-        console.run(function)
-    return caught.value.code
-
-
-def raising(error: BaseException) -> Callable[[], None]:
-    def function() -> None:
-        raise error
-
-    return function
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "line"),
-    [
-        (PspError("first\nsecond"), 2, "error: first second\n"),
-        (OSError(28, "No space left on device", "a.bin"), 2, "error: a.bin: No space left on device\n"),
-        (OSError("odd"), 2, "error: odd\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
-        (SystemExit(130), 130, "interrupted\n"),
-        (SystemExit(3), 3, ""),
-        (SystemExit(), 0, ""),
-    ],
-)
-def test_console_turns_errors_into_lines_and_codes(
-    error: BaseException, code: int | None, line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert ends_with(raising(error)) == code
-    assert capsys.readouterr() == ("", line)
-
-
-def test_console_keeps_the_traceback_of_bugs() -> None:
-    with pytest.raises(ZeroDivisionError):
-        console.run(raising(ZeroDivisionError()))
-
-
-def test_console_keeps_the_codes_of_a_typer_app(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["tool"])
-    tool = typer.Typer()
-    for error, code in ((typer.Exit(3), 3), (KeyboardInterrupt(), 130), (PspError("no"), 2)):
-        tool.registered_commands.clear()
-        tool.command()(raising(error))
-        assert ends_with(tool) == code
-    assert capsys.readouterr().err == "interrupted\nerror: no\n"
-
-
-def test_console_prints_warnings_in_one_line_once(capsys: pytest.CaptureFixture[str]) -> None:
-    def warn() -> None:
-        warnings.simplefilter("always")
-        warnings.warn("take\ncare", stacklevel=1)
-        warnings.warn("take\ncare", stacklevel=1)
-
-    assert ends_with(warn) == 0
-    assert capsys.readouterr().err == "warning: take care\n"
 
 
 def test_the_app_has_one_command() -> None:

@@ -1,0 +1,25 @@
+"""psp-run in the process of a test."""
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from psp_runtime.cli import main
+
+#: Exit code, stdout, stderr.
+Outcome = tuple[int, str, str]
+PspRun = Callable[..., Outcome]
+
+
+def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> PspRun:
+    """A function that runs psp-run with these arguments."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["psp-run", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    return run
