@@ -20,6 +20,7 @@ from onnx import AttributeProto, FunctionProto, NodeProto, helper
 from torch import nn
 
 from psp_export import graph
+from psp_export.convolution import conv_transpose2d
 from psp_runtime import plugins
 from psp_runtime.metadata import read_info
 from psp_runtime.plugins import NAMESPACE, VERSION, FusedBiasLeakyReLU, UpFirDn2d
@@ -89,7 +90,7 @@ def plan_source(path: Path, flavour: str) -> Iterator[Path]:
 class _UpFirDn2d(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, fir, up, crop):
-        return F.conv_transpose2d(x, fir.to(x.dtype), stride=up, padding=crop, groups=x.shape[1])
+        return conv_transpose2d(x, fir.to(x.dtype), stride=up, padding=crop, groups=x.shape[1])
 
     @staticmethod
     def symbolic(g, x, fir, up, crop):

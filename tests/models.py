@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from psp_runtime.tasks import TASKS
 from psp_train.checkpoints import Checkpoint
@@ -59,3 +60,13 @@ def tiny_checkpoint(task: str = "inversion", kind: str = "psp") -> Checkpoint:
 def relative_error(actual: torch.Tensor | np.ndarray, expected: np.ndarray) -> float:
     """Largest difference over the largest expected magnitude."""
     return float(np.abs(np.asarray(actual) - expected).max() / np.abs(expected).max())
+
+
+class WideConvolutions(TorchDispatchMode):
+    """Half-precision convolutions of any module computed in FP32 and rounded: most CPUs have none of their own."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        half = args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float16
+        if not half or func is not torch.ops.aten.convolution.default:
+            return func(*args, **(kwargs or {}))
+        return func(*(a.float() if isinstance(a, torch.Tensor) else a for a in args), **(kwargs or {})).half()

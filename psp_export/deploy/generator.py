@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from psp_export import custom_ops
+from psp_export.convolution import conv2d, conv_transpose2d
 from psp_train.networks import Generator
 from psp_train.networks.psp import to_picture
 from psp_train.networks.stylegan2 import EqualLinear, StyledConv, ToRGB
@@ -76,9 +77,9 @@ class DeployedStyledConv(nn.Module):
         weight = weight / gain[:, None, None, None]
         self.style = Style(layer.conv.modulation)
         self.demodulation = Demodulation(weight, gain)
-        self.upsample = layer.conv.upsample
+        self.upsample, self.outputs = layer.conv.upsample, len(weight)
         if self.upsample:
-            self.fir = frozen(layer.conv.blur.kernel.flip(0, 1).repeat(len(weight), 1, 1, 1))
+            self.fir = frozen(layer.conv.blur.kernel.flip(0, 1).repeat(self.outputs, 1, 1, 1))
         self.weight = frozen(weight.transpose(0, 1) if self.upsample else weight)
         bias = math.sqrt(2) * layer.activate.bias
         self.bias = frozen(bias if self.upsample else bias[:, None, None])
@@ -101,18 +102,18 @@ class DeployedStyledConv(nn.Module):
             return self._by_custom_ops(x, demodulation)
         if self.upsample:
             # Scaled before the FIR, which is linear: the bias is then the FIR's own, and no pass of its own.
-            y = F.conv_transpose2d(x, self.weight, stride=2) * demodulation
-            y = F.conv2d(y, self.fir, self.bias, padding=1, groups=self.fir.shape[0])
+            y = conv_transpose2d(x, self.weight, stride=2) * demodulation
+            y = conv2d(y, self.fir, self.bias, padding=1, groups=self.outputs)
         else:
-            y = F.conv2d(x, self.weight, padding=1) * demodulation + self.bias
+            y = conv2d(x, self.weight, padding=1) * demodulation + self.bias
         return F.leaky_relu(y if self.noise is None else y + self.noise, 0.2)
 
     def _by_custom_ops(self, x: torch.Tensor, demodulation: torch.Tensor) -> torch.Tensor:
         if self.upsample:
-            y = F.conv_transpose2d(x, self.weight, stride=2) * demodulation
+            y = conv_transpose2d(x, self.weight, stride=2) * demodulation
             y = custom_ops.upfirdn2d(y, self.fir, up=1, crop=2)
         else:
-            y = F.conv2d(x, self.weight, padding=1) * demodulation
+            y = conv2d(x, self.weight, padding=1) * demodulation
         y = y if self.noise is None else y + self.noise
         return custom_ops.fused_bias_leaky_relu(y, self.bias.reshape(-1, 1, 1))
 
@@ -138,14 +139,14 @@ class DeployedToRGB(nn.Module):
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         style, peak = self.style(w)
-        y = F.conv2d(x * style[:, :, None, None].to(x.dtype), self.weight)
+        y = conv2d(x * style[:, :, None, None].to(x.dtype), self.weight)
         return y.float() * (peak * self.gain)[:, :, None, None] + self.bias
 
     def upsample(self, rgb: torch.Tensor) -> torch.Tensor:
         """Zero insertion and FIR in one depthwise transposed convolution: [B,3,H,W] -> [B,3,2H,2W], FP32."""
         if self.custom_ops:
             return custom_ops.upfirdn2d(rgb, self.fir, up=2, crop=1)
-        return F.conv_transpose2d(rgb, self.fir, stride=2, padding=1, groups=3)
+        return conv_transpose2d(rgb, self.fir, stride=2, padding=1, groups=3)
 
 
 class DeployedMapping(nn.Module):

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from psp_export.convolution import Conv2d
 from psp_export.deploy.generator import frozen
 
 
@@ -25,11 +26,11 @@ def norm_affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     return scale, norm.bias.double() - norm.running_mean.double() * scale
 
 
-def make_conv(weight: torch.Tensor, bias: torch.Tensor | None, like: nn.Conv2d, groups: int = 1) -> nn.Conv2d:
+def make_conv(weight: torch.Tensor, bias: torch.Tensor | None, like: nn.Conv2d, groups: int = 1) -> Conv2d:
     """A convolution with these values and the stride and padding of `like`."""
     with torch.device("meta"):
         outputs, inputs, kernel, _ = weight.shape
-        conv = nn.Conv2d(inputs * groups, outputs, kernel, like.stride, like.padding, 1, groups, bias is not None)
+        conv = Conv2d(inputs * groups, outputs, kernel, like.stride, like.padding, 1, groups, bias is not None)
     conv.weight = frozen(weight.float())
     if bias is not None:
         conv.bias = frozen(bias.float())
