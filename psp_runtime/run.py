@@ -177,8 +177,8 @@ class Run:
         if self.plan.codes:
             self.plan.codes.finish()
         if self.plan.sheet and self.made:
-            how = self.application.notes[0] if self.application.count == 1 else {}
-            self._write((self.plan.sheet.draw(), self.plan.sheet.path, self._note(None, how)))
+            note = self._note(None, together(self.application.notes))
+            self._write((self.plan.sheet.draw(), self.plan.sheet.path, note))
 
     def _where(self) -> str:
         """The one file written, or the folder of several."""
@@ -197,3 +197,9 @@ def _with_progress(results: Iterable[Item], count: int) -> Iterable[Item]:
     from rich.progress import track
 
     return track(results, "psp-run", count, console=Console(stderr=True), transient=True)
+
+
+def together(notes: list[dict[str, Any]]) -> dict[str, Any]:
+    """One note for several pictures: what holds for all of them once, what differs as a list in their order."""
+    values = {key: [note[key] for note in notes] for key in notes[0]}
+    return {key: each[0] if all(value == each[0] for value in each) else each for key, each in values.items()}

@@ -131,7 +131,8 @@ def test_mixing_some_layers_and_a_contact_sheet_alone(good: Callable[..., str]) 
         assert close(sheet[sheets.GAP : sheets.GAP + 16, x : x + 16], picture)
     left = sheet[sheets.GAP : sheets.GAP + 16, sheets.GAP : sheets.GAP + 16]
     np.testing.assert_array_equal(left, previews.preview(LABELS[None, 8::16, 8::16], "labels")[0])
-    assert note("grid.png")["inputs"] == 1
+    told = note("grid.png")
+    assert (told["inputs"], told["seed"], told["style"], told["layers"]) == (1, 0, [1, 2, 3, 4], [8, 9, 10, 11])
 
 
 def test_layers_to_the_last(good: Callable[..., str]) -> None:
