@@ -42,7 +42,8 @@ class Outcome:
         """One line for people."""
         if not self.inputs:
             return f"nothing to do, {self.skipped} done before: {self.out}/"
-        rate = f"{self.made / self.seconds:.1f} pictures/s, {self.workers} workers"
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        rate = f"{self.made / self.seconds:.1f} pictures/s, {workers}"
         before = f", {self.skipped} done before" if self.skipped else ""
         word = "picture" if self.made == 1 else "pictures"
         return f"{self.made} {word} in {self.seconds:.2f} s ({rate}){before}: {self.out}/"
@@ -79,6 +80,7 @@ def run(options: Options, info: EngineInfo, inputs: list[str], threads: int | No
         sent = packed.sent() if options.ray != LOCAL_RAY else packed
         task = Task(replace(options, threads=crew.cpus), sent, places, out, key, len(pictures) * application.count)
         blocks = _blocks(waiting, options.batch or (info.max_batch if crew.gpus else 1), crew.actors)
+        crew = replace(crew, actors=min(crew.actors, len(blocks)))  # Ray Data warns of workers without work
         started, failed = time.perf_counter(), 0
         for error in _run_blocks(blocks, task, crew):
             failed += bool(error)
