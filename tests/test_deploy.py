@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from models import WideConvolutions, golden_model, inputs, relative_error, tiny_checkpoint, tiny_model
