@@ -38,7 +38,7 @@ gallery: install
 
 # Measure this machine, and put the result into benchmarks/results, the chart into docs and the table into the README.
 bench: install
-	$(BIN)/python benchmarks/latency.py --json benchmarks/results --plot docs/latency.png
+	$(BIN)/python benchmarks/latency.py --peers --json benchmarks/results --plot docs/latency.png
 	$(BIN)/python benchmarks/table.py
 
 # The same measurement against the last stored one of this kind of machine: exit code 1 where a ratio fell.

@@ -5,6 +5,8 @@ psp-export writes. ONNX files open with psp_runtime's own sessions on both sides
 Everything takes and gives host arrays, as the engine contract (docs/design.md) has them.
 """
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +33,14 @@ from psp_runtime.plans import TensorRTSession
 from psp_runtime.sessions import OnnxSession, OpenVINOSession, Session, open_session
 
 REFERENCE, OURS = "reference form", "ours"
-#: Backends and what tables call them; PEERS only where they are asked for.
-BACKENDS = {"torch": "PyTorch eager", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
-PEERS = {"torch.compile": "torch.compile"}
+#: Backends and what tables call them.
+BACKENDS = {
+    "torch": "PyTorch eager",
+    "torch.compile": "torch.compile",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "tensorrt": "TensorRT",
+}
 
 
 class Runner(NamedTuple):
@@ -56,8 +63,13 @@ class Side:
     @property
     def name(self) -> str:
         """What tables and results call it."""
-        words = f"{(BACKENDS | PEERS)[self.backend]}, {self.form}"
+        words = f"{BACKENDS[self.backend]}, {self.form}"
         return words if self.precision == "fp32" else f"{words}, {self.precision.upper()}"
+
+    @property
+    def peer(self) -> bool:
+        """What people would run instead of this toolkit; timed only where it is asked for, because it takes minutes."""
+        return self.form == REFERENCE and self.backend in ("openvino", "torch.compile")
 
     def lacking(self, piece: Piece) -> str:
         """Why a piece cannot run here; empty when it can be tried."""
@@ -65,6 +77,8 @@ class Side:
             return f"torch {torch.__version__} sees no GPU"
         if self.backend == "torch.compile" and piece.part != "full":
             return "torch.compile is only given the whole model: it compiles for minutes"
+        if self.backend == "torch.compile" and self.device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+            return "torch.compile needs a C++ compiler: install g++, or name one in CXX"
         if self.backend == "openvino" and not importable("openvino"):
             return "the Python package openvino is not installed"
         return ""

@@ -6,7 +6,8 @@
 
 The models are the published architecture on seeded weights. Sides: the reference form (`reference_form.py`) in eager
 torch and as torch exports it to ONNX; the files psp-export writes, in ONNX Runtime, OpenVINO and TensorRT; with --peers
-also torch.compile. Engine files are made in the first run and cached (`workloads.py`).
+also the reference form on OpenVINO and in torch.compile. Engine files are made in the first run and cached
+(`workloads.py`).
 
 Protocol. Timed is from uint8 host array to uint8 host array, copies and waiting for the GPU included; reading and
 writing picture files is not. `device` is the time on the GPU: for torch without the copies, for plans with them, as the
@@ -42,9 +43,9 @@ import machine
 import numpy as np
 import report
 import roofline
-from backends import BACKENDS, OURS, PEERS, Runner, Side, default_device, open_file, sides
+from backends import BACKENDS, OURS, Runner, Side, default_device, open_file, sides
 from timing import Times, take_turns, warm
-from workloads import PIECES, SIZES, Piece, Workload, seeded_checkpoint
+from workloads import SIZES, Piece, Workload, seeded_checkpoint
 
 from psp_export import verify
 from psp_runtime.arrays import engine_inputs
@@ -82,11 +83,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, choices=SIZES, default=1024, help="side of the picture in pixels")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--small", action="store_true", help="the widths of the bundled demo model, up to 256 pixels")
-    parser.add_argument("--backend", action="append", choices=[*BACKENDS, *PEERS], help="only these")
+    parser.add_argument("--backend", action="append", choices=BACKENDS, help="only these, peers included")
     parser.add_argument("--precision", action="append", choices=["fp32", "fp16"], help="of our engines")
-    parser.add_argument("--peers", action="store_true", help="also torch.compile")
+    parser.add_argument("--peers", action="store_true", help="also the reference form on OpenVINO and torch.compile")
     parser.add_argument("--engine", type=Path, help="time this engine file alone")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of turns for a piece on every side")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of turns for a piece on every side")
     parser.add_argument("--json", type=Path, help="also write the result to this file, or dated into this folder")
     parser.add_argument("--plot", type=Path, help="draw the chart into this picture file")
     options = parser.parse_args(arguments)
@@ -94,32 +95,40 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--batch takes 1 or more; --small has no weights above --size 256")
     options.device = default_device()
     options.precision = options.precision or (["fp32", "fp16"] if options.device == "cuda" else ["fp32"])
-    options.backend = options.backend or [*BACKENDS, *(PEERS if options.peers else [])]
+    options.peers = options.peers or bool(options.backend)
+    options.backend = options.backend or list(BACKENDS)
     return options
 
 
 def run(options: argparse.Namespace) -> dict:
     """Measure everything; the result as JSON has it."""
     workload = Workload(options.size, options.batch, options.small)
-    competitors = sides(options.device, options.backend, options.precision)
-    limits = {precision: roofline.measure(options.device, precision) for precision in options.precision + ["fp32"]}
+    every = sides(options.device, options.backend, options.precision)
+    competitors = [side for side in every if options.peers or not side.peer]
+    limits = {name: roofline.measure(options.device, name) for name in {*options.precision, "fp32"}}
     pieces: report.Pieces = {}
     notes: Notes = {}
-    for piece in PIECES:
+    for piece in report.PIECES:
         pieces[piece] = time_piece(piece, competitors, workload, options.seconds, notes)
         limits = {name: limit.best(roofline.measure(options.device, name)) for name, limit in limits.items()}
-    work = {piece: roofline.work(workload, piece) for piece in PIECES}
+    work = {piece: roofline.work(workload, piece) for piece in report.PIECES}
+    return conditions(options) | {
+        "limits": {name: asdict(limit) for name, limit in limits.items()},
+        "gflop": {report.piece_name(piece): round(work[piece].gflop, 3) for piece in report.PIECES},
+        "pieces": {report.piece_name(piece): _rounded(times) for piece, times in pieces.items()},
+        "rows": report.rows(competitors, pieces, work, limits, workload),
+        "notes": notes,
+    }
+
+
+def conditions(options: argparse.Namespace) -> dict:
+    """What is measured, when and on what: known before anything is."""
     return {
         "benchmark": "latency",
         "date": datetime.datetime.now().isoformat(timespec="minutes"),
         "command": " ".join(["python", *sys.argv]),
         "machine": machine.describe(options.device),
-        "workload": asdict(workload),
-        "limits": {name: asdict(limit) for name, limit in limits.items()},
-        "gflop": {report.piece_name(piece): round(work[piece].gflop, 3) for piece in PIECES},
-        "pieces": {report.piece_name(piece): _rounded(times) for piece, times in pieces.items()},
-        "rows": report.rows(competitors, pieces, work, limits, workload),
-        "notes": notes,
+        "workload": asdict(Workload(options.size, options.batch, options.small)),
     }
 
 

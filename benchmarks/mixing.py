@@ -23,12 +23,11 @@ from pathlib import Path
 import machine
 import numpy as np
 from backends import default_device
-from workloads import PIECES, Workload, our_engine
+from workloads import FULL, Workload, our_engine
 
 from psp_runtime import load
 from psp_runtime.pipeline import Pipeline
 
-FULL = next(piece for piece in PIECES if piece.part == "full")
 SIDES = ("whole", "parts")
 
 

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         stored = read_results(options.results)
-        result = read(options.result) if options.result else latency.run(latency.parse([]))
+        result = read(options.result) if options.result else measure(stored)
         changes = compare(result, last_of_its_kind(result, stored))
     except (PspError, latency.DifferentPicture) as error:
         print(error, file=sys.stderr)
@@ -69,6 +69,13 @@ def read(path: Path) -> dict:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise PspError(f"{path} cannot be read ({error}): expected the JSON of latency.py") from None
+
+
+def measure(stored: list[dict]) -> dict:
+    """`latency.py` at its defaults. Raises `PspError` at once, not after minutes, where nothing stored compares."""
+    options = latency.parse([])
+    last_of_its_kind(latency.conditions(options), stored)
+    return latency.run(options)
 
 
 def last_of_its_kind(result: dict, stored: list[dict]) -> dict:

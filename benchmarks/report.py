@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from backends import OURS, REFERENCE, Side
 from roofline import Limits, Work
-from workloads import Piece, Workload
+from workloads import FULL, GENERATOR, Piece, Workload
 
 #: Times of a piece: side name -> `timing.Times.summary`.
 Pieces = dict[Piece, dict[str, dict[str, float]]]
@@ -28,16 +28,17 @@ class PaperRow:
     note: str = ""
 
 
-GENERATOR = Piece("psp", "generator")
 ROWS = (
     PaperRow("ALAE", 0.207),
     PaperRow("IDInvert", 0.032),
     PaperRow("W encoder", 0.064, (Piece("w", "encoder"), GENERATOR), "encoder + the shared generator"),
     PaperRow("naive W+", 0.064, (Piece("naive_wplus", "encoder"), GENERATOR), "encoder + the shared generator"),
-    PaperRow("pSp inversion", 0.105, (Piece("psp", "full"),)),
+    PaperRow("pSp inversion", 0.105, (FULL,)),
     PaperRow("Rotate-and-Render", 1.5),
-    PaperRow("pSp frontalization", 0.1, (Piece("psp", "full"),), "the same architecture: timing of pSp inversion"),
+    PaperRow("pSp frontalization", 0.1, (FULL,), "the same architecture: timing of pSp inversion"),
 )
+#: Every piece that a row needs, once: the generator is the same under every encoder.
+PIECES = tuple(dict.fromkeys(piece for row in ROWS for piece in row.pieces))
 HEADLINE = "pSp inversion"
 #: Ratios of an entry, and what tables call them.
 RATIOS = {

@@ -32,7 +32,7 @@ from pathlib import Path
 import machine
 import numpy as np
 from serving import Caller, Server, environment, serving_python
-from workloads import PIECES, Workload, our_engine
+from workloads import FULL, Workload, our_engine
 
 from psp_export.export import Options, export
 from psp_runtime.metadata import read_info
@@ -101,7 +101,7 @@ def write_engine(asked: argparse.Namespace, folder: Path) -> Path:
     """The bundled model, or the published widths at 256 with seeded weights."""
     precision = "fp16" if asked.fp16 else "fp32"
     if not asked.demo:
-        return our_engine(Workload(256), PIECES[0], precision)
+        return our_engine(Workload(256), FULL, precision)
     export(load_demo_checkpoint("inversion"), Options(folder / "psp", precision, "onnx", verify=False))
     return folder / "psp.onnx"
 

@@ -27,7 +27,7 @@ import machine
 import numpy as np
 from PIL import Image
 from timing import warm
-from workloads import PIECES, Workload, inputs, our_engine
+from workloads import FULL, Workload, inputs, our_engine
 
 from psp_runtime.sessions import OnnxSession
 
@@ -40,7 +40,6 @@ code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
 print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)
 """
-FULL = next(piece for piece in PIECES if piece.part == "full")
 
 
 class Cost(NamedTuple):

@@ -51,14 +51,7 @@ class Piece(NamedTuple):
     part: str
 
 
-#: The generator is the same under every encoder, so it is timed once. Pieces of one model stand together.
-PIECES = (
-    Piece("psp", "full"),
-    Piece("psp", "encoder"),
-    Piece("psp", "generator"),
-    Piece("w", "encoder"),
-    Piece("naive_wplus", "encoder"),
-)
+FULL, GENERATOR = Piece("psp", "full"), Piece("psp", "generator")
 
 
 @dataclass(frozen=True)

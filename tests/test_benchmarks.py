@@ -35,8 +35,8 @@ from reference_form import ReferenceForm  # noqa: E402
 from workloads import Piece, Workload  # noqa: E402
 
 SMALL = Workload(64, 1, small=True)
-PIECES = tuple(piece for piece in workloads.PIECES if piece.kind != "w")  # exports take seconds
-FULL, ENCODER, GENERATOR = PIECES[:3]
+FULL, GENERATOR, ENCODER = workloads.FULL, workloads.GENERATOR, Piece("psp", "encoder")
+PIECES = (FULL, GENERATOR, Piece("naive_wplus", "encoder"))  # without "w": exports take seconds
 
 
 def test_reference_form_is_the_trained_model():
@@ -189,6 +189,28 @@ def test_rows_are_sums_and_ratios_of_medians():
     assert frontalization["x_paper"] == pytest.approx(0.1)
 
 
+def test_peers_are_timed_where_they_are_asked_for(monkeypatch):
+    seen = []
+    monkeypatch.setattr(latency, "time_piece", lambda piece, competitors, *_: seen.append(competitors) or {})
+    monkeypatch.setattr(latency.roofline, "measure", lambda *_: roofline.Limits(1, 1))
+    monkeypatch.setattr(latency.roofline, "work", lambda *_: roofline.Work(1, 1))
+    monkeypatch.setattr(latency, "default_device", lambda: "cpu")
+    for arguments in ([], ["--peers"], ["--backend", "openvino"]):
+        latency.run(latency.parse(arguments))
+    plain, peers, openvino = ([side.name for side in seen[i * len(report.PIECES)]] for i in range(3))
+    assert plain == ["PyTorch eager, reference form", *(f"ONNX Runtime, {f}" for f in ("reference form", "ours"))] + [
+        "OpenVINO, ours"
+    ]
+    assert set(peers) - set(plain) == {"OpenVINO, reference form", "torch.compile, reference form"}
+    assert openvino == ["OpenVINO, reference form", "OpenVINO, ours"]
+
+
+def test_torch_compile_without_a_compiler_is_a_note(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(PspError, match="install g"):
+        backends.Side("torch.compile", backends.REFERENCE).prepared(SMALL, FULL)
+
+
 def test_other_pictures_are_not_timed(monkeypatch):
     monkeypatch.setattr(latency, "tidy", lambda: None)
     eager, _, ours = backends.sides("cpu", ["torch", "onnxruntime"], ["fp16"])
@@ -259,7 +281,7 @@ def measured(tmp_path_factory):
         patch.setattr(latency, "default_device", lambda: "cpu")
         patch.setattr(scaling, "default_device", lambda: "cpu")
         patch.setattr(layers, "default_device", lambda: "cpu")
-        patch.setattr(latency, "PIECES", PIECES)
+        patch.setattr(report, "PIECES", PIECES)
         patch.setattr(scaling, "GENERATOR", GENERATOR)
         options = ["--small", "--size", "64", "--seconds", "0.01", "--backend", "torch", "--backend", "onnxruntime"]
         result = latency.run(latency.parse(options))
@@ -400,6 +422,12 @@ def test_regression_names_the_ratios_that_fell(measured, tmp_path, capsys):
     assert "1 of 3 ratios fell by more than 12 %:" in out
     assert [(c["row"], c["ratio"]) for c in json.loads(out[-1])["worse"]] == [(report.HEADLINE, "roofline")]
     assert regression.main([*arguments, "--tolerance", "0.5"]) == 0
+
+
+def test_regression_does_not_measure_what_it_cannot_compare(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(latency, "run", lambda options: pytest.fail("measured for minutes, for nothing"))
+    assert regression.main(["--results", str(tmp_path)]) == 2
+    assert "no stored result" in capsys.readouterr().err
 
 
 def test_regression_compares_only_its_kind(measured, tmp_path, capsys):
