@@ -22,7 +22,7 @@ from psp_train.networks import PSP
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 #: Sides of the square matrices tried: which one is fastest differs between machines.
-MATRICES = {"cpu": (1024, 2048, 3072), "cuda": (4096, 8192, 16384)}
+MATRICES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
 COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
 TRIALS = 4
 
