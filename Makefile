@@ -36,7 +36,7 @@ grid: install
 gallery: install
 	$(BIN)/python tools/gallery.py
 
-# Measure this machine, and put the result into benchmarks/results, the chart into docs and the table into the README.
+# Measure this machine, peers included, and put the result into benchmarks/results, the chart into docs and the table into the README.
 bench: install
 	$(BIN)/python benchmarks/latency.py --peers --json benchmarks/results --plot docs/latency.png
 	$(BIN)/python benchmarks/table.py
