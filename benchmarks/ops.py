@@ -4,8 +4,9 @@
     python benchmarks/ops.py --engine [--fp16]         # also engines with plugins and decomposed: needs TensorRT
 
 Kernels: tensors of the last layers of a published generator, forward and backward, in FP16, planes and channels-last.
-Each side is a CUDA graph of 20 calls, so that the time is the GPU's and not Python's; the graphs take turns, and
-before anything is timed both sides must agree within a few roundings.
+Each side is a CUDA graph of 24 calls, so that the time is the GPU's and not Python's, on six tensors in turn, so that
+they come from memory and not from a cache; the graphs take turns, and before anything is timed both sides must agree
+within a few roundings.
 
 Cost model: memory is the bound. What must move is every input once and the result once (backward, the activation reads
 two tensors); the share of copy speed is those bytes over the time, against those of `copy_` on a tensor of the same
@@ -41,7 +42,7 @@ from psp_train.networks import Generator, GeneratorConfig
 from psp_train.ops import fused_bias_leaky_relu, plain_torch, upfirdn2d
 from psp_train.ops.cuda import why_plain
 
-CALLS, WARM = 20, 3
+CALLS, BUFFERS, WARM = 24, 6, 3
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAYOUTS = {"planes": torch.contiguous_format, "channels-last": torch.channels_last}
 SIDES = {"kernel": contextlib.nullcontext, "plain": plain_torch}
@@ -74,26 +75,29 @@ def operators(size: int, repeats: int) -> list[dict[str, object]]:
     rows = []
     for channels, side in ((32, size), (64, size // 2), (512, max(size // 16, 8))):
         for layout, memory_format in LAYOUTS.items():
-            x = torch.randn(1, channels, side, side, device=DEVICE, dtype=torch.float16).to(memory_format=memory_format)
-            copy = timed({"copy": captured(lambda x=x: torch.empty_like(x).copy_(x))}, repeats, CALLS)["copy"]
-            bytes_per_second = 2 * x.nbytes / copy.median
-            for name, (run, moved) in cases(x).items():
-                times = timed(both_sides(run, name), repeats, CALLS)
+            shape = (1, channels, side, side)
+            tensors = [torch.randn(shape, device=DEVICE, dtype=torch.float16) for _ in range(BUFFERS)]
+            tensors = [x.to(memory_format=memory_format) for x in tensors]
+            copies = captured([lambda x=x: torch.empty_like(x).copy_(x) for x in tensors])
+            bytes_per_second = 2 * tensors[0].nbytes / timed({"copy": copies}, repeats, CALLS)["copy"].median
+            every = [cases(x) for x in tensors]
+            for name, (_, moved) in every[0].items():
+                times = timed(both_sides([runs[name][0] for runs in every], name), repeats, CALLS)
                 share = moved / bytes_per_second / times["kernel"].median
                 rows.append(row(f"{name}, {channels} x {side}², {layout}", times, share))
     return rows
 
 
-def both_sides(run: Run, name: str) -> dict[str, Run]:
+def both_sides(runs: list[Run], name: str) -> dict[str, Run]:
     """CALLS calls of each side. Raises `SystemExit` when their results differ."""
-    runs, results = {}, {}
+    graphs, results = {}, {}
     for side, context in SIDES.items():
         with context():
-            results[side], runs[side] = run().float(), captured(run)
+            results[side], graphs[side] = runs[0]().float(), captured(runs)
     difference = (results["kernel"] - results["plain"]).abs().max().item()
     if not difference <= 0.01 * results["plain"].abs().max().item():
         raise SystemExit(f"{name}: the sides differ by {difference:.3g}: nothing was timed")
-    return runs
+    return graphs
 
 
 def cases(x: torch.Tensor) -> dict[str, tuple[Run, int]]:
@@ -150,16 +154,16 @@ def engines(precision: str, repeats: int) -> dict[str, object]:
         return row(f"engine of the demo model, {precision}", timed(runs, repeats, CALLS))
 
 
-def captured(run: Run) -> Run:
-    """CALLS calls as one CUDA graph, or as a loop where there is no GPU."""
+def captured(runs: list[Run]) -> Run:
+    """CALLS calls, the runs in turn, as one CUDA graph, or as a loop where there is no GPU."""
     if DEVICE == "cpu":
-        return lambda: [run() for _ in range(CALLS)]
-    run()  # loads the kernels, which a capture must not
+        return lambda: [runs[call % len(runs)]() for call in range(CALLS)]
+    runs[0]()  # loads the kernels, which a capture must not
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for _ in range(CALLS):
-            run()
+        for call in range(CALLS):
+            runs[call % len(runs)]()
     return graph.replay
 
 

@@ -129,20 +129,25 @@ def _obey_types(trt: Any, network: Any, types: dict[str, int]) -> None:
     """TensorRT 8.6: bind every layer to the types of the ONNX graph.
 
     The parser splits some ONNX nodes into layers with tensors of its own (a Gemm into products and sums): those take
-    the type of their inputs.
+    the type of their inputs. Shapes, which it computes in layers of their own too, stay integers.
     """
     known = {onnx.TensorProto.FLOAT: trt.float32, onnx.TensorProto.FLOAT16: trt.float16}
     bound = {name: known[kind] for name, kind in types.items() if kind in known}
-    for layer in (network.get_layer(i) for i in range(network.num_layers)):
+    for layer in map(network.get_layer, range(network.num_layers)):
         inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
         inherited = next((bound[tensor.name] for tensor in inputs if tensor is not None and tensor.name in bound), None)
-        for index in range(layer.num_outputs):
-            name = layer.get_output(index).name
+        for index, name in _float_outputs(trt, layer):
             if name not in bound and name not in types and inherited is not None:
                 bound[name] = inherited
             if name in bound and layer.type not in (trt.LayerType.SHAPE, trt.LayerType.CAST):
                 layer.precision = bound[name]
                 layer.set_output_type(index, bound[name])
+
+
+def _float_outputs(trt: Any, layer: Any) -> list[tuple[int, str]]:
+    """Index and name of a layer's outputs of a floating-point type."""
+    outputs = [(index, layer.get_output(index)) for index in range(layer.num_outputs)]
+    return [(index, tensor.name) for index, tensor in outputs if tensor.dtype in (trt.float32, trt.float16)]
 
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, int]:

@@ -15,7 +15,7 @@ static Index blockIdx, threadIdx, blockDim, gridDim;
 #define __device__
 #define __global__
 #define __shared__ static
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 static ucontext_t scheduler;
 static std::vector<ucontext_t> threads;
@@ -24,6 +24,15 @@ static void __syncthreads() {
     const unsigned self = threadIdx.x;
     swapcontext(&threads[self], &scheduler);
     threadIdx.x = self;
+}
+
+// What all threads said at the last barrier, and have said since.
+static bool agreed, agreeing = true;
+
+static int __syncthreads_and(int said) {
+    agreeing = agreeing && said;
+    __syncthreads();
+    return agreed;
 }
 
 // binary16 by definition; nearbyint rounds to nearest even.
@@ -77,6 +86,8 @@ static void run_block(unsigned count, std::vector<char>& stacks) {
             swapcontext(&scheduler, &threads[t]);
             left += !finished[t];
         }
+        agreed = agreeing;
+        agreeing = true;
     }
 }
 

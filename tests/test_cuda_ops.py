@@ -55,9 +55,10 @@ def layouts(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, torch.Tenso
 @pytest.mark.parametrize(
     ("layout", "channels", "factors", "fir", "kernel"),
     [
-        ("planes", 8, (1, 1), 4, "tiled_up1_down1"),
-        ("planes", 3, (2, 1), 4, "tiled_up2_down1"),
-        ("gaps", 8, (1, 2), 4, "tiled_up1_down2"),
+        ("planes", 8, (1, 1), 4, "planes_up1_down1"),
+        ("planes", 3, (2, 1), 4, "planes_up2_down1"),
+        ("one batch, expanded", 8, (1, 2), 4, "planes_up1_down2"),
+        ("gaps", 8, (1, 2), 4, "general"),
         ("channels last", 8, (2, 1), 4, "channels_last_up2_down1"),
         ("channels last", 3, (2, 1), 4, "general"),
         ("misaligned channels last", 8, (1, 1), 4, "general"),
@@ -76,7 +77,8 @@ def test_grids_cover_tensors_beyond_32_bit():
     side = 70_000
     x = launches.Tensor(0, "float16", (1, 1, side, side), (side * side, side * side, side, 1))
     launch = launches.upfirdn2d(x, 0, (4, 4), x, Resampling(pads=(2, 1, 2, 1)))
-    assert launch.grid == -(-side // 128) * -(-side // 32) and launch.params.x_strides[0] == side**2
+    walks = -(-side // (launch.params.steps - 3))
+    assert launch.grid == -(-(side // 8) * walks // 128) and launch.params.x_strides[0] == side**2
     launch = launches.upfirdn2d(x, 0, (3, 3), x, Resampling(pads=(1, 1, 1, 1)))
     assert launch.grid == -(-(side**2) // 128)
     launch = launches.bias_leaky_relu(x, 0, 0, 1, side**2, 0.2, 1.0)
@@ -95,20 +97,44 @@ def test_nothing_to_do_is_no_launch():
 
 
 @needs_compiler
+@pytest.mark.parametrize("steps", [32, 16, 8])
 @pytest.mark.parametrize("factors", [(1, 1), (2, 1), (1, 2), (3, 2)])
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-def test_upfirdn2d_kernels(factors, dtype):
-    """Every kernel over sizes below and above a tile, even and odd phases, paddings and crops."""
-    fir, kernels = random((4, 4), torch.float32, seed=1), set()
+def test_upfirdn2d_kernels(factors, dtype, steps, monkeypatch):
+    """Every kernel over sizes below and above a walk, even and odd phases, paddings and crops, FIRs of both kinds."""
+    monkeypatch.setattr(launches, "_STEPS", (steps,))
+    firs, kernels = (random((4, 4), torch.float32, seed=1), torch.outer(*random((2, 4), torch.float32))), set()
     for shape, pads in (((3, 8, 9, 7), (2, 1, 2, 1)), ((2, 8, 5, 135), (1, 2, -1, 3)), ((1, 8, 37, 4), (3, -2, 3, 4))):
         for name, x in layouts(shape, dtype).items():
-            how = Resampling(*factors, pads, gain=1.5)
-            launch, y = planned(x, fir, how)
-            emulator.run(launch)
-            expected = definitions.upfirdn2d(x.double(), fir, *factors, pads, gain=1.5)
-            assert error(y, expected) < ROUNDING[dtype], (launch.kernel, name, shape)
-            kernels.add(launch.kernel)
+            for fir in firs:
+                launch, y = planned(x, fir, Resampling(*factors, pads, gain=1.5))
+                emulator.run(launch)
+                expected = definitions.upfirdn2d(x.double(), fir, *factors, pads, gain=1.5)
+                assert error(y, expected) < ROUNDING[dtype], (launch.kernel, name, shape)
+                kernels.add(launch.kernel)
     assert len(kernels) == (3 if factors != (3, 2) else 1)
+
+
+@needs_compiler
+@pytest.mark.parametrize("value", [0.0, 1e-30, torch.inf, torch.nan])
+def test_firs_that_only_look_separable(value):
+    """The pivot of the column is zero, tiny or no number: sums are as the definition has them."""
+    x = random((1, 2, 9, 8), torch.float32)
+    fir = torch.outer(torch.tensor([1.0, 3.0, 3.0, 1.0]), torch.tensor([1.0, 2.0, 2.0, 1.0]))
+    fir[2, 2] = value  # turned by 180 degrees, the element that columns are divided by
+    launch, y = planned(x, fir, Resampling(pads=(2, 1, 2, 1)))
+    emulator.run(launch)
+    expected = definitions.upfirdn2d(x.double(), fir, pads=(2, 1, 2, 1))
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pairs_are_read_of_tensors_made_of_pairs():
+    """Half precision: neither an odd number of elements nor an odd address; in FP32 both are fine."""
+    fir, how = torch.ones(4, 4), Resampling(pads=(2, 1, 2, 1))
+    for dtype, form in ((torch.float16, "general"), (torch.float32, "planes_up1_down1")):
+        for x in (random((1, 1, 5, 5), dtype), random((1, 1, 6, 6), dtype)[..., 1:, 1:]):
+            assert planned(x, fir, how)[0].kernel == f"upfirdn2d_{form}"
+    assert planned(random((1, 1, 6, 6), torch.float16)[..., 1:, :], fir, how)[0].kernel == "upfirdn2d_planes_up1_down1"
 
 
 @needs_compiler

@@ -383,10 +383,10 @@ def test_timing_cache_is_kept_and_a_foreign_one_refused(tmp_path):
 
 
 class FakeLayer:
-    """A layer of TensorRT 8.6's network: inputs and outputs by name."""
+    """A layer of TensorRT 8.6's network: inputs and outputs by name, the outputs of one type."""
 
-    def __init__(self, kind, inputs, outputs):
-        self.type, self.inputs, self.outputs = kind, inputs, outputs
+    def __init__(self, kind, inputs, outputs, dtype="f32"):
+        self.type, self.inputs, self.outputs, self.dtype = kind, inputs, outputs, dtype
         self.num_inputs, self.num_outputs = len(inputs), len(outputs)
         self.precision, self.types = None, {}
 
@@ -394,27 +394,30 @@ class FakeLayer:
         return SimpleNamespace(name=self.inputs[index])
 
     def get_output(self, index):
-        return SimpleNamespace(name=self.outputs[index])
+        return SimpleNamespace(name=self.outputs[index], dtype=self.dtype)
 
     def set_output_type(self, index, dtype):
         self.types[self.outputs[index]] = dtype
 
 
 def test_tensorrt_8_6_layers_obey_the_types_of_the_graph():
-    """A Gemm becomes two layers with a tensor ONNX does not know between them: it inherits FP32."""
+    """A Gemm becomes two layers with a tensor ONNX does not know between them: it inherits FP32. A shape does not."""
     trt = SimpleNamespace(float32="f32", float16="f16", LayerType=SimpleNamespace(SHAPE="shape", CAST="cast"))
     layers = [
         FakeLayer("matmul", ["w"], ["(Unnamed Layer* 0)"]),
         FakeLayer("sum", ["(Unnamed Layer* 0)"], ["style"]),
-        FakeLayer("cast", ["style"], ["style_half"]),
+        FakeLayer("cast", ["style"], ["style_half"], "f16"),
         FakeLayer("conv", ["style_half"], ["y"]),
-        FakeLayer("compare", ["ids"], ["mask"]),
+        FakeLayer("compare", ["ids"], ["mask"], "bool"),
+        FakeLayer("shape", ["y"], ["(Unnamed Layer* 5)"], "int32"),
+        FakeLayer("concatenation", ["(Unnamed Layer* 5)"], ["(Unnamed Layer* 6)"], "int32"),
+        FakeLayer("shuffle", ["y", "(Unnamed Layer* 6)"], ["(Unnamed Layer* 7)"]),
     ]
     network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
     float32, float16, boolean = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BOOL
     types = {"w": float32, "style": float32, "style_half": float16, "y": float16, "ids": float32, "mask": boolean}
     engine._obey_types(trt, network, types)
-    assert [layer.precision for layer in layers] == ["f32", "f32", None, "f16", None]
+    assert [layer.precision for layer in layers] == ["f32", "f32", None, "f16", None, None, None, "f16"]
     assert layers[0].types == {"(Unnamed Layer* 0)": "f32"}
 
 

@@ -1,8 +1,6 @@
-"""Real plans: built by the TensorRT that is installed, refused by it where there is no GPU, run on a real one."""
+"""Real plans by the TensorRT that is installed: refused where there is no GPU, exported and run on a real one."""
 
 import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,32 +9,18 @@ import numpy as np
 import pytest
 from fake_gpu import FakeGpu
 from models import tiny_checkpoint
-from plan_inputs import BATCHES, Inputs, inputs, onnx_check
+from plan_inputs import inputs
 from tiny_engines import MAX_BATCH, tiny_info, write_onnx
+from tiny_plans import build_plan, need_plans_that_run
 
 from psp_export import engine, verify
 from psp_export.export import Options, export
-from psp_runtime import devices, plans
-from psp_runtime.devices import cuda_devices, gpu_name
+from psp_runtime import devices
+from psp_runtime.devices import cuda_devices
 from psp_runtime.errors import EngineError
 from psp_runtime.metadata import read_info
 from psp_runtime.plans import TensorRTSession
 from psp_runtime.sessions import OnnxSession, open_session
-
-
-@pytest.fixture
-def reference(tmp_path: Path) -> Callable[[Inputs, Inputs], None]:
-    """Compares the outputs of a plan with those of the ONNX file in ONNX Runtime."""
-    return onnx_check(tmp_path)
-
-
-def build_plan(tmp_path: Path) -> Path:
-    """A real plan of the tiny engine beside its ONNX file, by whichever TensorRT is installed."""
-    name = next((name for name in plans.PLAN_MODULES.values() if devices.importable(name)), None)
-    if name is None:
-        pytest.skip("needs tensorrt or tensorrt_rtx")
-    engine.build_plan(write_onnx(tmp_path / "psp.onnx"), tmp_path / "psp.trt", name)
-    return tmp_path / "psp.trt"
 
 
 def test_a_real_plan_carries_its_metadata_and_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,42 +91,11 @@ def test_a_plan_is_built_for_a_batch_and_with_an_effort(tmp_path: Path, monkeypa
     assert shapes == [("image", 1, 2, MAX_BATCH), ("image", 1, MAX_BATCH, MAX_BATCH)]
 
 
-@pytest.fixture
-def runs_plans() -> None:
-    """Skips where what is installed can build no plan that this GPU runs."""
-    flavour = engine.choose_flavour()
-    if flavour is None:
-        pytest.skip("needs tensorrt or tensorrt_rtx")
-    if not devices.importable("pycuda.driver"):
-        pytest.skip("needs pycuda: pip install 'psp-toolkit[tensorrt]'")
-    if flavour == engine.RTX and "capability 9.0" in gpu_name():
-        pytest.skip("TensorRT-RTX does not run on compute capability 9.0")
-
-
 @pytest.mark.gpu
-@pytest.mark.usefixtures("runs_plans")
-@pytest.mark.parametrize("cuda_graphs", [True, False])
-def test_a_plan_on_a_gpu_agrees_with_its_onnx(tmp_path: Path, reference: Callable, cuda_graphs: bool) -> None:
-    session = TensorRTSession(build_plan(tmp_path), cuda_graphs)
-    assert session.device == "cuda" and session.max_batch == MAX_BATCH
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # such as: CUDA graphs are not used
-        for seed, batch in enumerate(BATCHES):
-            given = inputs(batch, seed)
-            reference(given, session.run(given))
-        given_all = [inputs(batch, seed) for seed, batch in enumerate(BATCHES)]
-        results = list(session.run_many(given_all))
-    assert session.last_ms > 0
-    session.close()
-    for given, result in zip(given_all, results, strict=True):
-        reference(given, result)
-
-
-@pytest.mark.gpu
-@pytest.mark.usefixtures("runs_plans")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_an_exported_model_runs_on_a_gpu_as_its_onnx_does(tmp_path: Path, precision: str) -> None:
     """The same architecture as the published one, exported for real; its plan in every way a batch can take."""
+    need_plans_that_run()
     export(tiny_checkpoint(), Options(tmp_path / "psp", precision, "tensorrt", max_batch=4))
     session, onnx = TensorRTSession(tmp_path / "psp.trt"), OnnxSession(tmp_path / "psp.onnx", "cpu")
     shape, rng = (onnx.info.styles, onnx.info.style_dim), np.random.default_rng(0)
@@ -158,15 +111,3 @@ def test_an_exported_model_runs_on_a_gpu_as_its_onnx_does(tmp_path: Path, precis
         difference = result["output"].astype(np.float64) - onnx.run(one)["output"]
         assert verify.psnr(difference) > verify.GATES[precision]
     session.close()
-
-
-@pytest.mark.gpu
-@pytest.mark.usefixtures("runs_plans")
-def test_a_plan_cut_in_half_on_a_gpu(tmp_path: Path) -> None:
-    plan = build_plan(tmp_path)
-    data = plan.read_bytes()
-    end_of_metadata = data.index(b"psp:{") + len(read_info(plan).to_plan_name())
-    assert end_of_metadata < len(data) * 0.9
-    plan.write_bytes(data[: max(end_of_metadata, len(data) // 2)])
-    with pytest.raises(EngineError, match="damaged"):
-        open_session(plan, "cuda")

@@ -1,14 +1,14 @@
 """Everything that needs a GPU, in one command: tests, precision, plans, parity, times. Ends with one JSON line.
 
     python tools/gpu_check.py [--size 1024] [--work FOLDER] [--out gpu_check.json]
-    python tools/gpu_check.py --only export --only plan_fp16      # in pieces; --list names them
+    python tools/gpu_check.py --only export_fp16 --only plan_fp16      # in pieces; --list names them
     env PYTHONPATH=$PWD python3.10 tools/gpu_check.py --only plan_fp16    # with the TensorRT of another Python
 
 Where the packages are not installed, PYTHONPATH says where they are.
 
 Each check runs in a process and a time limit of its own, so a crash or a hang is a result and the next one runs. What
 is made and found stays in --work: later calls skip what succeeded (--again repeats it) and print all there is. The
-plan checks need no PyTorch, only what `export` left in --work, and count for each TensorRT apart.
+plan checks need no PyTorch, only what `export_fp16` and so on left in --work, and count for each TensorRT apart.
 
 The model is the published architecture on seeded weights, `stressed` a 64² one with weights that overflow a plain half;
 nothing is downloaded. Times are milliseconds, the median of 50 runs after 10 warm ones with quartiles: `host` from host
@@ -17,6 +17,7 @@ array to host array, `device` on the GPU, copies included (plans only). `picture
 """
 
 import argparse
+import faulthandler
 import json
 import os
 import platform
@@ -48,15 +49,17 @@ class Check(NamedTuple):
 
 
 CHECKS = {
-    "export": Check(checks.export_models, 500),
+    "export_fp16": Check(partial(checks.export_model, "fp16"), 300),
+    "export_fp32": Check(partial(checks.export_model, "fp32"), 300),
     "stressed": Check(checks.stressed, 300),
     "tests": Check(partial(checks.gpu_tests, "gpu and not slow"), 500),
     "sanitizer": Check(partial(checks.gpu_tests, "gpu and slow"), 500),
     "half": Check(checks.half, 300),
-    "plan_fp16": Check(partial(checks.plan, "fp16", engine.DEFAULT_LEVEL, 1), 300, plan=True),
-    "plan_fp32": Check(partial(checks.plan, "fp32", engine.DEFAULT_LEVEL, 1), 300, plan=True),
-    "plan_stressed": Check(partial(checks.plan, "stressed", engine.DEFAULT_LEVEL, 1), 120, plan=True),
-    "plan_for_batches": Check(partial(checks.plan, "fp16", engine.DEFAULT_LEVEL, 16), 300, plan=True),
+    "plan_tests": Check(checks.plan_tests, 200, plan=True),
+    "plan_fp16": Check(partial(checks.plan, "fp16", engine.DEFAULT_LEVEL, 1), 580, plan=True),
+    "plan_fp32": Check(partial(checks.plan, "fp32", engine.DEFAULT_LEVEL, 1), 580, plan=True),
+    "plan_stressed": Check(partial(checks.plan, "stressed", engine.DEFAULT_LEVEL, 1), 400, plan=True),
+    "plan_for_batches": Check(partial(checks.plan, "fp16", engine.DEFAULT_LEVEL, 16), 580, plan=True),
     "plan_level_5": Check(partial(checks.plan, "fp16", 5, 1), 580, plan=True),
     "onnxruntime": Check(checks.onnx_runtime, 200),
     "ops": Check(partial(checks.script, "benchmarks/ops.py"), 300),
@@ -81,6 +84,7 @@ def main() -> None:
     if not cuda_devices():
         sys.exit("gpu_check needs an NVIDIA GPU with its driver: none was found")
     if options.inside:
+        faulthandler.dump_traceback_later(CHECKS[options.inside].limit - 5)  # where it is when it takes too long
         print(json.dumps(CHECKS[options.inside].run(work=options.work / str(options.size), size=options.size)))
         return
     for name in options.only or CHECKS:

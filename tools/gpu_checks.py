@@ -21,20 +21,19 @@ ROOT = Path(__file__).parents[1]
 PRECISIONS = ("fp32", "fp16")
 
 
-def export_models(work: Path, size: int) -> Result:
-    """The ONNX files everything else runs, verified, with the reference's pictures beside them."""
+def export_model(precision: str, work: Path, size: int) -> Result:
+    """The ONNX file everything else runs, and the reference's pictures, which they are compared with."""
     from psp_export import verify
     from psp_export.export import Options, engine_info, export
 
-    checkpoint, sizes = published(size), {}
-    cases = verify.reference_cases(checkpoint.model, engine_info(checkpoint, Options()))
-    for precision in PRECISIONS:
-        start = time.perf_counter()
-        folder = fresh(work / precision)
-        files = export(checkpoint, Options(folder / "psp", precision, "onnx", max_batch=max(BATCHES)))
-        save_cases(folder, [(case.inputs, case.expected) for case in cases])
-        sizes[precision] = {"parity": files[0].parity, "seconds": seconds_since(start)} | megabytes(files[0].path)
-    return sizes
+    checkpoint, start = published(size), time.perf_counter()
+    folder = fresh(work / precision)
+    options = Options(folder / "psp", precision, "onnx", verify=False, max_batch=max(BATCHES))
+    files = export(checkpoint, options)
+    found = {"seconds": seconds_since(start)} | megabytes(files[0].path)
+    cases = verify.reference_cases(checkpoint.model, engine_info(checkpoint, options))
+    save_cases(folder, [(case.inputs, case.expected) for case in cases])
+    return found
 
 
 def published(size: int) -> Any:
@@ -162,10 +161,16 @@ def latency(work: Path, size: int) -> Result:
 
 def gpu_tests(marks: str, work: Path, size: int) -> Result:
     """The tests with these marks, one of which is `gpu`: no GPU is then a failure, not a skip."""
-    os.environ["PSP_REQUIRE_GPU"] = "1"
+    os.environ |= {"PSP_REQUIRE_GPU": "1", "OMP_NUM_THREADS": "1"}  # tiny references: threads would only wait
     # Only the files that hold some: others import packages that need no GPU and need not be here.
     files = [str(file) for file in sorted((ROOT / "tests").glob("test_*.py")) if "mark.gpu" in file.read_text()]
     return script("-m", "pytest", "-ra", "-m", marks, *files, work=work, size=size)
+
+
+def plan_tests(work: Path, size: int) -> Result:
+    """The tests of plans that need no PyTorch, by the TensorRT of this Python."""
+    os.environ["PSP_REQUIRE_GPU"] = "1"
+    return script("-m", "pytest", "-ra", str(ROOT / "tests" / "test_gpu_plans.py"), work=work, size=size)
 
 
 def script(*command: str, work: Path, size: int) -> Result:

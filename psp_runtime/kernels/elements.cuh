@@ -8,10 +8,21 @@ typedef unsigned long long u64;
 #ifndef __CUDACC__
 float half_to_float(unsigned short bits);
 unsigned short float_to_half(float value);
+inline float half_of(unsigned pair, bool second) { return half_to_float((unsigned short)(pair >> 16 * second)); }
 #else
 __device__ inline float half_to_float(unsigned short bits) {
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+
+// One of two halves in a word. Written so that the assembler makes one instruction of it.
+__device__ inline float half_of(unsigned pair, bool second) {
+    float value;
+    if (second)
+        asm("{.reg .b16 a, b; mov.b32 {a, b}, %1; cvt.f32.f16 %0, b;}" : "=f"(value) : "r"(pair));
+    else
+        asm("{.reg .b16 a, b; mov.b32 {a, b}, %1; cvt.f32.f16 %0, a;}" : "=f"(value) : "r"(pair));
     return value;
 }
 
@@ -52,6 +63,33 @@ __device__ inline void store(bfloat_t& to, float value) {
     const unsigned rounded = (word.bits + 0x7fffu + ((word.bits >> 16) & 1u)) >> 16;
     to.bits = (unsigned short)(value != value ? 0x7fffu : rounded);
 }
+
+// Element `i` of a row of words: a word holds one float, or two of the others.
+template <typename T>
+struct Words;
+
+template <>
+struct Words<float> {
+    __device__ static inline float element(const unsigned* words, int i) {
+        FloatBits word;
+        word.bits = words[i];
+        return word.value;
+    }
+};
+
+template <>
+struct Words<half_t> {
+    __device__ static inline float element(const unsigned* words, int i) { return half_of(words[i / 2], i % 2); }
+};
+
+template <>
+struct Words<bfloat_t> {
+    __device__ static inline float element(const unsigned* words, int i) {
+        FloatBits word;
+        word.bits = i % 2 ? words[i / 2] & 0xffff0000u : words[i / 2] << 16;
+        return word.value;
+    }
+};
 
 // N neighbouring elements, moved by one instruction where their address is a multiple of their size.
 template <typename T, int N>

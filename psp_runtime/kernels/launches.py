@@ -14,10 +14,14 @@ from psp_runtime.errors import PspError
 #: Element types the kernels have, and their bytes.
 DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
-# As in the sources: threads per block, and outputs per thread (columns, rows) by (up, down).
-_THREADS, _ACROSS, _FIR = 128, 32, (4, 4)
-_TILED = {(1, 1): (4, 8), (2, 1): (4, 8), (1, 2): (2, 4)}
-_STRIPS = {(1, 1): 4, (2, 1): 4, (1, 2): 2}
+# As in the sources: threads per block, and steps of a walk until the first row of outputs is complete, by (up, down).
+_THREADS, _FIR = 128, (4, 4)
+_BEFORE = {(1, 1): 3, (2, 1): 1, (1, 2): 1}
+# What a thread takes: 16 bytes of a row of outputs (8 when halving) in planes, else 4 channels of 2 outputs.
+_ROW_BYTES, _CHANNELS, _OUTPUTS = 16, 4, 2
+# Long walks read fewer samples twice, short ones make more threads: the longest that leave enough threads for a GPU.
+_STEPS, _ENOUGH = (32, 16, 8), 80_000
+_LARGEST_SIDE = 2**28  # walks count rows and columns in 32 bits
 _ELEMENTWISE_THREADS = 256
 _VECTOR_BYTES = 16
 _MAX_GRID = 2**31 - 1
@@ -55,6 +59,14 @@ class Resampling:
         return (padded[0] - fir[0]) // self.down + 1, (padded[1] - fir[1]) // self.down + 1
 
 
+class Walk(NamedTuple):
+    """Strips of outputs side by side, walks below each other, and the steps of each walk."""
+
+    strips: int
+    walks: int
+    steps: int
+
+
 class Launch(NamedTuple):
     """One kernel of one source and element type, with its grid and its only argument, a structure."""
 
@@ -80,6 +92,7 @@ class Upfirdn2dParams(ctypes.Structure):
         *((name, _I64) for name in ("fir_height", "fir_width", "up", "down", "pad_top", "pad_left")),
         ("flip", _I64),
         ("channels_last", _I64),
+        *((name, _I64) for name in ("strips", "walks", "steps")),
         ("gain", ctypes.c_double),
     ]
 
@@ -113,24 +126,34 @@ def upfirdn2d(x: Tensor, fir: int, fir_size: tuple[int, int], y: Tensor, how: Re
     batch, channels, height, width = x.shape
     out_height, out_width = y.shape[2:]
     channels_last = channels > 1 and x.strides[1] == y.strides[1] == 1
+    form, blocks, walk = "general", _blocks(math.prod(y.shape)), Walk(0, 0, 0)
+    vectors = channels_last and _whole_vectors(x) and _whole_vectors(y)
+    planes = not channels_last and x.strides[3] == y.strides[3] == 1 and _whole_pairs(x)
+    small = max(height, width, out_height, out_width) < _LARGEST_SIDE
+    if fir_size == _FIR and (how.up, how.down) in _BEFORE and (vectors or planes) and small:
+        groups = batch * channels // (_CHANNELS if vectors else 1)
+        walk = _choose_walk(y, how, _OUTPUTS if vectors else _ROW_BYTES // DTYPES[y.dtype] // how.down, groups)
+        form = f"{'channels_last' if vectors else 'planes'}_up{how.up}_down{how.down}"
+        blocks = _blocks(groups * walk.strips * walk.walks)
     params = Upfirdn2dParams(
         *(x.address, fir, y.address),
         *(batch, channels, height, width, out_height, out_width),
         *((_I64 * 4)(*x.strides), (_I64 * 4)(*y.strides)),
-        *(*fir_size, how.up, how.down, how.pads[0], how.pads[2], how.flip, channels_last, how.gain),
+        *(*fir_size, how.up, how.down, how.pads[0], how.pads[2], how.flip, channels_last, *walk, how.gain),
     )
-    form, blocks = "general", _blocks(math.prod(y.shape))
-    if fir_size == _FIR and (how.up, how.down) in _TILED:
-        if channels_last and _whole_vectors(x, channels) and _whole_vectors(y, channels):
-            vectors = channels * DTYPES[x.dtype] // _VECTOR_BYTES
-            strips = math.ceil((out_width + -how.pads[2] % how.up) / _STRIPS[how.up, how.down])
-            form, blocks = f"channels_last_up{how.up}_down{how.down}", _blocks(batch * out_height * strips * vectors)
-        elif not channels_last:
-            columns, rows = _TILED[how.up, how.down]
-            tiles_x = math.ceil((out_width + -how.pads[2] % how.up) / (_ACROSS * columns))
-            tiles_y = math.ceil((out_height + -how.pads[0] % how.up) / (_THREADS // _ACROSS * rows))
-            form, blocks = f"tiled_up{how.up}_down{how.down}", batch * channels * tiles_y * tiles_x
     return Launch("upfirdn2d", x.dtype, f"upfirdn2d_{form}", min(blocks, _MAX_GRID), _THREADS, params)
+
+
+def _choose_walk(y: Tensor, how: Resampling, across: int, groups: int) -> Walk:
+    """How the outputs are divided among threads that take `across` of them side by side, in each of `groups`."""
+    height, width = y.shape[2:]
+    strips = math.ceil((width + -how.pads[2] % how.up) / across)
+    height += (_FIR[0] - 1 - how.pads[0]) % how.up
+    for steps in _STEPS:
+        walks = math.ceil(height / (how.up * (steps - _BEFORE[how.up, how.down])))
+        if groups * strips * walks >= _ENOUGH:
+            break
+    return Walk(strips, walks, steps)
 
 
 def bias_leaky_relu(
@@ -164,8 +187,14 @@ def _blocks(threads: int) -> int:
     return math.ceil(threads / _THREADS)
 
 
-def _whole_vectors(tensor: Tensor, channels: int) -> bool:
-    """Whether every pixel's channels are vectors of 16 bytes at addresses that are multiples of 16."""
-    size = DTYPES[tensor.dtype]
+def _whole_vectors(tensor: Tensor) -> bool:
+    """Whether every pixel's channels are vectors of `_CHANNELS` at addresses that are multiples of their size."""
     steps = [tensor.strides[axis] for axis in (0, 2, 3) if tensor.shape[axis] > 1]
-    return all(value * size % _VECTOR_BYTES == 0 for value in (channels, *steps)) and tensor.address % 16 == 0
+    aligned = tensor.address % (_CHANNELS * DTYPES[tensor.dtype]) == 0
+    return aligned and all(value % _CHANNELS == 0 for value in (tensor.shape[1], *steps))
+
+
+def _whole_pairs(tensor: Tensor) -> bool:
+    """Whether a tensor begins and ends at multiples of 4 bytes."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    return tensor.address % 4 == 0 and (last + 1) * DTYPES[tensor.dtype] % 4 == 0

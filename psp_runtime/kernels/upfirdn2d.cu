@@ -5,8 +5,8 @@
 //
 // taps is the FIR turned by 180 degrees (a convolution), or as it is where `flip` is set.
 //
-// Three forms: `general` for everything, one output per thread; `tiled` for a 4x4 FIR over planes, through shared
-// memory; `channels_last` for a 4x4 FIR over channels-last tensors. Sums are in float, indices in 64 bit.
+// Two forms: `general` for everything, one output per thread; `walk` for a 4x4 FIR, over planes and over channels-last
+// tensors. Sums are in float, indices in 64 bit.
 // Compiled once per element type, -DELEMENT=float, half_t or bfloat_t: a driver compiles only the one it needs.
 #include "elements.cuh"
 
@@ -18,13 +18,15 @@ struct Upfirdn2d {
     i64 x_strides[4], y_strides[4];  // in elements
     i64 fir_height, fir_width, up, down, pad_top, pad_left;
     i64 flip, channels_last;  // 0 or 1; channels_last: neighbouring threads take neighbouring channels
+    i64 strips, walks, steps;  // of `walk`
     double gain;
 };
 
 constexpr int THREADS = 128, FIR = 4;
 
-#define KERNEL(name, function) \
-    extern "C" __global__ void __launch_bounds__(THREADS) name(const Upfirdn2d p) { function(p); }
+// `blocks` run on a multiprocessor at once, at least.
+#define KERNEL(name, blocks, function) \
+    extern "C" __global__ void __launch_bounds__(THREADS, blocks) name(const Upfirdn2d p) { function(p); }
 
 struct Place {
     i64 batch, channel, row, column;
@@ -73,160 +75,236 @@ __device__ void general(const Upfirdn2d& p) {
     }
 }
 
-// The 16 taps with their gain into shared memory. Every thread of the block calls this once.
-__device__ inline void stage(float (&taps)[FIR][FIR], const Upfirdn2d& p) {
-    const int k = threadIdx.x;
-    if (k < FIR * FIR) taps[k / FIR][k % FIR] = tap(p, k / FIR, k % FIR);
+// The taps with their gain. Those of StyleGAN are the product of a column and a row: `separable`; sums then take two
+// passes of 4 taps.
+struct Taps {
+    float at[FIR][FIR], column[FIR];  // column times at[1] gives at, where they are separable
+    bool separable;
+};
+
+// Every thread of the block calls this once.
+__device__ inline Taps load_taps(const Upfirdn2d& p) {
+    __shared__ float staged[FIR][FIR];
+    const int u = threadIdx.x / FIR, v = threadIdx.x % FIR;
+    if (u < FIR) staged[u][v] = tap(p, u, v);
     __syncthreads();
+    float product = 0.0f, difference = 0.0f;
+    if (u < FIR) product = staged[u][1] / staged[1][1] * staged[1][v], difference = product - staged[u][v];
+    Taps taps;
+    taps.separable = __syncthreads_and(fabsf(difference) <= 3e-7f * fabsf(product));
+    const float scale = 1.0f / staged[1][1];
+#pragma unroll
+    for (int k = 0; k < FIR * FIR; ++k) taps.at[k / FIR][k % FIR] = staged[k / FIR][k % FIR];
+#pragma unroll
+    for (int k = 0; k < FIR; ++k) taps.column[k] = taps.at[k][1] * scale;
+    return taps;
 }
 
-// A block takes 32*X by 4*Y outputs of one plane, a thread X by Y of them. Its samples go to shared memory as floats;
-// a thread then reads every row it needs once and adds it to all of its outputs.
-//
-// Tiles start where an output's first tap meets a sample, up to `UP - 1` outputs before the picture, so that which
-// taps meet samples is known when this is compiled.
-template <typename T, int UP, int DOWN, int X, int Y>
-__device__ void tiled(const Upfirdn2d& p) {
-    constexpr int ACROSS = 32, ALONG = THREADS / ACROSS;
-    constexpr int STEP_X = X * DOWN / UP, STEP_Y = Y * DOWN / UP;  // samples from one thread to the next
-    constexpr int NEED_X = ((X - 1) * DOWN + FIR - 1) / UP + 1, NEED_Y = ((Y - 1) * DOWN + FIR - 1) / UP + 1;
-    constexpr int COLUMNS = (ACROSS + 1) * STEP_X, ROWS = (ALONG - 1) * STEP_Y + NEED_Y;
-    static_assert(X * DOWN % UP == 0 && Y * DOWN % UP == 0 && NEED_X <= 2 * STEP_X, "a thread reads two vectors");
-    typedef Vector<float, STEP_X> Samples;
+// NEED neighbouring samples of N channels of a row, as words; zero where they do not exist.
+template <typename T, int N, int NEED, bool PAIRS = N == 1 && sizeof(T) == 2>
+struct Line {
+    static constexpr int SIZE = N * sizeof(T) / 4;  // words of a sample
+    typedef Vector<unsigned, SIZE> Sample;
+    Sample samples[NEED];
 
-    alignas(16) __shared__ float tile[ROWS][COLUMNS];
-    __shared__ float taps[FIR][FIR];
-    stage(taps, p);
-    float f[FIR][FIR];
+    template <bool ALL>
+    __device__ inline void read(const T* x, i64 step, unsigned exists) {
 #pragma unroll
-    for (int k = 0; k < FIR * FIR; ++k) f[k / FIR][k % FIR] = taps[k / FIR][k % FIR];
-
-    const int across = threadIdx.x % ACROSS, along = threadIdx.x / ACROSS;
-    const i64 shift_x = modulo(-p.pad_left, UP), shift_y = modulo(-p.pad_top, UP);
-    const i64 tiles_x = (p.out_width + shift_x + ACROSS * X - 1) / (ACROSS * X);
-    const i64 tiles_y = (p.out_height + shift_y + ALONG * Y - 1) / (ALONG * Y);
-    const i64 tiles = p.batch * p.channels * tiles_y * tiles_x;
-    for (i64 number = blockIdx.x; number < tiles; number += gridDim.x) {
-        i64 rest = number;
-        const i64 left = take(rest, tiles_x) * (ACROSS * X) - shift_x;  // the tile's first output
-        const i64 top = take(rest, tiles_y) * (ALONG * Y) - shift_y;
-        const i64 channel = take(rest, p.channels), batch = rest;
-
-        const T* x = static_cast<const T*>(p.x) + batch * p.x_strides[0] + channel * p.x_strides[1];
-        const i64 column0 = (left * DOWN - p.pad_left) / UP, row0 = (top * DOWN - p.pad_top) / UP;  // exact
-#pragma unroll 3
-        for (int r = along; r < ROWS; r += ALONG) {
-            const i64 row = row0 + r;
-            const bool inside = row >= 0 && row < p.height;
-#pragma unroll
-            for (int c = across; c < COLUMNS; c += ACROSS) {
-                const i64 column = column0 + c;
-                const bool exists = inside && column >= 0 && column < p.width;
-                tile[r][c] = exists ? to_float(x[row * p.x_strides[2] + column * p.x_strides[3]]) : 0.0f;
-            }
-        }
-        __syncthreads();
-
-        float sums[Y][X] = {};
-#pragma unroll
-        for (int r = 0; r < NEED_Y; ++r) {
-            const Samples* vectors = reinterpret_cast<const Samples*>(tile[along * STEP_Y + r]) + across;
-            const Samples near = vectors[0], far = vectors[1];
-#pragma unroll
-            for (int y = 0; y < Y; ++y) {
-                const int u = r * UP - y * DOWN;
-                if (u < 0 || u >= FIR) continue;
-#pragma unroll
-                for (int c = 0; c < NEED_X; ++c)
-#pragma unroll
-                    for (int i = 0; i < X; ++i) {
-                        const int v = c * UP - i * DOWN;
-                        if (v < 0 || v >= FIR) continue;
-                        sums[y][i] += f[u][v] * (c < STEP_X ? near.at[c % STEP_X] : far.at[c % STEP_X]);
-                    }
-            }
-        }
-
-        const i64 column = left + across * X;
-        for (int y = 0; y < Y; ++y) {
-            const i64 row = top + along * Y + y;
-            if (row < 0 || row >= p.out_height) continue;
-            T* to = static_cast<T*>(p.y) + offset(p.y_strides, Place{batch, channel, row, column});
-            if (column >= 0 && column + X <= p.out_width && p.y_strides[3] == 1 && aligned<T, X>(to)) {
-                Vector<T, X> vector;
-#pragma unroll
-                for (int i = 0; i < X; ++i) store(vector.at[i], sums[y][i]);
-                *reinterpret_cast<Vector<T, X>*>(to) = vector;
-            } else {
-                for (int i = 0; i < X; ++i)
-                    if (column + i >= 0 && column + i < p.out_width) store(to[i * p.y_strides[3]], sums[y][i]);
-            }
-        }
-        __syncthreads();  // the next tile overwrites the samples
+        for (int c = 0; c < NEED; ++c)
+            samples[c] = ALL || exists >> c & 1 ? *reinterpret_cast<const Sample*>(x + c * step) : Sample{};
     }
-}
 
-// A thread takes 16 bytes of neighbouring channels of X neighbouring outputs. Neighbouring threads take neighbouring
-// channels, so that every access of a warp is whole; what outputs share comes from the first-level cache. The launch
-// plan sees to it that channels, strides and addresses are multiples of 16 bytes.
-template <typename T, int UP, int DOWN, int X>
-__device__ void channels_last(const Upfirdn2d& p) {
-    constexpr int N = 16 / sizeof(T), NEED_X = ((X - 1) * DOWN + FIR - 1) / UP + 1;
+    __device__ inline void arrive(unsigned exists) {}
+
+    __device__ inline float at(int c, int n) const { return Words<T>::element(samples[c].at, n); }
+};
+
+// Half precision in planes: pairs of samples, because half the reads keep twice the bytes on their way. A row begins
+// anywhere, so pairs are read as memory has them and put right when they have arrived. The launch plan sees to it that
+// the tensor begins and ends between pairs: one that holds a sample of the tensor lies in it.
+template <typename T, int NEED>
+struct Line<T, 1, NEED, true> {
+    static constexpr int PAIRS = NEED / 2 + 1;
+    unsigned pairs[PAIRS], shift;  // shift: 16 bits where the first sample is the second of its pair
+
+    template <bool ALL>
+    __device__ inline void read(const T* x, i64 step, unsigned exists) {
+        const unsigned second = u64(x) >> 1 & 1;
+        const unsigned* from = reinterpret_cast<const unsigned*>(x - second);
+        exists <<= second;
+        shift = 16 * second;
+#pragma unroll
+        for (int k = 0; k < PAIRS; ++k)
+            pairs[k] = (ALL && 2 * k < NEED) || exists >> 2 * k & 3 ? from[k] : 0;
+    }
+
+    __device__ inline void arrive(unsigned exists) {
+#pragma unroll
+        for (int k = 0; k < PAIRS; ++k) {
+            const u64 next = k + 1 < PAIRS ? pairs[(k + 1) % PAIRS] : 0;
+            pairs[k] = unsigned((next << 32 | pairs[k]) >> shift);
+        }
+        if (exists == (1u << NEED) - 1) return;
+#pragma unroll
+        for (int k = 0; k < PAIRS; ++k)
+            pairs[k] &= (exists >> 2 * k & 1 ? 0x0000ffffu : 0) | (exists >> 2 * k & 2 ? 0xffff0000u : 0);
+    }
+
+    __device__ inline float at(int c, int n) const { return Words<T>::element(pairs, c); }
+};
+
+// A thread takes X neighbouring outputs of N channels and walks down the picture: each step reads DOWN rows of samples,
+// adds them to all of the WINDOW rows of outputs they belong to, and stores the UP rows that are complete then. So sums
+// stay in registers, and a sample is read as often as there are strips of outputs that need it.
+//
+// Which taps meet samples, not inserted zeros, is known when this is compiled: walks start at outputs whose phase fits,
+// up to UP - 1 before the picture. Row j of a step is tap FIR - DOWN + j*UP - k*DOWN of row k of the window.
+template <typename T, int UP, int DOWN, int X, int N, int AHEAD>
+struct Walk {
+    static constexpr int NEED = ((X - 1) * DOWN + FIR - 1) / UP + 1;  // samples across
+    static constexpr int WINDOW = FIR / DOWN, BEFORE = (WINDOW - UP) / UP;  // BEFORE: steps until a row is complete
     static_assert(X * DOWN % UP == 0, "a strip starts where a tap meets a sample");
-    typedef Vector<T, N> Channels;
-    __shared__ float taps[FIR][FIR];
-    stage(taps, p);
+    typedef ::Line<T, N, NEED> Line;
 
-    const i64 shift = modulo(-p.pad_left, UP), strips = (p.out_width + shift + X - 1) / X;
-    const i64 groups = p.channels / N, count = p.batch * p.out_height * strips * groups;
-    for (i64 number = i64(blockIdx.x) * THREADS + threadIdx.x; number < count; number += i64(gridDim.x) * THREADS) {
-        i64 rest = number;
-        const i64 channel = take(rest, groups) * N, left = take(rest, strips) * X - shift;
-        const i64 out_row = take(rest, p.out_height), batch = rest;
-        const i64 top = out_row * DOWN - p.pad_top, column0 = (left * DOWN - p.pad_left) / UP;  // exact
-        const int u0 = int(modulo(-top, UP));
-        const i64 row0 = (top + u0) / UP;
-        const T* x = static_cast<const T*>(p.x) + batch * p.x_strides[0] + channel * p.x_strides[1];
+    float sums[WINDOW][X][N];
 
-        float sums[X][N] = {};
+    template <bool SEPARABLE>
+    __device__ inline void add(const Line& line, const Taps& taps, int j) {
+        float across[X][N] = {};
+        if (SEPARABLE) filter(across, line, taps.at[1]);
 #pragma unroll
-        for (int k = 0; k < FIR / UP; ++k) {
-            const i64 row = row0 + k;
-            if (row < 0 || row >= p.height) continue;
-            const float* f = taps[u0 + k * UP];
-            const T* line = x + row * p.x_strides[2];
+        for (int k = 0; k < WINDOW; ++k) {
+            const int u = FIR - DOWN + j * UP - k * DOWN;
+            if (u < 0 || u >= FIR) continue;
+            if (!SEPARABLE) {
+                filter(sums[k], line, taps.at[u]);
+                continue;
+            }
 #pragma unroll
-            for (int c = 0; c < NEED_X; ++c) {
-                const i64 column = column0 + c;
-                if (column < 0 || column >= p.width) continue;
-                const Channels sample = *reinterpret_cast<const Channels*>(line + column * p.x_strides[3]);
+            for (int i = 0; i < X * N; ++i) sums[k][i / N][i % N] += taps.column[u] * across[i / N][i % N];
+        }
+    }
+
+    __device__ static inline void filter(float (&out)[X][N], const Line& line, const float (&row)[FIR]) {
+#pragma unroll
+        for (int c = 0; c < NEED; ++c)
+#pragma unroll
+            for (int n = 0; n < N; ++n) {
+                const float sample = line.at(c, n);
 #pragma unroll
                 for (int i = 0; i < X; ++i) {
                     const int v = c * UP - i * DOWN;
-                    if (v < 0 || v >= FIR) continue;
-#pragma unroll
-                    for (int n = 0; n < N; ++n) sums[i][n] += f[v] * to_float(sample.at[n]);
+                    if (v >= 0 && v < FIR) out[i][n] += row[v] * sample;
                 }
             }
-        }
+    }
 
-        T* y = static_cast<T*>(p.y) + offset(p.y_strides, Place{batch, channel, out_row, left});
+    // The window moves down by `rows`; what comes into it is zero.
+    __device__ inline void move(int rows) {
+#pragma unroll
+        for (int i = 0; i < WINDOW * X * N; ++i) {
+            const int k = i / (X * N), x = i / N % X, n = i % N;
+            sums[k][x][n] = k + rows < WINDOW ? sums[(k + rows) % WINDOW][x][n] : 0.0f;
+        }
+    }
+
+    // Row k of the window to the address of its first output. `whole`: all of them are there, and aligned.
+    __device__ inline void put(T* to, int k, bool whole, int column, int width, i64 step) const {
+        if (N == 1 && whole) {
+            Vector<T, X> outputs;
+#pragma unroll
+            for (int i = 0; i < X; ++i) store(outputs.at[i], sums[k][i][0]);
+            *reinterpret_cast<Vector<T, X>*>(to) = outputs;
+            return;
+        }
 #pragma unroll
         for (int i = 0; i < X; ++i) {
-            if (left + i < 0 || left + i >= p.out_width) continue;
-            Channels result;
+            if (column + i < 0 || column + i >= width) continue;
+            Vector<T, N> output;
 #pragma unroll
-            for (int n = 0; n < N; ++n) store(result.at[n], sums[i][n]);
-            *reinterpret_cast<Channels*>(y + i * p.y_strides[3]) = result;
+            for (int n = 0; n < N; ++n) store(output.at[n], sums[k][i][n]);
+            *reinterpret_cast<Vector<T, N>*>(to + i * step) = output;
         }
+    }
+
+    // AHEAD steps' samples, from the row at x on.
+    template <bool ALL>
+    __device__ static inline void read(
+        Line (&lines)[AHEAD * DOWN], const T* x, i64 row_step, i64 step, int row, int height, unsigned exists) {
+#pragma unroll
+        for (int r = 0; r < AHEAD * DOWN; ++r, x += row_step)
+            lines[r].template read<ALL>(x, step, ALL || (row + r >= 0 && row + r < height) ? exists : 0);
+    }
+
+    // `at`: the first output. The launch plan sees to it that sides fit into 32 bits.
+    template <bool SEPARABLE>
+    __device__ void down(const Upfirdn2d& p, const Taps& taps, const Place& at) {
+        const i64 x_step = N == 1 ? 1 : p.x_strides[3], y_step = N == 1 ? 1 : p.y_strides[3];
+        const int height = int(p.height), out_width = int(p.out_width), steps = int(p.steps);
+        const int column = int(at.column), left = int((at.column * DOWN - p.pad_left) / UP);
+        unsigned exists = 0;
+#pragma unroll
+        for (int c = 0; c < NEED; ++c) exists |= unsigned(left + c >= 0 && left + c < p.width) << c;
+        int out_row = int(at.row) - BEFORE * UP, row = int((out_row * DOWN + FIR - DOWN - p.pad_top) / UP);
+        const T* x = static_cast<const T*>(p.x) + offset(p.x_strides, Place{at.batch, at.channel, row, left});
+        T* y = static_cast<T*>(p.y) + offset(p.y_strides, Place{at.batch, at.channel, out_row, column});
+        const bool whole = column >= 0 && column + X <= out_width && aligned<T, X>(y) && p.y_strides[2] % X == 0;
+        const int first = at.row < 0 ? 0 : int(at.row), end = int(at.row) + (steps - BEFORE) * UP;
+        const unsigned rows = (end < p.out_height ? end : int(p.out_height)) - first;  // that are stored
+        move(WINDOW);
+
+        for (int step = 0; step < steps && out_row < p.out_height; step += AHEAD) {
+            Line lines[AHEAD * DOWN];  // all of them on their way before anything waits for one
+            if (exists == (1u << NEED) - 1 && row >= 0 && row + AHEAD * DOWN <= height)
+                read<true>(lines, x, p.x_strides[2], x_step, row, height, exists);
+            else
+                read<false>(lines, x, p.x_strides[2], x_step, row, height, exists);
+            row += AHEAD * DOWN;
+            x += AHEAD * DOWN * p.x_strides[2];
+#pragma unroll
+            for (int r = 0; r < AHEAD * DOWN; ++r) {
+                lines[r].arrive(exists);
+                add<SEPARABLE>(lines[r], taps, r % DOWN);
+                if (r % DOWN != DOWN - 1) continue;
+#pragma unroll
+                for (int k = 0; k < UP; ++k, ++out_row, y += p.y_strides[2])
+                    if (unsigned(out_row - first) < rows) put(y, k, whole, column, out_width, y_step);
+                move(UP);
+            }
+        }
+    }
+};
+
+template <typename T, int UP, int DOWN, int X, int N, int AHEAD>
+__device__ void walk(const Upfirdn2d& p) {
+    typedef Walk<T, UP, DOWN, X, N, AHEAD> Form;
+    const Taps taps = load_taps(p);
+    const i64 shift_x = modulo(-p.pad_left, UP), shift_y = modulo(FIR - 1 - p.pad_top, UP);
+    const i64 rows = UP * (p.steps - Form::BEFORE);  // of a walk
+    const i64 groups = p.channels / N, count = p.batch * groups * p.walks * p.strips;
+    for (i64 number = i64(blockIdx.x) * THREADS + threadIdx.x; number < count; number += i64(gridDim.x) * THREADS) {
+        i64 rest = number;
+        Place at;
+        if (N > 1) at.channel = take(rest, groups) * N;
+        at.column = take(rest, p.strips) * X - shift_x;
+        at.row = take(rest, p.walks) * rows - shift_y;
+        if (N == 1) at.channel = take(rest, groups);
+        at.batch = rest;
+        Form form;
+        if (taps.separable)
+            form.template down<true>(p, taps, at);
+        else
+            form.template down<false>(p, taps, at);
     }
 }
 
-// Outputs per thread that keep sums and samples in registers on every architecture.
-KERNEL(upfirdn2d_general, general<ELEMENT>)
-KERNEL(upfirdn2d_tiled_up1_down1, (tiled<ELEMENT, 1, 1, 4, 8>))
-KERNEL(upfirdn2d_tiled_up2_down1, (tiled<ELEMENT, 2, 1, 4, 8>))
-KERNEL(upfirdn2d_tiled_up1_down2, (tiled<ELEMENT, 1, 2, 2, 4>))
-KERNEL(upfirdn2d_channels_last_up1_down1, (channels_last<ELEMENT, 1, 1, 4>))
-KERNEL(upfirdn2d_channels_last_up2_down1, (channels_last<ELEMENT, 2, 1, 4>))
-KERNEL(upfirdn2d_channels_last_up1_down2, (channels_last<ELEMENT, 1, 2, 2>))
+// Planes: a thread stores 16 bytes of a row (8 when halving). Channels-last: 4 channels of 2 outputs. Rows read ahead
+// are as many as registers hold on every architecture.
+constexpr int ROW = 16 / sizeof(ELEMENT), DEEP = ROW / 2;
+KERNEL(upfirdn2d_general, 4, general<ELEMENT>)
+KERNEL(upfirdn2d_planes_up1_down1, 5, (walk<ELEMENT, 1, 1, ROW, 1, 4>))
+KERNEL(upfirdn2d_planes_up2_down1, 5, (walk<ELEMENT, 2, 1, ROW, 1, 4>))
+KERNEL(upfirdn2d_planes_up1_down2, 5, (walk<ELEMENT, 1, 2, ROW / 2, 1, 2>))
+KERNEL(upfirdn2d_channels_last_up1_down1, 5, (walk<ELEMENT, 1, 1, 2, 4, DEEP>))
+KERNEL(upfirdn2d_channels_last_up2_down1, 5, (walk<ELEMENT, 2, 1, 2, 4, DEEP>))
+KERNEL(upfirdn2d_channels_last_up1_down2, 5, (walk<ELEMENT, 1, 2, 2, 4, DEEP / 2>))
