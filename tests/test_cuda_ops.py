@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import definitions
 import emulator
@@ -126,6 +127,15 @@ def test_firs_that_only_look_separable(value):
     emulator.run(launch)
     expected = definitions.upfirdn2d(x.double(), fir, pads=(2, 1, 2, 1))
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are forbidden through mprotect")
+def test_kernels_touch_nothing_outside_of_their_tensors():
+    """And a test that could not fail would be none: with tensors too short, the process dies."""
+    command = [sys.executable, str(Path(__file__).with_name("guarded.py"))]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert subprocess.run([*command, "short"], capture_output=True).returncode < 0
 
 
 def test_pairs_are_read_of_tensors_made_of_pairs():
