@@ -16,14 +16,16 @@ LARGEST, MOST = 100_000, 8
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Gives back the body it is sent, /slow after half a second."""
+    """Gives back the body it is sent; /slow says that it has arrived, and waits to be let go."""
 
     protocol_version = "HTTP/1.1"
+    arrived, let_go = threading.Semaphore(0), threading.Event()
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/slow":
-            threading.Event().wait(0.8)
+            self.arrived.release()
+            self.let_go.wait(10)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -71,6 +73,29 @@ def post(port: int, path: str = "/", body: bytes = b"", headers: dict | None = N
     connection.request("POST", path, body, headers or {})
     answer = connection.getresponse()
     return answer.status, answer.read()
+
+
+def under_way(port: int) -> tuple[list[threading.Thread], list[tuple[int, bytes]]]:
+    """As many slow requests as the gate holds, all of them arrived behind it, and the list their answers go to."""
+    answers: list[tuple[int, bytes]] = []
+    Echo.let_go.clear()
+
+    def ask(number: int) -> None:
+        answers.append(post(port, "/slow", str(number).encode()))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(MOST)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert Echo.arrived.acquire(timeout=10)
+    return threads, answers
+
+
+def finish(threads: list[threading.Thread]) -> None:
+    """Let the slow requests go, and wait for their answers."""
+    Echo.let_go.set()
+    for thread in threads:
+        thread.join()
 
 
 def raw(port: int, request: bytes) -> bytes:
@@ -143,13 +168,9 @@ def test_more_than_it_may_hold_is_refused_and_comes_again_later(upstream: int) -
     """Eight slow requests are under way: a ninth is refused at once, what has no body gets through."""
 
     def callers(port: int, stop: Callable[[], None]) -> object:
-        slow = [threading.Thread(target=post, args=(port, "/slow", b"x")) for _ in range(MOST)]
-        for thread in slow:
-            thread.start()
-        threading.Event().wait(0.3)
+        slow, _ = under_way(port)
         refused, health = post(port, body=b"ninth"), post(port)
-        for thread in slow:
-            thread.join()
+        finish(slow)
         return refused, health, post(port, body=b"ninth")
 
     (status, body), health, later = through(upstream, callers)
@@ -161,18 +182,12 @@ def test_a_stop_answers_what_has_begun(upstream: int) -> None:
     """Eight slow requests are under way when it is told to stop: all get their answer, a later one gets none."""
 
     def callers(port: int, stop: Callable[[], None]) -> object:
-        answers: list[tuple[int, bytes]] = []
-        threads = [
-            threading.Thread(target=lambda n=n: answers.append(post(port, "/slow", str(n).encode()))) for n in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        threading.Event().wait(0.2)
+        slow, answers = under_way(port)
         stop()
-        for thread in threads:
-            thread.join()
         with pytest.raises(ConnectionError):
-            post(port)
+            while True:  # until the door is closed; while all eight wait, one with a body would be refused
+                post(port)
+        finish(slow)
         return sorted(answers)
 
-    assert through(upstream, callers) == [(200, str(n).encode()) for n in range(8)]
+    assert through(upstream, callers) == [(200, str(n).encode()) for n in range(MOST)]
