@@ -1,6 +1,7 @@
 """The command that checks everything on a GPU, as far as it goes without one."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -210,6 +211,25 @@ def test_stressed_weights_hold_and_leave_an_engine(
     assert found["psnr"] > 40 and 0 < found["largest"] < 65504
     assert read_info(tmp_path / "stressed" / "psp.onnx").precision == "fp16"
     assert len(gpu_measures.load_cases(tmp_path / "stressed")) == 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_export_leaves_an_engine_and_pictures_it_agrees_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr(gpu_checks, "published", lambda size: tiny_checkpoint())
+    found = gpu_checks.export_model(precision, tmp_path, 64)
+    assert found["megabytes"] > 0 and read_info(tmp_path / precision / "psp.onnx").max_batch == 16
+    session = OnnxSession(tmp_path / precision / "psp.onnx", "cpu")
+    for given, expected in gpu_measures.load_cases(tmp_path / precision):
+        assert gpu_measures.worst_psnr(session.run(given)["output"], expected) > verify.GATES[precision]
+
+
+def test_plan_tests_that_were_skipped_are_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for last, fails in (("3 passed in 9s", False), ("3 skipped in 1s", True), ("2 passed, 1 skipped in 9s", True)):
+        monkeypatch.setattr(gpu_checks, "script", lambda *command, last=last, **_: {"last_line": last})
+        with pytest.raises(RuntimeError, match="no plan can run") if fails else contextlib.nullcontext():
+            assert gpu_checks.plan_tests(tmp_path, 64) == {"last_line": last}
 
 
 def test_half_precision_is_watched_in_every_module(monkeypatch: pytest.MonkeyPatch, cuda_is_the_cpu: None) -> None:

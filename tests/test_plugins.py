@@ -19,13 +19,13 @@ import torch
 from emulator import needs_compiler
 from models import inputs, tiny_checkpoint, tiny_model
 from test_ops import ROUNDING, error, random
+from tiny_plans import need_plans_that_run
 
 from psp_export import custom_ops, engine, export, graph
 from psp_export.deploy.generator import DeployedGenerator
 from psp_export.export import Options
 from psp_export.precision import to_half
 from psp_runtime import plugins
-from psp_runtime.devices import gpu_name
 from psp_runtime.errors import DeviceError, EngineError
 from psp_runtime.kernels import launches
 from psp_runtime.metadata import describe, read_info
@@ -260,9 +260,7 @@ def test_the_plugins_are_registered_for_files_that_have_the_nodes(source, monkey
 
 @pytest.mark.gpu
 def test_gpu_plan_with_plugins_gives_the_pictures_of_the_decomposed_one(source):
-    if FLAVOUR == "tensorrt_rtx" and "capability 9.0" in gpu_name():
-        pytest.skip("TensorRT-RTX is not made for compute capability 9.0")
-    pytest.importorskip("pycuda", reason="needs pycuda: pip install 'psp-toolkit[tensorrt]'")
+    need_plans_that_run()
     latents = inputs("latents", (3, 10, 32)).numpy()
     pictures = []
     for path, device in ((build(source), "cuda"), (source, "cpu")):  # opening the plan must prepare the plugins

@@ -170,7 +170,10 @@ def gpu_tests(marks: str, work: Path, size: int) -> Result:
 def plan_tests(work: Path, size: int) -> Result:
     """The tests of plans that need no PyTorch, by the TensorRT of this Python."""
     os.environ["PSP_REQUIRE_GPU"] = "1"
-    return script("-m", "pytest", "-ra", str(ROOT / "tests" / "test_gpu_plans.py"), work=work, size=size)
+    found = script("-m", "pytest", "-ra", str(ROOT / "tests" / "test_gpu_plans.py"), work=work, size=size)
+    if "skipped" in found["last_line"]:
+        raise RuntimeError(f"no plan can run here: {found['last_line']}")
+    return found
 
 
 def script(*command: str, work: Path, size: int) -> Result:

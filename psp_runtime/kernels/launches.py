@@ -20,6 +20,7 @@ _BEFORE = {(1, 1): 3, (2, 1): 1, (1, 2): 1}
 # What a thread takes: 16 bytes of a row of outputs (8 when halving) in planes, else 4 channels of 2 outputs.
 _ROW_BYTES, _CHANNELS, _OUTPUTS = 16, 4, 2
 # Long walks read fewer samples twice, short ones make more threads: the longest that leave enough threads for a GPU.
+# Multiples of the steps that the kernels read ahead, 4 at most.
 _STEPS, _ENOUGH = (32, 16, 8), 80_000
 _LARGEST_SIDE = 2**28  # walks count rows and columns in 32 bits
 _ELEMENTWISE_THREADS = 256

@@ -6,7 +6,7 @@
 // taps is the FIR turned by 180 degrees (a convolution), or as it is where `flip` is set.
 //
 // Two forms: `general` for everything, one output per thread; `walk` for a 4x4 FIR, over planes and over channels-last
-// tensors. Sums are in float, indices in 64 bit.
+// tensors. Sums are in float, addresses in 64 bit.
 // Compiled once per element type, -DELEMENT=float, half_t or bfloat_t: a driver compiles only the one it needs.
 #include "elements.cuh"
 
@@ -82,17 +82,21 @@ struct Taps {
     bool separable;
 };
 
+// Whether two numbers are the same up to rounding; infinities and what is not a number are not.
+__device__ inline bool same(float a, float b) {
+    const float difference = fabsf(a - b), most = 3e-7f;
+    return difference <= most * fabsf(a) && difference <= most * fabsf(b);
+}
+
 // Every thread of the block calls this once.
 __device__ inline Taps load_taps(const Upfirdn2d& p) {
     __shared__ float staged[FIR][FIR];
     const int u = threadIdx.x / FIR, v = threadIdx.x % FIR;
     if (u < FIR) staged[u][v] = tap(p, u, v);
     __syncthreads();
-    float product = 0.0f, difference = 0.0f;
-    if (u < FIR) product = staged[u][1] / staged[1][1] * staged[1][v], difference = product - staged[u][v];
     Taps taps;
-    taps.separable = __syncthreads_and(fabsf(difference) <= 3e-7f * fabsf(product));
     const float scale = 1.0f / staged[1][1];
+    taps.separable = __syncthreads_and(u >= FIR || same(staged[u][1] * scale * staged[1][v], staged[u][v]));
 #pragma unroll
     for (int k = 0; k < FIR * FIR; ++k) taps.at[k / FIR][k % FIR] = staged[k / FIR][k % FIR];
 #pragma unroll
@@ -158,7 +162,8 @@ struct Line<T, 1, NEED, true> {
 // stay in registers, and a sample is read as often as there are strips of outputs that need it.
 //
 // Which taps meet samples, not inserted zeros, is known when this is compiled: walks start at outputs whose phase fits,
-// up to UP - 1 before the picture. Row j of a step is tap FIR - DOWN + j*UP - k*DOWN of row k of the window.
+// up to UP - 1 before the picture. Row j of a step is tap FIR - DOWN + j*UP - k*DOWN of row k of the window. AHEAD, how
+// many steps' samples are read before the first is used, divides the steps of a walk.
 template <typename T, int UP, int DOWN, int X, int N, int AHEAD>
 struct Walk {
     static constexpr int NEED = ((X - 1) * DOWN + FIR - 1) / UP + 1;  // samples across
@@ -254,7 +259,7 @@ struct Walk {
         move(WINDOW);
 
         for (int step = 0; step < steps && out_row < p.out_height; step += AHEAD) {
-            Line lines[AHEAD * DOWN];  // all of them on their way before anything waits for one
+            Line lines[AHEAD * DOWN];
             if (exists == (1u << NEED) - 1 && row >= 0 && row + AHEAD * DOWN <= height)
                 read<true>(lines, x, p.x_strides[2], x_step, row, height, exists);
             else
