@@ -1,6 +1,7 @@
 """`psp-export`: a pSp checkpoint becomes an ONNX file, and a TensorRT plan where one can be built."""
 
 import importlib.util
+import shutil
 import sys
 import time
 from enum import Enum
@@ -141,17 +142,28 @@ class Stages:
         elif self.running and sys.stderr.isatty():
             print(file=sys.stderr)  # else the error would be written over it
 
-    def __call__(self, stage: str) -> None:
-        console.end_if_interrupted()
-        self._finish()
-        self.running, self.begun = stage, time.perf_counter()
+    def __call__(self, stage: str, detail: str = "") -> None:
+        """A stage begins, or, with the same words again, something happens in it: `detail`, for a terminal."""
+        if stage != self.running:
+            console.end_if_interrupted()
+            self._finish()
+            self.running, self.begun = stage, time.perf_counter()
         if sys.stderr.isatty():
-            print(f"  ...    {stage}", end="\r", file=sys.stderr, flush=True)
+            words = f"{stage}: {detail}" if detail else stage
+            print(_one_row(f"  ...    {words}"), end="\r", file=sys.stderr, flush=True)
 
     def _finish(self) -> None:
         if self.running:
+            if sys.stderr.isatty():
+                print(_one_row(""), end="\r", file=sys.stderr)
             print(f"{time.perf_counter() - self.begun:6.1f} s {self.running}", file=sys.stderr, flush=True)
         self.running = ""
+
+
+def _one_row(text: str) -> str:
+    """Cut and filled up to a row of the terminal, so that it covers the last one and can be covered."""
+    width = shutil.get_terminal_size().columns - 1
+    return f"{text[:width]:{width}}"
 
 
 def table(files: list["Written"]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import onnx
 
+from psp_export.progress import Tell, watched
 from psp_runtime.devices import cuda_devices, gpu_name, importable
 from psp_runtime.errors import PspError
 from psp_runtime.images import replacing
@@ -53,11 +54,13 @@ def build_plan(
     timing_cache: Path | None = None,
     level: int = DEFAULT_LEVEL,
     tuned_batch: int = 1,
+    tell: Tell = lambda text: None,
 ) -> EngineInfo:
     """Build the plan of one of our ONNX files and write it to `target`; returns the metadata it carries.
 
     The batch is dynamic, 1 to the `max_batch` in the metadata, and kernels are chosen for `tuned_batch`, at most
-    that. `level` is TensorRT's builder optimisation level, 0 to 5: how long it looks for faster kernels.
+    that. `level` is TensorRT's builder optimisation level, 0 to 5: how long it looks for faster kernels. `tell` is
+    given what TensorRT is doing, a few times a second.
     Raises `BuildError` with TensorRT's words, and when the plan does not hold the precision asked for.
     """
     trt = importlib.import_module(flavour)
@@ -77,7 +80,7 @@ def build_plan(
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
     config.builder_optimization_level = level
     config.add_optimization_profile(_profile(builder, network, tuned_batch, info.max_batch))
-    with _timing_cache(trt, config, None if flavour == RTX else timing_cache):
+    with _timing_cache(trt, config, None if flavour == RTX else timing_cache), watched(trt, config, logger, tell):
         plan = builder.build_serialized_network(network, config)
     if plan is None:
         reason = logger.errors[-1] if logger.errors else "it gave no reason"

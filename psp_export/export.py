@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,8 @@ from psp_runtime.tasks import INPUT_SIZE
 from psp_train.checkpoints import Checkpoint
 from psp_train.networks import PSP
 
-Say = Callable[[str], None]
+#: Called with each stage as it begins, and again with what happens in it.
+Say = Callable[..., object]
 Cases = list[verify.Case]
 
 CALIBRATION_PICTURES = 6
@@ -64,7 +66,7 @@ def check(options: Options) -> None:
         )
 
 
-def export(checkpoint: Checkpoint, options: Options, say: Say = lambda message: None) -> list[Written]:
+def export(checkpoint: Checkpoint, options: Options, say: Say = lambda *words: None) -> list[Written]:
     """Write the engine of a checkpoint and the files beside it.
 
     Raises `ParityError` when an engine does not match the reference, `PspError` for everything a user can mend; in
@@ -222,10 +224,11 @@ def _write_plans(files: list[Written], flavour: str, options: Options, cases: Ca
 
 def _build_plan(source: Written, flavour: str, options: Options, say: Say) -> Written:
     target = source.path.with_suffix(".trt")
-    say(f"building {target.name} with {flavour}")
+    stage = f"building {target.name} with {flavour}"
+    say(stage)
     how = (options.workspace_mb, options.timing_cache, options.optimization_level, options.tune_batch)
     with custom_ops.plan_source(source.path, flavour) as path:
-        engine.build_plan(path, target, flavour, *how)
+        engine.build_plan(path, target, flavour, *how, tell=partial(say, stage))
     return Written(target, source.part, engine.stored_precision(target, source.path), "not verified")
 
 

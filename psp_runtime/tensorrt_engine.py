@@ -1,6 +1,6 @@
 """An open plan: its tensors and its execution contexts, by what TensorRT 8.6, 10, 11 and TensorRT-RTX call them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -119,15 +119,18 @@ class TensorRTEngine:
 
 
 def quiet_logger(trt: ModuleType) -> Any:
-    """A TensorRT logger that keeps errors for our message and prints nothing."""
+    """A TensorRT logger that keeps errors for our message and prints nothing; its `hear` is given all the rest."""
 
     class Log(trt.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             super().__init__()
             self.errors: list[str] = []
+            self.hear: Callable[[str], object] = lambda message: None
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
                 self.errors.append(message)
+            else:
+                self.hear(message)
 
     return Log()

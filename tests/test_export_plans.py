@@ -52,7 +52,7 @@ def test_a_graph_tensorrt_refuses_is_one_line(tmp_path):
 
 @pytest.mark.skipif(not HAS_RTX, reason="no TensorRT that builds here")
 def test_auto_keeps_the_onnx_file_where_no_plan_can_be_built(tmp_path, monkeypatch):
-    def refuse(*args):
+    def refuse(*args, **how):
         raise engine.BuildError("tensorrt cannot parse it")
 
     monkeypatch.setattr(engine, "build_plan", refuse)

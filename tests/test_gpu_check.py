@@ -158,7 +158,9 @@ def test_only_what_failed_or_is_new_is_run(
     assert [line.split()[1] for line in printed[:-1]] == ["ok", "ok"]
 
 
-def test_a_plan_is_measured_with_and_without_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_is_measured_with_and_without_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(gpu_measures, "BATCHES", (1, 2, 16))
     gpu = fake_tensorrt.install(monkeypatch, "10")
     rng = np.random.default_rng(0)
@@ -173,12 +175,14 @@ def test_a_plan_is_measured_with_and_without_graphs(tmp_path: Path, monkeypatch:
     asked: dict[str, object] = {}
 
     def build_plan(source: Path, target: Path, flavour: str, **how: object) -> EngineInfo:
+        how.pop("tell")("Timing tactics, 31 of 340")  # type: ignore[operator]
         asked.update(how)
         return read_info(write_plan(target))
 
     monkeypatch.setattr(engine, "choose_flavour", lambda: "tensorrt")
     monkeypatch.setattr(engine, "build_plan", build_plan)
     result = gpu_checks.plan("fp16", 5, 16, work=tmp_path, size=64)
+    assert capsys.readouterr().err.endswith(" s Timing tactics, 31 of 340\n")
     assert asked == {"timing_cache": tmp_path / "tensorrt.timing", "level": 5, "tuned_batch": 16}
     assert result["version"] == "10.13.2"
     for how in ("graphs", "plain"):

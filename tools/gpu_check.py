@@ -59,6 +59,7 @@ CHECKS = {
     "plan_fp16": Check(partial(checks.plan, "fp16", engine.DEFAULT_LEVEL, 1), 580, plan=True),
     "plan_fp32": Check(partial(checks.plan, "fp32", engine.DEFAULT_LEVEL, 1), 580, plan=True),
     "plan_stressed": Check(partial(checks.plan, "stressed", engine.DEFAULT_LEVEL, 1), 400, plan=True),
+    "plan_level_1": Check(partial(checks.plan, "fp16", 1, 1), 400, plan=True),
     "plan_for_batches": Check(partial(checks.plan, "fp16", engine.DEFAULT_LEVEL, 16), 580, plan=True),
     "plan_level_5": Check(partial(checks.plan, "fp16", 5, 1), 580, plan=True),
     "onnxruntime": Check(checks.onnx_runtime, 200),

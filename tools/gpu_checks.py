@@ -124,7 +124,13 @@ def plan(model: str, level: int, tuned_batch: int, work: Path, size: int) -> Res
     name = f"{model}-{flavour}-{level}-{tuned_batch}.trt"
     source, target, start = work / model / "psp.onnx", work / name, time.perf_counter()
     cache = work / f"{flavour}.timing" if flavour == engine.TENSORRT else None
-    info = engine.build_plan(source, target, flavour, timing_cache=cache, level=level, tuned_batch=tuned_batch)
+    how = {"timing_cache": cache, "level": level, "tuned_batch": tuned_batch}
+
+    def tell(words: str) -> None:
+        """A build that takes too long leaves what it was at."""
+        print(f"{seconds_since(start):7.2f} s {words[:200]}", file=sys.stderr)
+
+    info = engine.build_plan(source, target, flavour, tell=tell, **how)
     result: Result = {"version": info.backend_version, "build_s": seconds_since(start)} | megabytes(target)
     for name, cuda_graphs in (("graphs", True), ("plain", False)):
         with warnings.catch_warnings(record=True) as caught:
