@@ -98,6 +98,24 @@ def test_floor_is_the_slower_of_arithmetic_and_memory():
     assert limits.best(roofline.Limits(90, 20)) == roofline.Limits(100, 20)
 
 
+@pytest.mark.parametrize(("by_torch", "by_onnx_runtime"), [(200, 430), (430, 200)])
+def test_a_cpu_is_as_fast_as_its_faster_library(monkeypatch, by_torch, by_onnx_runtime):
+    """The one behind torch reaches half of what ONNX Runtime does on some AMD processors."""
+    monkeypatch.setattr(roofline, "_matmul", lambda side, dtype, device: by_torch)
+    monkeypatch.setattr(roofline, "_onnx_matmul", lambda side: by_onnx_runtime)
+    monkeypatch.setattr(roofline, "COPIED_BYTES", {"cpu": 1 << 20})
+    assert roofline.measure("cpu", "fp16").gflops == 430
+
+
+def test_onnx_runtime_multiplies_what_is_counted(monkeypatch):
+    """Two seconds for a product of 64 x 64 matrices, timed by a clock of our own; and it really multiplies."""
+    seen = []
+    monkeypatch.setattr(roofline, "_fastest", lambda run, device: seen.append(run()) or 2.0)
+    assert roofline._onnx_matmul(64) == 64**3 / 1e9
+    matrix = np.random.default_rng(0).standard_normal((64, 64), np.float32)
+    np.testing.assert_allclose(seen[0][0], matrix.astype(np.float64) @ matrix, atol=1e-4)
+
+
 @pytest.mark.filterwarnings("ignore:You are using the legacy")
 def test_layers_count_what_the_profiler_saw(tmp_path):
     """A convolution, a transposed one, a grouped one and a product, channels in multiples of ONNX Runtime's blocks."""
