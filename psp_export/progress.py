@@ -1,5 +1,6 @@
 """What TensorRT does while it builds a plan, which can take minutes, and how Ctrl-C ends it."""
 
+import math
 import signal
 import threading
 import time
@@ -19,13 +20,13 @@ def watched(trt: Any, config: Any, logger: Any, tell: Tell) -> Iterator[None]:
 
     TensorRT 8.6 has no progress monitor: some of what it logs is told, and Ctrl-C waits for the end of the build.
     """
-    if not has_monitor(trt):
-        with _heard(logger, _Seldom(tell)):
-            yield
-        return
     with _interrupts_noted() as interrupted:
-        config.progress_monitor = _monitor(trt, tell, interrupted)
-        yield
+        if has_monitor(trt):
+            config.progress_monitor = _monitor(trt, tell, interrupted)
+            yield
+        else:
+            with _heard(logger, _Seldom(tell)):
+                yield
 
 
 def has_monitor(trt: Any) -> bool:
@@ -47,7 +48,7 @@ class _Seldom:
     """Tells what it is called with, unless it did so a moment ago."""
 
     def __init__(self, tell: Tell) -> None:
-        self.tell, self.told = tell, 0.0
+        self.tell, self.told = tell, -math.inf
 
     def __call__(self, text: str) -> None:
         if time.monotonic() - self.told >= PAUSE:

@@ -94,6 +94,21 @@ def test_a_tensorrt_without_a_monitor_tells_its_log(build, tmp_path, monkeypatch
     assert told.count("again") == 1
 
 
+def test_ctrl_c_during_a_log_message_waits_for_the_end_of_the_build(build, tmp_path, monkeypatch):
+    """Raised inside of the logger, it would end the process."""
+    monkeypatch.setattr(progress, "has_monitor", lambda trt: False)
+    told: list[str] = []
+
+    def interrupt(text: str) -> None:
+        told.append(text)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        build(interrupt)
+    assert len(told) > 1  # it went on
+    assert not (tmp_path / "psp.trt").exists()
+
+
 def test_the_log_is_told_during_the_build_only():
     """A plan that is verified later logs to the same logger."""
     logger = quiet_logger(importlib.import_module(str(FLAVOUR)))

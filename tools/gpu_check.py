@@ -140,7 +140,9 @@ def report(options: argparse.Namespace) -> None:
     files = sorted(results_folder(options).glob("*.json"))
     results = {file.stem: json.loads(file.read_text()) for file in files}
     for name, result in results.items():
-        print(f"{name:32}{result.get('failed', 'ok').splitlines()[-1][:120]}")
+        # Of tests, how many passed and were skipped.
+        words = result.get("failed") or result.get("last_line") or "ok"
+        print(f"{name:32}{words.splitlines()[-1][:120]}")
     text = json.dumps({"command": " ".join(sys.argv), "size": options.size, "checks": results})
     if options.out:
         checks.fresh(options.out.parent)
