@@ -71,14 +71,19 @@ class Side:
         """What people would run instead of this toolkit; timed only where it is asked for, because it takes minutes."""
         return self.form == REFERENCE and self.backend in ("openvino", "torch.compile")
 
+    @property
+    def compiler(self) -> str:
+        """What torch.compile calls: for C++ on a CPU, for Triton's launchers, in C, on a GPU."""
+        return os.environ.get("CXX", "g++") if self.device == "cpu" else os.environ.get("CC", "gcc")
+
     def lacking(self, piece: Piece) -> str:
         """Why a piece cannot run here; empty when it can be tried."""
         if self.backend in ("torch", "torch.compile") and self.device == "cuda" and not torch.cuda.is_available():
             return f"torch {torch.__version__} sees no GPU"
         if self.backend == "torch.compile" and piece.part != "full":
             return "torch.compile is only given the whole model: it compiles for minutes"
-        if self.backend == "torch.compile" and self.device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
-            return "torch.compile needs a C++ compiler: install g++, or name one in CXX"
+        if self.backend == "torch.compile" and not shutil.which(self.compiler):
+            return f"torch.compile needs a compiler, {self.compiler} was not found: install it, or name another"
         if self.backend == "openvino" and not importable("openvino"):
             return "the Python package openvino is not installed"
         return ""
@@ -143,7 +148,10 @@ def _open_torch(side: Side, workload: Workload, piece: Piece) -> Runner:
     @torch.inference_mode()
     def run() -> dict[str, np.ndarray]:
         on_device = x.to(side.device)
-        results = clock.time(lambda: module(on_device)) if clock else module(on_device)
+        try:
+            results = clock.time(lambda: module(on_device)) if clock else module(on_device)
+        except RuntimeError as error:  # too little memory, or nothing that compiles: other sides may still run
+            raise PspError(f"{side.name}: {str(error).strip().splitlines()[0]}") from error
         results = results if isinstance(results, tuple) else (results,)
         return {name: result.cpu().numpy() for name, result in zip(names, results)}
 

@@ -4,9 +4,9 @@
     python benchmarks/ops.py --engine [--fp16]         # also engines with plugins and decomposed: needs TensorRT
 
 Kernels: tensors of the last layers of a published generator, forward and backward, in FP16, planes and channels-last.
-Each side is a CUDA graph of 24 calls, so that the time is the GPU's and not Python's, on six tensors in turn, so that
-they come from memory and not from a cache; the graphs take turns, and before anything is timed both sides must agree
-within a few roundings.
+Each side is a CUDA graph of 24 calls, so that the time is the GPU's and not Python's, on 6 to 24 tensors in turn (of
+200 MB together, where that many suffice), each call with a result of its own, so that they come from memory and not
+from a cache; the graphs take turns, and before anything is timed both sides must agree within a few roundings.
 
 Cost model: memory is the bound. What must move is every input once and the result once (backward, the activation reads
 two tensors); the share of copy speed is those bytes over the time, against those of `copy_` on a tensor of the same
@@ -24,6 +24,7 @@ that shows that the script works, and nothing else. The last line is JSON.
 import argparse
 import contextlib
 import json
+import math
 import platform
 import statistics
 import tempfile
@@ -42,7 +43,9 @@ from psp_train.networks import Generator, GeneratorConfig
 from psp_train.ops import fused_bias_leaky_relu, plain_torch, upfirdn2d
 from psp_train.ops.cuda import why_plain
 
-CALLS, BUFFERS, WARM = 24, 6, 3
+CALLS, WARM = 24, 3
+#: Bytes of the tensors that take turns, several times the cache of an H200 (50 MB): FEWEST tensors to CALLS of them.
+TURNING, FEWEST = 200_000_000, 6
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAYOUTS = {"planes": torch.contiguous_format, "channels-last": torch.channels_last}
 SIDES = {"kernel": contextlib.nullcontext, "plain": plain_torch}
@@ -52,13 +55,18 @@ Run = Callable[[], Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=1024, help="side of the largest tensor and of the generator")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=7, help="what medians and quartiles are of")
     parser.add_argument("--engine", action="store_true")
     parser.add_argument("--fp16", action="store_true", help="precision of the engines")
     options = parser.parse_args()
+    if options.repeats < 2 or options.size < 8:
+        parser.error("--repeats takes 2 or more, for quartiles; --size 8 or more")
+    plain = why_plain(0) if DEVICE == "cuda" else ""
+    if plain:
+        raise SystemExit(f"both sides would be plain torch: {plain}")
     report = {
         "gpu": torch.cuda.get_device_name() if DEVICE == "cuda" else None,
-        "kernels": why_plain(0) if DEVICE == "cuda" else "no GPU",
+        "kernels": "" if DEVICE == "cuda" else "no GPU",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "operators": operators(options.size, options.repeats),
@@ -76,7 +84,8 @@ def operators(size: int, repeats: int) -> list[dict[str, object]]:
     for channels, side in ((32, size), (64, size // 2), (512, max(size // 16, 8))):
         for layout, memory_format in LAYOUTS.items():
             shape = (1, channels, side, side)
-            tensors = [torch.randn(shape, device=DEVICE, dtype=torch.float16) for _ in range(BUFFERS)]
+            count = turns(2 * math.prod(shape))
+            tensors = [torch.randn(shape, device=DEVICE, dtype=torch.float16) for _ in range(count)]
             tensors = [x.to(memory_format=memory_format) for x in tensors]
             copies = captured([lambda x=x: torch.empty_like(x).copy_(x) for x in tensors])
             bytes_per_second = 2 * tensors[0].nbytes / timed({"copy": copies}, repeats, CALLS)["copy"].median
@@ -86,6 +95,11 @@ def operators(size: int, repeats: int) -> list[dict[str, object]]:
                 share = moved / bytes_per_second / times["kernel"].median
                 rows.append(row(f"{name}, {channels} x {side}², {layout}", times, share))
     return rows
+
+
+def turns(nbytes: int) -> int:
+    """How many tensors of this size take turns."""
+    return min(CALLS, max(FEWEST, TURNING // nbytes))
 
 
 def both_sides(runs: list[Run], name: str) -> dict[str, Run]:
@@ -162,8 +176,8 @@ def captured(runs: list[Run]) -> Run:
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for call in range(CALLS):
-            runs[call % len(runs)]()
+        results = [runs[call % len(runs)]() for call in range(CALLS)]
+    del results  # until here, so that every call writes to memory of its own
     return graph.replay
 
 

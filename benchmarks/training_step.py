@@ -21,7 +21,6 @@ Every side runs in a process of its own, so that peak memory is its own (CPU: la
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import sys
@@ -32,8 +31,8 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 
+import machine
 import reference_form
 import torch
 import torch.nn.functional as F
@@ -239,16 +238,6 @@ def show(rows: dict[str, dict]) -> None:
         )
 
 
-def hardware(device: str) -> str:
-    """The name of the GPU, or of the processor."""
-    if device != "cpu":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor() or platform.machine()
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -274,7 +263,7 @@ def main() -> None:
     result = {
         "benchmark": "training_step",
         "command": " ".join(["python", *sys.argv]),
-        "hardware": hardware(options.device),
+        "hardware": machine.describe("cpu" if options.device == "cpu" else "cuda")["name"],
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "workload": {"model": "demo" if options.demo else f"published {options.size}"} | vars(options),

@@ -7,6 +7,7 @@ values. Engine files take minutes to make and up to a gigabyte each, so they are
 
 import functools
 import hashlib
+import importlib
 import os
 import shutil
 import tempfile
@@ -27,6 +28,7 @@ import psp_train
 from psp_export import graph
 from psp_export.engine import build_plan, choose_flavour
 from psp_export.export import Options, engine_info, export
+from psp_runtime.devices import gpu_name
 from psp_runtime.errors import PspError
 from psp_runtime.metadata import EngineInfo
 from psp_runtime.tasks import INPUT_SIZE, get_task
@@ -107,13 +109,23 @@ def our_engine(workload: Workload, piece: Piece, precision: str) -> Path:
 
 
 def our_plan(workload: Workload, piece: Piece, precision: str) -> Path:
-    """The plan `psp-export` builds of `our_engine`. Raises `PspError` where there is no TensorRT to build it."""
+    """A plan of `our_engine`, tuned for the batch of the workload. Raises `PspError` where no TensorRT can build it."""
     source, flavour = our_engine(workload, piece, precision), choose_flavour()
     if flavour is None:
         raise PspError("no TensorRT is installed")
-    name = f"plan-{_name(workload, piece)}-{piece.part}-{precision}-{flavour}"
-    target = source.with_suffix(".trt").name
-    return cached(name, lambda folder: build_plan(source, folder / target, flavour)) / target
+    name = f"plan-{_name(workload, piece)}-{piece.part}-{precision}-batch{workload.batch}-{flavour}"
+    target, maker = source.with_suffix(".trt").name, _plan_maker(flavour)
+    timings = cache_folder() / f"{hashlib.sha256(maker.encode()).hexdigest()[:HASH_LENGTH]}.timing"
+
+    def build(folder: Path) -> None:
+        build_plan(source, folder / target, flavour, timing_cache=timings, tuned_batch=workload.batch)
+
+    return cached(name, build, maker) / target
+
+
+def _plan_maker(flavour: str) -> str:
+    """What only opens plans it has made itself: this version of TensorRT, on this GPU."""
+    return f"{flavour} {importlib.import_module(flavour).__version__} {gpu_name()}"
 
 
 def reference_engine(workload: Workload, piece: Piece) -> Path:
@@ -127,9 +139,12 @@ def reference_engine(workload: Workload, piece: Piece) -> Path:
     return cached(name, functools.partial(_export_reference, workload, piece)) / f"{_stem(piece)}.onnx"
 
 
-def cached(name: str, write: Callable[[Path], object]) -> Path:
-    """The folder `name` of the cache, filled by `write` where it is not there yet: whole, or not at all."""
-    target = cache_folder() / f"{name}-{_sources()}"
+def cached(name: str, write: Callable[[Path], object], maker: str = "") -> Path:
+    """The folder `name` of the cache, filled by `write` where it is not there yet: whole, or not at all.
+
+    Other sources, libraries or another `maker` make it anew.
+    """
+    target = cache_folder() / f"{name}-{hashlib.sha256(f'{_sources()} {maker}'.encode()).hexdigest()[:HASH_LENGTH]}"
     if target.is_dir():
         os.utime(target)
         return target
@@ -169,7 +184,7 @@ def _sources() -> str:
     digest = hashlib.sha256(f"{torch.__version__} {onnx.__version__}".encode())
     for file in sorted(files):
         digest.update(file.read_bytes())
-    return digest.hexdigest()[:HASH_LENGTH]
+    return digest.hexdigest()
 
 
 def _name(workload: Workload, piece: Piece) -> str:

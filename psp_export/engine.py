@@ -23,7 +23,7 @@ from psp_runtime.devices import cuda_devices, gpu_name, importable
 from psp_runtime.errors import PspError
 from psp_runtime.images import replacing
 from psp_runtime.metadata import EngineInfo, read_info
-from psp_runtime.tensorrt_engine import quiet_logger
+from psp_runtime.tensorrt_engine import the_logger
 
 #: Kernels and tables in a plan besides the weights, at most.
 PLAN_OVERHEAD = 16 << 20
@@ -64,7 +64,8 @@ def build_plan(
     Raises `BuildError` with TensorRT's words, and when the plan does not hold the precision asked for.
     """
     trt = importlib.import_module(flavour)
-    logger = quiet_logger(trt)
+    logger = the_logger(trt)
+    logger.errors.clear()
     builder = trt.Builder(logger)
     network = builder.create_network(_creation_flags(trt))
     parser = trt.OnnxParser(network, logger)

@@ -1,12 +1,13 @@
 """What TensorRT does while it builds a plan, which can take minutes, and how Ctrl-C ends it."""
 
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from psp_runtime.interrupts import interrupts_noted
 
 Tell = Callable[[str], object]
 
@@ -20,7 +21,7 @@ def watched(trt: Any, config: Any, logger: Any, tell: Tell) -> Iterator[None]:
 
     TensorRT 8.6 has no progress monitor: some of what it logs is told, and Ctrl-C waits for the end of the build.
     """
-    with _interrupts_noted() as interrupted:
+    with interrupts_noted() as interrupted:
         if has_monitor(trt):
             config.progress_monitor = _monitor(trt, tell, interrupted)
             yield
@@ -36,7 +37,7 @@ def has_monitor(trt: Any) -> bool:
 
 @contextmanager
 def _heard(logger: Any, tell: Tell) -> Iterator[None]:
-    """Tell what is logged, only for now: TensorRT keeps its first logger for all that comes later."""
+    """Tell what is logged, only for now: the logger is that of all that comes later too."""
     before, logger.hear = logger.hear, lambda message: tell(" ".join(message.strip("- \n").split()))
     try:
         yield
@@ -54,24 +55,6 @@ class _Seldom:
         if time.monotonic() - self.told >= PAUSE:
             self.told = time.monotonic()
             self.tell(text)
-
-
-@contextmanager
-def _interrupts_noted() -> Iterator[threading.Event]:
-    """Ctrl-C sets an event, and is raised at the end: inside a callback it would be raised through TensorRT's C++."""
-    came = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
-    # Only the main thread may set handlers, and who ignores Ctrl-C (nohup) still does.
-    mine = threading.current_thread() is threading.main_thread() and callable(before)
-    if mine:
-        signal.signal(signal.SIGINT, lambda *_: came.set())
-    try:
-        yield came
-    finally:
-        if mine:
-            signal.signal(signal.SIGINT, before)
-        if came.is_set():
-            raise KeyboardInterrupt
 
 
 def _monitor(trt: Any, tell: Tell, interrupted: threading.Event) -> Any:

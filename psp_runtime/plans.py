@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from psp_runtime.cudagraph import GraphRecorder
 from psp_runtime.errors import EngineError
 from psp_runtime.gpu import Gpu, free_frames
+from psp_runtime.interrupts import interrupts_noted
 from psp_runtime.lanes import Arrays, Lane, Pending
 from psp_runtime.metadata import EngineInfo, read_info
 from psp_runtime.tensorrt_engine import TensorRTEngine
@@ -52,7 +53,7 @@ class TensorRTSession:
         self._gpu = Gpu(self.path)
         self._closed = False
         try:
-            with self._gpu.current():
+            with self._gpu.current(), interrupts_noted():
                 self._engine = TensorRTEngine(self.path, self.info, trt, self._gpu, cuda_graphs)
                 self._lanes.append(Lane(self._gpu, self._engine, self._graphs))
         except BaseException as error:
@@ -89,7 +90,7 @@ class TensorRTSession:
         with self._lock:
             if self._closed or self._engine is None:
                 raise EngineError(f"{self.path} is closed: open it again")
-            with self._gpu.current():
+            with self._gpu.current(), interrupts_noted():
                 lane = self._free_lane(self._engine)
                 lane.start(inputs, pending)
         return pending

@@ -1,4 +1,4 @@
-"""The custom operations as TensorRT plugins (IPluginV3, TensorRT 10 and newer and TensorRT-RTX) over our CUDA kernels.
+"""The custom operations as TensorRT plugins over our CUDA kernels (IPluginV3: TensorRT from 10.7, and TensorRT-RTX).
 
 A node `psp::PspUpFirDn2d` or `psp::PspFusedBiasLeakyReLU` of an ONNX file made with `psp-export --custom-ops` becomes a
 plugin where these classes are registered, and its function body elsewhere. A plan with plugins needs them again when
@@ -20,16 +20,19 @@ from psp_runtime.kernels.launches import Launch, Resampling, Tensor
 
 NAMESPACE, VERSION = "psp", "1"
 
+#: The first TensorRT whose parser prefers a plugin to the function body in the file (its release notes).
+FIRST_TENSORRT = (10, 7)
+
 # What the kernels call TensorRT's types, which are looked up by name: their numbers changed between versions.
 _DTYPES = {"FLOAT": "float32", "HALF": "float16"}
 
 
 def lacking(trt: Any) -> str:
     """What a plan with plugins needs to be built and is not there; empty where nothing is missing."""
-    if not hasattr(trt, "IPluginV3"):
-        return f"TensorRT 10 (this is {trt.__version__})"
     if trt.__name__ != "tensorrt_rtx":
-        return ""
+        major, minor = (int(number) for number in trt.__version__.split(".")[:2])
+        known = hasattr(trt, "IPluginV3") and (major, minor) >= FIRST_TENSORRT
+        return "" if known else f"TensorRT {'.'.join(map(str, FIRST_TENSORRT))} (this is {trt.__version__})"
     if not sys.platform.startswith("linux"):
         return "Linux (TensorRT-RTX's parser has not been seen to accept Python plugins elsewhere)"
     return _lacking_library(trt)
@@ -50,7 +53,7 @@ def _lacking_library(trt: Any) -> str:
 def register(trt: Any) -> None:
     """Make the plugins known to a TensorRT module, once. Raises `EngineError` where it cannot take them."""
     if not hasattr(trt, "IPluginV3"):
-        raise EngineError(f"plans with custom operations need TensorRT 10 or newer, this is {trt.__version__}")
+        raise EngineError(f"plans with custom operations need TensorRT 10.7 or newer, this is {trt.__version__}")
     registry = trt.get_plugin_registry()
     for creator in _creators(trt):
         known = registry.get_creator(creator.name, VERSION, NAMESPACE) is not None

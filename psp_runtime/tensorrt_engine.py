@@ -1,5 +1,6 @@
 """An open plan: its tensors and its execution contexts, by what TensorRT 8.6, 10, 11 and TensorRT-RTX call them."""
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -90,9 +91,9 @@ class TensorRTEngine:
         return self._engine.create_execution_context_without_device_memory()
 
     def _deserialize(self, plan: bytes, info: EngineInfo, gpu: Gpu) -> Any:
-        log = quiet_logger(self._trt)
-        # The engine keeps using the runtime, the runtime the logger.
-        self._runtime = self._trt.Runtime(log)
+        log = the_logger(self._trt)
+        log.errors.clear()
+        self._runtime = self._trt.Runtime(log)  # the engine keeps using it
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise EngineError(
@@ -118,8 +119,13 @@ class TensorRTEngine:
         return TensorInfo(name, shape, _DTYPES[self._engine.get_tensor_dtype(name).name], self._is_input(name))
 
 
-def quiet_logger(trt: ModuleType) -> Any:
-    """A TensorRT logger that keeps errors for our message and prints nothing; its `hear` is given all the rest."""
+@functools.cache
+def the_logger(trt: ModuleType) -> Any:
+    """The logger of a TensorRT: it keeps errors for our message, prints nothing, and its `hear` is given all the rest.
+
+    There is one, for good: TensorRT keeps the first it is given for all that comes later in the process, and uses it
+    when whoever gave it is long gone.
+    """
 
     class Log(trt.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:

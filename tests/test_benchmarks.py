@@ -20,6 +20,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import backends  # noqa: E402
 import latency  # noqa: E402
 import layers  # noqa: E402
+import machine  # noqa: E402
 import report  # noqa: E402
 import roofline  # noqa: E402
 import timing  # noqa: E402
@@ -31,6 +32,26 @@ SMALL = Workload(64, 1, small=True)
 EAGER, ONNX_REFERENCE = "PyTorch eager, reference form", "ONNX Runtime, reference form"
 OPENVINO = ["OpenVINO, reference form", "OpenVINO, ours"]
 FULL, GENERATOR, ENCODER = workloads.FULL, workloads.GENERATOR, Piece("psp", "encoder")
+
+
+CPUINFO = {
+    "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nstepping\t: 1\n\n"
+    "processor\t: 1\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n": "AMD EPYC (family 25, model 17)",
+    "processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\n": "ARMv8 Processor rev 1 (v8l)",
+}
+
+
+@pytest.mark.parametrize("text", CPUINFO)
+def test_generations_of_one_name_are_different_kinds_of_machine(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(text)
+    facts = machine.describe("cpu")
+    assert facts["name"] == f"{facts['cores']} x {CPUINFO[text]}" and facts["kind"].startswith(facts["name"])
+
+
+def test_a_machine_without_cpuinfo_has_a_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "missing")
+    assert len(machine.cpu_name()) > 0
 
 
 def test_reference_form_is_the_trained_model():
@@ -220,10 +241,23 @@ def test_peers_are_timed_where_they_are_asked_for(monkeypatch, arguments, names)
     assert all([side.name for side in sides] == names for sides in timed.values())
 
 
-def test_torch_compile_without_a_compiler_is_a_note(monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(PspError, match=r"install g\+\+"):
-        backends.Side("torch.compile", backends.REFERENCE).prepared(SMALL, FULL)
+@pytest.mark.parametrize(("device", "variable"), [("cpu", "CXX"), ("cuda", "CC")])
+def test_torch_compile_without_a_compiler_is_a_note(monkeypatch, device, variable):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv(variable, "no-such-compiler")
+    with pytest.raises(PspError, match="no-such-compiler was not found"):
+        backends.Side("torch.compile", backends.REFERENCE, device=device).prepared(SMALL, FULL)
+
+
+def test_a_side_that_torch_cannot_run_is_a_note(monkeypatch):
+    def full(self, *arguments):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nSee the documentation.")
+
+    monkeypatch.setattr(ReferenceForm, "forward", full)
+    notes: latency.Notes = {}
+    times = latency.time_piece(ENCODER, [backends.Side("torch", backends.REFERENCE)], SMALL, 0.0, notes)
+    side = "PyTorch eager, reference form"
+    assert (times, notes) == ({}, {f"{side}: CUDA out of memory.": [f"psp encoder on {side}"]})
 
 
 def test_other_pictures_are_not_timed(monkeypatch):
@@ -269,6 +303,8 @@ def test_cache_holds_whole_folders_only(tmp_path, monkeypatch):
     assert list(workloads.cache_folder().iterdir()) == []
     folder = workloads.cached("a", lambda folder: (folder / "whole").write_text("whole"))
     assert folder == workloads.cached("a", fail) and (folder / "whole").read_text() == "whole"
+    with pytest.raises(OSError, match="disk full"):  # a plan of this TensorRT does not open in that one
+        workloads.cached("a", fail, "TensorRT 10.13.2")
 
 
 def test_cache_forgets_what_earlier_sources_made(tmp_path, monkeypatch):

@@ -107,8 +107,23 @@ def test_only_files_with_gpu_tests_are_collected(tmp_path: Path, monkeypatch: py
     (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\naddopts = '-q'\nmarkers = ['gpu', 'slow']\n")
     monkeypatch.setattr(gpu_checks, "ROOT", tmp_path)
     monkeypatch.setenv("PSP_REQUIRE_GPU", "")
+    (tmp_path / "tests" / "test_of_tests.py").write_text("import another\nTEXT = '    @pytest.mark.gpu'\n")
     found = gpu_checks.gpu_tests("gpu and not slow", work=tmp_path, size=64)["last_line"]
     assert found.startswith("1 passed, 1 deselected")
+
+
+def test_gpu_tests_that_were_all_skipped_are_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_checks, "script", lambda *command, **_: {"last_line": "3 skipped, 40 deselected in 1.2s"})
+    with pytest.raises(RuntimeError, match="nothing was tested: 3 skipped"):
+        gpu_checks.gpu_tests("gpu and slow", work=tmp_path, size=64)
+
+
+def test_the_gates_are_those_of_the_export() -> None:
+    assert gpu_checks.GATES == verify.GATES
+    assert gpu_checks.agreeing({"psnr": 40.0}, "fp16") == {"psnr": 40.0}
+    for psnr, precision in ((39.9, "fp16"), (47.9, "fp32"), (float("nan"), "fp16")):
+        with pytest.raises(ArithmeticError, match="less than 4[08].0 dB"):
+            gpu_checks.agreeing({"psnr": psnr}, precision)
 
 
 @pytest.mark.parametrize(
@@ -123,12 +138,17 @@ def test_latency_is_measured_of_what_can_use_the_gpu(
 ) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
     monkeypatch.setattr(engine, "choose_flavour", lambda: flavour)
-    monkeypatch.setattr(gpu_checks, "script", lambda *command, **_: {"command": command})
+    notes = {"the reference form of naive_wplus cannot be exported: …": ["naive_wplus encoder on ONNX Runtime"]}
+    monkeypatch.setattr(gpu_checks, "script", lambda *command, **_: {"command": command, "notes": notes})
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
-    script, *words = gpu_checks.latency(tmp_path, 64)["command"]
+    script, *words = gpu_checks.latency("fp16", tmp_path, 64)["command"]
     options = latency.parse(words)
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
     assert (gpu_checks.ROOT / script).is_file() and options.backend == backends and options.size == 64
+    assert options.precision == ["fp16"]
+    notes["psp.trt was built by another version"] = ["psp full on TensorRT, ours"]
+    with pytest.raises(RuntimeError, match="not measured: {'psp.trt was built"):
+        gpu_checks.latency("fp16", tmp_path, 64)
 
 
 def test_an_overflow_is_not_the_largest_finite_number() -> None:
@@ -147,15 +167,21 @@ def test_only_what_failed_or_is_new_is_run(
         return {"failed": "out of memory"} if len(ran) == 1 else {"psnr": 50}
 
     monkeypatch.setattr(gpu_check, "output_of", output_of)
+    versions = iter([("tensorrt", "8.6.1"), ("tensorrt", "8.6.1"), ("tensorrt", "10.13.2")])
+    monkeypatch.setattr(gpu_checks, "tensorrt", lambda: next(versions))
     options = argparse.Namespace(work=tmp_path, size=64, again=False, out=tmp_path / "new" / "all.json")
-    for name in ("half", "half", "half", "plan_fp16"):
+    for name in ("half", "half", "half", "plan_fp16", "plan_fp16", "plan_fp16"):
         gpu_check.run_apart(name, options)
-    assert ran == ["half", "half", "plan_fp16"]
+    assert ran == ["half", "half", "plan_fp16", "plan_fp16"]  # that of another TensorRT is another result
     gpu_check.report(options)
     printed = capsys.readouterr().out.splitlines()
     results = json.loads(printed[-1])["checks"]
     assert results["half"]["psnr"] == 50 and json.loads(options.out.read_text())["checks"] == results
-    assert [line.split()[1] for line in printed[:-1]] == ["ok", "ok"]
+    assert [line.split() for line in printed[:-1]] == [
+        ["half", "ok"],
+        ["plan_fp16.tensorrt.10.13.2", "ok"],
+        ["plan_fp16.tensorrt.8.6.1", "ok"],
+    ]
 
 
 def test_a_plan_is_measured_with_and_without_graphs(
@@ -179,18 +205,24 @@ def test_a_plan_is_measured_with_and_without_graphs(
         asked.update(how)
         return read_info(write_plan(target))
 
-    monkeypatch.setattr(engine, "choose_flavour", lambda: "tensorrt")
+    monkeypatch.setattr(gpu_checks, "tensorrt", lambda: ("tensorrt", "10.13.2"))
     monkeypatch.setattr(engine, "build_plan", build_plan)
     result = gpu_checks.plan("fp16", 5, 16, work=tmp_path, size=64)
     assert capsys.readouterr().err.endswith(" s Timing tactics, 31 of 340\n")
-    assert asked == {"timing_cache": tmp_path / "tensorrt.timing", "level": 5, "tuned_batch": 16}
-    assert result["version"] == "10.13.2"
+    assert asked == {"timing_cache": tmp_path / "tensorrt-10.13.2.timing", "level": 5, "tuned_batch": 16}
+    assert result["version"] == "10.13.2" and not result["timings_known"]
     for how in ("graphs", "plain"):
         found = result[how]
         assert found["psnr"] > 50 and found["batch_1"]["device"] == [1.5, 1.5, 1.5] and "batch_16" not in found
         assert 0 < found["batch_2"]["host"][0] <= found["batch_2"]["host"][2]
         assert found["batch_2"]["pictures_per_s"] > 0 and found["warnings"] == []
     assert gpu.count("replay") > gpu.count("recorded") > 0
+    gpu.capturable = False
+    with pytest.raises(RuntimeError, match="graphs: .*CUDA graphs are not used"):
+        gpu_checks.plan("fp16", 5, 16, work=tmp_path, size=64)
+    gpu_measures.save_cases(tmp_path / "fp16", [(inputs, 255 - expected)])
+    with pytest.raises(ArithmeticError, match=r"less than 48.0 dB"):
+        gpu_checks.plan("fp16", 5, 16, work=tmp_path, size=64)
 
 
 def test_psnr_is_of_the_worst_picture() -> None:

@@ -209,6 +209,8 @@ class Activated(torch.nn.Module):
         (lambda x: upfirdn2d(x, torch.ones(4, 4), pad=(1,)), "1 pads; expected"),
         (lambda x: upfirdn2d(x, torch.ones(4, 4), pad=(-3, 0)), "2x2 after padding, smaller than the FIR 4x4"),
         (lambda x: upfirdn2d(x, torch.ones(4, 4, requires_grad=True)), "the FIR is a constant"),
+        (lambda x: upfirdn2d(x, torch.ones(4, 4, device="meta")), "x on cpu, FIR on meta"),
+        (lambda x: fused_bias_leaky_relu(x, torch.zeros(3, device="meta")), "x on cpu, bias on meta"),
         (lambda x: fused_bias_leaky_relu(x, torch.zeros(4)), r"bias \[4\]; expected \[B,C,...\] and \[C\]"),
         (lambda x: fused_bias_leaky_relu(x, torch.zeros(3), gain=-1.0), "expected gain > 0"),
         (lambda x: fused_bias_leaky_relu(x, torch.zeros(3), slope=-0.1), "slope >= 0"),

@@ -1,5 +1,6 @@
 """Plans on a GPU that is not there (tests/fake_gpu.py, tests/fake_tensorrt.py)."""
 
+import signal
 import sys
 import threading
 import warnings
@@ -226,6 +227,30 @@ def test_what_interrupts_a_recording_ends_it(gpu10: FakeGpu, tmp_path: Path, ref
     with pytest.raises(KeyboardInterrupt):
         session.run(given)
     reference(given, session.run(given))
+
+
+@pytest.mark.parametrize("call", ["deserialize_cuda_engine", "execute_async_v3"])
+def test_ctrl_c_is_raised_behind_what_tensorrt_does(
+    gpu: FakeGpu, tmp_path: Path, reference: Callable, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Raised inside, where TensorRT logs, it would pass through C++."""
+    session, given, through = TensorRTSession(tmp_path / "psp.trt"), inputs(1), []
+    trt = sys.modules[plans.plan_module(session.path, session.info)]
+    kind = trt.Runtime if call.startswith("deserialize") else fake_tensorrt.ExecutionContext
+    original = getattr(kind, call)
+
+    def interrupted(*arguments: object) -> object:
+        signal.raise_signal(signal.SIGINT)
+        through.append(call)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(kind, call, interrupted)
+        session.run(given) if call.startswith("execute") else TensorRTSession(tmp_path / "psp.trt")
+    assert through == [call]
+    reference(given, session.run(given))
+    session.close()
+    assert gpu.retained == 0
 
 
 def test_a_context_that_cannot_be_entered_is_an_engine_error(

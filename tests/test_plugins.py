@@ -114,10 +114,16 @@ def test_formats():
 
 def test_tensorrt_8_has_no_such_plugins():
     old = SimpleNamespace(__name__="tensorrt", __version__="8.6.1")
-    assert plugins.lacking(old) == "TensorRT 10 (this is 8.6.1)"
-    with pytest.raises(EngineError, match="need TensorRT 10 or newer, this is 8.6.1"):
+    assert plugins.lacking(old) == "TensorRT 10.7 (this is 8.6.1)"
+    with pytest.raises(EngineError, match="need TensorRT 10.7 or newer, this is 8.6.1"):
         plugins.register(old)
-    assert plugins.lacking(SimpleNamespace(__name__="tensorrt", __version__="10.9", IPluginV3=object)) == ""
+
+
+@pytest.mark.parametrize(("version", "ignored"), [("10.6.0.post1", True), ("10.7.0", False), ("10.13.2", False)])
+def test_a_parser_that_prefers_function_bodies_gets_no_plugins(version, ignored):
+    """It would say nothing, and the plan hold none."""
+    trt = SimpleNamespace(__name__="tensorrt", __version__=version, IPluginV3=object)
+    assert plugins.lacking(trt) == (f"TensorRT 10.7 (this is {version})" if ignored else "")
 
 
 def test_a_gpu_that_cannot_take_the_kernels_is_told_when_the_plan_opens(monkeypatch):
@@ -178,6 +184,25 @@ linux_rtx = pytest.mark.skipif(
     not sys.platform.startswith("linux") or FLAVOUR != "tensorrt_rtx",
     reason="needs Linux with TensorRT-RTX as the TensorRT that builds",
 )
+
+
+TWO_RUNTIMES = """
+import importlib, sys
+from psp_runtime import plugins
+from psp_runtime.tensorrt_engine import the_logger
+trt = importlib.import_module(sys.argv[1])
+first, second = trt.Runtime(the_logger(trt)), trt.Runtime(the_logger(trt))
+del first
+plugins.register(trt)  # which is logged, to the logger of the first
+print("registered")
+"""
+
+
+@linux_rtx
+def test_the_engine_opened_first_may_be_closed_first():
+    """TensorRT goes on using the first logger it was given: freed, it would end the process."""
+    done = subprocess.run([sys.executable, "-c", TWO_RUNTIMES, FLAVOUR], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "registered\n"), done.stderr
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from tiny_engines import write_onnx
 
 from psp_export import engine, progress
-from psp_runtime.tensorrt_engine import quiet_logger
+from psp_runtime.tensorrt_engine import the_logger
 
 FLAVOUR = engine.choose_flavour()
 pytestmark = pytest.mark.skipif(FLAVOUR is None, reason="no TensorRT that builds here")
@@ -111,7 +111,8 @@ def test_ctrl_c_during_a_log_message_waits_for_the_end_of_the_build(build, tmp_p
 
 def test_the_log_is_told_during_the_build_only():
     """A plan that is verified later logs to the same logger."""
-    logger = quiet_logger(importlib.import_module(str(FLAVOUR)))
+    logger = the_logger(importlib.import_module(str(FLAVOUR)))
+    logger.errors.clear()
     told: list[str] = []
     with progress.watched(SimpleNamespace(), SimpleNamespace(), logger, told.append):
         logger.log(logger.Severity.VERBOSE, "--------------- Timing Runner:  conv\n")

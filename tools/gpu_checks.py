@@ -1,7 +1,9 @@
 """The checks of `gpu_check.py`: each is given the folder --work and the output size, and returns what it found."""
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +20,8 @@ from psp_runtime.plans import TensorRTSession
 from psp_runtime.sessions import OnnxSession
 
 ROOT = Path(__file__).parents[1]
-PRECISIONS = ("fp32", "fp16")
+#: The least PSNR of each precision, as psp-export wants it (`psp_export.verify`, which needs PyTorch).
+GATES = {"fp32": 48.0, "fp16": 40.0}
 
 
 def export_model(precision: str, work: Path, size: int) -> Result:
@@ -30,7 +33,7 @@ def export_model(precision: str, work: Path, size: int) -> Result:
     folder = fresh(work / precision)
     options = Options(folder / "psp", precision, "onnx", verify=False, max_batch=max(BATCHES))
     files = export(checkpoint, options)
-    found = {"seconds": seconds_since(start)} | megabytes(files[0].path)
+    found = {"export_s": seconds_since(start)} | megabytes(files[0].path)
     cases = verify.reference_cases(checkpoint.model, engine_info(checkpoint, options))
     save_cases(folder, [(case.inputs, case.expected) for case in cases])
     return found
@@ -107,6 +110,13 @@ def torch_half(checkpoint: Any, cases: Cases) -> Result:
     found = {"psnr": psnr, "half_tensors": len(peaks), "largest": round(peaks[name], 1), "in": name}
     if not np.isfinite(peaks[name]):
         raise ArithmeticError(f"not finite: {found}")
+    return agreeing(found, "fp16")
+
+
+def agreeing(found: Result, precision: str) -> Result:
+    """What was found, if its pictures agree with the reference's. Raises `ArithmeticError` if not."""
+    if not found["psnr"] >= GATES[precision]:
+        raise ArithmeticError(f"less than {GATES[precision]} dB: {found}")
     return found
 
 
@@ -118,12 +128,13 @@ def largest(values: Any) -> float:
 
 def plan(model: str, level: int, tuned_batch: int, work: Path, size: int) -> Result:
     """Build a plan of one exported model and run it with and without CUDA graphs."""
-    flavour = engine.choose_flavour()
+    flavour, version = tensorrt()
     if flavour is None:
         raise RuntimeError("no TensorRT is installed in this Python")
-    name = f"{model}-{flavour}-{level}-{tuned_batch}.trt"
+    name = f"{model}-{flavour}-{version}-{level}-{tuned_batch}.trt"
     source, target, start = work / model / "psp.onnx", work / name, time.perf_counter()
-    cache = work / f"{flavour}.timing" if flavour == engine.TENSORRT else None
+    cache = work / f"{flavour}-{version}.timing" if flavour == engine.TENSORRT else None
+    known = bool(cache and cache.is_file())
     how = {"timing_cache": cache, "level": level, "tuned_batch": tuned_batch}
 
     def tell(words: str) -> None:
@@ -131,13 +142,23 @@ def plan(model: str, level: int, tuned_batch: int, work: Path, size: int) -> Res
         print(f"{seconds_since(start):7.2f} s {words[:200]}", file=sys.stderr)
 
     info = engine.build_plan(source, target, flavour, tell=tell, **how)
-    result: Result = {"version": info.backend_version, "build_s": seconds_since(start)} | megabytes(target)
+    result: Result = {"version": info.backend_version, "build_s": seconds_since(start), "timings_known": known}
+    result |= megabytes(target)
     for name, cuda_graphs in (("graphs", True), ("plain", False)):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             result[name] = measure(partial(TensorRTSession, target, cuda_graphs), load_cases(source.parent))
         result[name]["warnings"] = sorted({str(warning.message) for warning in caught})
+        agreeing(result[name], info.precision)
+        if caught:  # of graphs that were not recorded, for example: the times would be those of something else
+            raise RuntimeError(f"{name}: {result[name]}")
     return result
+
+
+def tensorrt() -> tuple[str | None, str]:
+    """The TensorRT of this Python that plans are built with, and its version."""
+    flavour = engine.choose_flavour()
+    return flavour, importlib.import_module(flavour).__version__ if flavour else ""
 
 
 def onnx_runtime(work: Path, size: int) -> Result:
@@ -145,13 +166,13 @@ def onnx_runtime(work: Path, size: int) -> Result:
     import onnxruntime
 
     found: Result = {"version": onnxruntime.__version__}
-    for precision in PRECISIONS:
+    for precision in GATES:
         open_session = partial(OnnxSession, work / precision / "psp.onnx", "cuda")
-        found[precision] = measure(open_session, load_cases(work / precision))
+        found[precision] = agreeing(measure(open_session, load_cases(work / precision)), precision)
     return found
 
 
-def latency(work: Path, size: int) -> Result:
+def latency(precision: str, work: Path, size: int) -> Result:
     """The benchmark with the libraries that can use the GPU here: engine files of others would be made for nothing."""
     import onnxruntime
 
@@ -162,15 +183,25 @@ def latency(work: Path, size: int) -> Result:
         backends.append("tensorrt")
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # FP32 is FP32: by default, torch's convolutions are TF32
     chosen = [word for backend in backends for word in ("--backend", backend)]
-    return script("benchmarks/latency.py", "--size", str(size), *chosen, work=work, size=size)
+    words = ["--size", str(size), "--precision", precision, *chosen]
+    found = script("benchmarks/latency.py", *words, work=work, size=size)
+    # One reference form cannot be exported; whatever else was not measured should have been.
+    lost = {reason: what for reason, what in found["notes"].items() if "cannot be exported" not in reason}
+    if lost:
+        raise RuntimeError(f"not measured: {lost}")
+    return found
 
 
 def gpu_tests(marks: str, work: Path, size: int) -> Result:
     """The tests with these marks, one of which is `gpu`: no GPU is then a failure, not a skip."""
     os.environ |= {"PSP_REQUIRE_GPU": "1", "OMP_NUM_THREADS": "1"}  # tiny references: threads would only wait
     # Only the files that hold some: others import packages that need no GPU and need not be here.
-    files = [str(file) for file in sorted((ROOT / "tests").glob("test_*.py")) if "mark.gpu" in file.read_text()]
-    return script("-m", "pytest", "-ra", "-m", marks, *files, work=work, size=size)
+    marked = re.compile(r"^@pytest\.mark\.gpu$", re.MULTILINE)
+    files = [str(file) for file in sorted((ROOT / "tests").glob("test_*.py")) if marked.search(file.read_text())]
+    found = script("-m", "pytest", "-ra", "-m", marks, *files, work=work, size=size)
+    if "passed" not in found["last_line"]:
+        raise RuntimeError(f"nothing was tested: {found['last_line']}")
+    return found
 
 
 def plan_tests(work: Path, size: int) -> Result:

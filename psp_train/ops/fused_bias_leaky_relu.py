@@ -24,6 +24,8 @@ def fused_bias_leaky_relu(x: torch.Tensor, bias: torch.Tensor, slope: float = 0.
     """
     if x.ndim < 2 or bias.shape != x.shape[1:2]:
         raise PspError(f"fused_bias_leaky_relu: x {list(x.shape)}, bias {list(bias.shape)}; expected [B,C,...] and [C]")
+    if bias.device != x.device:
+        raise PspError(f"fused_bias_leaky_relu: x on {x.device}, bias on {bias.device}: move the bias")
     if not (gain > 0 and slope >= 0):
         raise PspError(f"fused_bias_leaky_relu: gain {gain}, slope {slope}; expected gain > 0 and slope >= 0")
     return _forward(x, bias, slope, gain)

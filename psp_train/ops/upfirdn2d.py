@@ -31,12 +31,14 @@ def upfirdn2d(
     Output height: (H * up + top + bottom - kh) // down + 1.
 
     float32, float16 and bfloat16 run as one CUDA kernel on a GPU, summed in float32. Raises `PspError` for shapes
-    that do not fit and for a FIR that wants a gradient.
+    or devices that do not fit and for a FIR that wants a gradient.
     """
     if x.ndim != 4 or fir.ndim != 2 or len(pad) not in (2, 4):
         raise PspError(
             f"upfirdn2d: x {list(x.shape)}, fir {list(fir.shape)}, {len(pad)} pads; expected [B,C,H,W], [kh,kw], 2 or 4"
         )
+    if fir.device != x.device:
+        raise PspError(f"upfirdn2d: x on {x.device}, FIR on {fir.device}: move the FIR")
     if fir.requires_grad:
         raise PspError("upfirdn2d: the FIR is a constant of the operation, its gradient is not defined: detach it")
     pads = tuple(pad) * (4 // len(pad))

@@ -1,0 +1,31 @@
+"""Ctrl-C while TensorRT works.
+
+Its C++ calls us back, to log for example, and Python handles signals where a callback begins: a KeyboardInterrupt
+raised there would pass through C++ and end the process.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def interrupts_noted() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event only, and is raised as `KeyboardInterrupt` at the end.
+
+    Only the main thread handles signals: in others this does nothing.
+    """
+    came = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    # Who ignores Ctrl-C (nohup) still does.
+    mine = threading.current_thread() is threading.main_thread() and callable(before)
+    if mine:
+        signal.signal(signal.SIGINT, lambda *_: came.set())
+    try:
+        yield came
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, before)
+        if came.is_set():
+            raise KeyboardInterrupt
