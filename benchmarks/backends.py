@@ -5,9 +5,10 @@ psp-export writes. ONNX files open with psp_runtime's own sessions on both sides
 Everything takes and gives host arrays, as the engine contract (docs/design.md) has them.
 """
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -138,7 +139,8 @@ def sides(device: str, backends: list[str], precisions: list[str]) -> list[Side]
 
 def _open_torch(side: Side, workload: Workload, piece: Piece) -> Runner:
     torch.backends.cudnn.allow_tf32 = False  # FP32 is FP32: by default, convolutions are not
-    module = ReferenceForm(seeded_checkpoint(workload, piece.kind).model, piece.part).eval().to(side.device)
+    with _refusals(side):
+        module = ReferenceForm(seeded_checkpoint(workload, piece.kind).model, piece.part).eval().to(side.device)
     if side.backend == "torch.compile":
         module.compile()
     (x,) = (torch.from_numpy(array) for array in side.inputs(workload, piece).values())
@@ -147,16 +149,23 @@ def _open_torch(side: Side, workload: Workload, piece: Piece) -> Runner:
 
     @torch.inference_mode()
     def run() -> dict[str, np.ndarray]:
-        on_device = x.to(side.device)
-        try:
+        with _refusals(side):
+            on_device = x.to(side.device)
             results = clock.time(lambda: module(on_device)) if clock else module(on_device)
-        except RuntimeError as error:  # too little memory, or nothing that compiles: other sides may still run
-            raise PspError(f"{side.name}: {str(error).strip().splitlines()[0]}") from error
         results = results if isinstance(results, tuple) else (results,)
         return {name: result.cpu().numpy() for name, result in zip(names, results)}
 
     # The weights are shared with later pieces, but a gigabyte is too much beside another side.
     return Runner(run, clock.seconds if clock else no_device_time, seeded_checkpoint.cache_clear)
+
+
+@contextlib.contextmanager
+def _refusals(side: Side) -> Iterator[None]:
+    """Too little memory, or nothing that compiles, is a `PspError`: other sides may still run."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PspError(f"{side.name}: {str(error).strip().splitlines()[0]}") from error
 
 
 class _GPUClock:
