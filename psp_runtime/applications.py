@@ -189,7 +189,7 @@ def read_codes(path: Path, info: EngineInfo) -> list[tuple[Path, NDArray[np.floa
         width = len(str(len(read)))
         names = [path.with_stem(f"{path.stem}_{n:0{width}}") for n in range(1, len(read) + 1)]
         return list(zip(names if len(read) > 1 else [path], read, strict=True))
-    files = sorted(path.glob("*.npy"))
+    files = sorted(file for file in path.glob("*.npy") if not file.name.startswith("."))
     if not files:
         raise PspError(f"--latents {path}: no codes in this folder, expected .npy files as --save-latents writes them")
     every = [codes.as_codes(codes.read_array(file), info, f"--latents {file}") for file in files]

@@ -58,7 +58,8 @@ def optimised_graph(path: Path, version: str, write: Callable[[Path, str], None]
         if not (entry / GRAPH).is_file():
             _forget_old(entries)
             _write_entry(entry, path.stat().st_size, write)
-        os.utime(entry)
+        with contextlib.suppress(OSError):  # another user's may be used, if not marked as used
+            os.utime(entry)
     except (OSError, PspError) as error:
         warnings.warn(f"{path.name} is optimised anew at every start, it cannot be kept: {error}", stacklevel=2)
         return None

@@ -24,6 +24,8 @@ INPUT, MAKE, SAVE = "Change the input", "Make of each input (one of)", "Save"
 
 #: Of --size: two such pictures side by side are as wide as a WebP can be, 16383.
 MOST_PIXELS = 8191
+#: Of --batch: no engine takes so many.
+MOST_BATCH = 10_000
 #: What follows --ray if it is an address and not a picture.
 _RAY_ADDRESS = re.compile(rf"ray://.+|auto|{LOCAL_RAY}|[\w.-]+:\d+")
 
@@ -78,7 +80,8 @@ def psp_run(
         Device, typer.Option(help="auto: the GPU if the engine can use it here, else the CPU.")
     ] = Device.auto,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Pictures per inference (default: the engine's maximum; on a CPU 1).")
+        int | None,
+        typer.Option(min=1, max=MOST_BATCH, help="Pictures per inference (default: the engine's maximum; on a CPU 1)."),
     ] = None,
     threads: Annotated[
         int | None,

@@ -42,13 +42,16 @@ class RemoteSession:
         self._http = _import_client()
         self._local = threading.local()
         config = self._ask(lambda client: client.get_model_config(self._model))
-        parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
+        try:
+            parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
+            self.max_batch = int(config["max_batch_size"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise EngineError(f"{url}: {_NO_TRITON}") from None
         if INFO_PARAMETER not in parameters:
             raise EngineError(f"{url}: the model {self._model} there is none of psp-serve or psp-export --triton")
         self.info = EngineInfo.from_json(parameters[INFO_PARAMETER], url)
         self.path = Path(self._address) / self._model
         self.device = parameters.get(DEVICE_PARAMETER, "cpu")
-        self.max_batch = int(config["max_batch_size"])
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See `Session.run`. Raises `EngineError` with the server's words."""
@@ -88,12 +91,12 @@ class RemoteSession:
             words = (error.message() or _NO_TRITON).removeprefix("[request id: <id_unknown>] ")
             foreign = "while decoding the response" in words  # followed by all of it, a page of HTML for example
             raise EngineError(f"{self.url}: {_NO_TRITON if foreign else words}") from None
-        except ValueError:
-            raise EngineError(f"{self.url}: {_NO_TRITON}") from None
         except OSError as error:
             reason = error.strerror or str(error)
             hint = "psp-serve itself speaks http, not https" if self._secure else "is psp-serve running there?"
             raise EngineError(f"no answer from {self.url} ({reason}): {hint}") from None
+        except Exception as error:  # the HTTP client's own share no base class: an answer cut off, or no HTTP at all
+            raise EngineError(f"{self.url}: {_NO_TRITON} ({type(error).__name__})") from error
 
 
 class RemoteParts(Parts):

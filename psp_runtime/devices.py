@@ -11,6 +11,9 @@ from psp_runtime.errors import EngineError
 # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the CUDA driver API.
 _MAJOR, _MINOR = 75, 76
 
+#: More than any machine has cores; a library would start them.
+MOST_CPU_THREADS = 1024
+
 
 def cpu_threads() -> int:
     """Threads an inference library may start on a CPU, by PSP_THREADS; 0, as many as it finds good, without it.
@@ -18,8 +21,8 @@ def cpu_threads() -> int:
     Libraries count the cores of the machine, not those this process may use. Raises `EngineError` for other values.
     """
     asked = os.environ.get("PSP_THREADS", "0")
-    if not asked.isdecimal():
-        raise EngineError(f"PSP_THREADS={asked}: expected a number of threads, 0 for all cores")
+    if not asked.isdecimal() or int(asked) > MOST_CPU_THREADS:
+        raise EngineError(f"PSP_THREADS={asked}: expected 0, for all cores, to {MOST_CPU_THREADS} threads")
     return int(asked)
 
 

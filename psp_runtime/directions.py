@@ -14,7 +14,6 @@ Shapes: N examples, L styles, S style dim, D features.
 """
 
 import csv
-import os
 import re
 import warnings
 from collections.abc import Iterable
@@ -134,13 +133,14 @@ def find_direction(options: Options, info: EngineInfo, table: Path) -> None:
     """Learn a direction from a table of pictures (or .npy codes) and labels, and write it as .npy."""
     check(options, info)
     names, labels = read_table(table)
-    target = _target(options, table)
+    examples = [] if options.latents else [_listed(table, name) for name in names]
+    target = _target(options, table, examples)
     if options.latents:
         latents = codes.as_codes(codes.read_array(options.latents), info, f"--latents {options.latents}")
         if len(latents) != len(labels):
             raise PspError(f"{table} has {len(labels)} rows, {options.latents} the codes of {len(latents)} pictures")
     else:
-        latents = _encode(options, info, [_listed(table, name) for name in names])
+        latents = _encode(options, info, examples)
     found = fit_direction(latents, np.array(labels))
     if found.accuracy < GUESSING:
         warnings.warn(
@@ -149,9 +149,9 @@ def find_direction(options: Options, info: EngineInfo, table: Path) -> None:
             stacklevel=1,
         )
     files.save_array(target, found.step)
-    examples = f"{len(labels)} examples, {sum(labels)} of label 1"
+    counts = f"{len(labels)} examples, {sum(labels)} of label 1"
     judged = f"{found.accuracy:.0%} of held-out ones right, penalty {found.penalty:g}"
-    print(f"{target}: a direction [{info.styles},{info.style_dim}] from {examples}; {judged}")
+    print(f"{target}: a direction [{info.styles},{info.style_dim}] from {counts}; {judged}")
 
 
 def read_table(table: Path) -> tuple[list[str], list[int]]:
@@ -183,12 +183,11 @@ def _listed(table: Path, name: str) -> Path:
     return table.parent / name
 
 
-def _target(options: Options, table: Path) -> Path:
+def _target(options: Options, table: Path, examples: list[Path]) -> Path:
     target = Path(options.out or f"{table.stem}.npy")
     if target.is_dir() or target.suffix != ".npy":
         raise PspError(f"--out {target}: expected a name that ends in .npy, for the direction")
-    if options.latents and os.path.realpath(target) == os.path.realpath(options.latents):
-        raise PspError(f"the direction would replace the codes in {target}: give another --out")
+    files.check_clashes([("--find-direction", target)], [*examples, *([options.latents] if options.latents else [])])
     files.make_writable(target.parent)
     return target
 

@@ -2,7 +2,9 @@
 
 import os
 import re
+import sys
 import tempfile
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,15 +108,22 @@ def check_clashes(outputs: Iterable[tuple[str, Path]], read: Iterable[Path]) -> 
 
     `outputs` come with what they are made of: a picture, or the option that asks for them.
     """
-    # realpath: Path.resolve raises on links that lead to themselves, before Python 3.13.
-    sources = {os.path.realpath(path) for path in read}
-    writers: dict[Path, str] = {}
+    sources = {identity(path) for path in read}
+    writers: dict[str, str] = {}
     for source, output in outputs:
-        if output in writers:
-            raise PspError(f"{writers[output]} and {source} would both become {output}: rename one, or run them apart")
-        if os.path.realpath(output) in sources:
+        place = identity(output)
+        if place in writers:
+            raise PspError(f"{writers[place]} and {source} would both become {output}: rename one, or run them apart")
+        if place in sources:
             raise PspError(f"{output}, the output of {source}, is an input too: choose another name or folder for it")
-        writers[output] = source
+        writers[place] = source
+
+
+def identity(path: str | Path) -> str:
+    """What the names of one file have in common, however they are spelled, there or not."""
+    # realpath: Path.resolve raises on links that lead to themselves, before Python 3.13.
+    name = os.path.normcase(os.path.realpath(path))
+    return unicodedata.normalize("NFC", name).casefold() if sys.platform == "darwin" else name
 
 
 def make_writable(folder: Path) -> None:

@@ -5,8 +5,10 @@ because bilinear invents classes.
 """
 
 import contextlib
+import functools
 import io
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -48,7 +50,18 @@ SQUEEZED = (
     "published face weights expect aligned face crops"
 )
 _SQUEEZED_FROM = 1.5
-LOSSY_LABELS = "a label map is a JPEG, which changes the ids along all edges: save label maps as PNG"
+#: Pillow's names of grey with 2 or 4 bits.
+_LOW_DEPTH = re.compile("L;([24])[A-Z]*")
+#: Formats that keep a label map only if asked to, if at all.
+LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
+LOSSY_LABELS = (
+    "a label map is a JPEG, WebP, AVIF or JPEG 2000 file, which changes ids along edges unless it was saved without "
+    "loss: save label maps as PNG"
+)
+#: Formats that are programs: Pillow would have them run.
+_PROGRAMS = ("EPS", "WMF")
+#: The key of a picture's `info` for the largest value of its file, where that is not of 8 or 16 bits.
+_TOP = "psp_top"
 
 #: Quality of lossy formats where none is asked for.
 QUALITY = 95
@@ -198,20 +211,40 @@ def _open(picture: Picture, name: str) -> Image.Image:
         return _read(Path(picture), name)
     if isinstance(picture, np.ndarray):
         return _from_array(picture)
-    return ImageOps.exif_transpose(picture)
+    upright = ImageOps.exif_transpose(picture)
+    upright.format = picture.format
+    return upright
+
+
+@functools.cache
+def _readable() -> list[str]:
+    Image.init()
+    return [name for name in Image.OPEN if name not in _PROGRAMS]
 
 
 def _read(path: Path, name: str) -> Image.Image:
     with path.open("rb") as file:
-        image = Image.open(file)
+        image = Image.open(file, formats=_readable())
         if image.width * image.height > MAX_PIXELS:
             raise PictureError(
                 f"cannot read {name}: {image.width}x{image.height} is too large, scale it down "
                 f"below {MAX_PIXELS // 1_000_000} megapixels"
             )
+        top = _stored_top(image)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
+        image.info[_TOP] = top
         return image
+
+
+def _stored_top(image: Image.Image) -> int | None:
+    """The largest grey value a file can hold, where Pillow stretches that to 8 or 16 bits; None elsewhere."""
+    tiles = getattr(image, "tile", None)  # of files only: how Pillow decodes them
+    decoder, _, _, arguments = tiles[0][:4] if tiles else ("", None, 0, None)
+    if decoder in ("ppm", "ppm_plain") and isinstance(arguments, tuple):
+        return int(arguments[1])
+    bits = _LOW_DEPTH.fullmatch(str(arguments[0] if isinstance(arguments, tuple) else arguments))
+    return 2 ** int(bits[1]) - 1 if bits else None
 
 
 def _from_array(pixels: NDArray[Any]) -> Image.Image:
@@ -233,18 +266,21 @@ def _eight_bit(image: Image.Image, name: str) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise PictureError(f"cannot read {name}: grey values {values.min()}..{values.max()}, expected 16 bits at most")
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    grey = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if "transparency" in image.info:
+        grey.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    if "A" not in image.getbands() and "transparency" not in image.info:
+    if not {"A", "a"} & set(image.getbands()) and "transparency" not in image.info:
         return image
-    image = image.convert("RGBA")
+    image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def _labels(image: Image.Image, name: str, size: int, classes: int) -> NDArray[np.uint8]:
-    if image.format == "JPEG":
+    if image.format in LOSSY:
         warnings.warn(LOSSY_LABELS, stacklevel=1)
     ids = _class_ids(image, name)
     bad = (ids < 0) | (ids >= classes)
@@ -263,6 +299,10 @@ def _class_ids(image: Image.Image, name: str) -> NDArray[Any]:
     values = np.asarray(image)
     if image.mode == "F" or image.mode not in ("RGB", "RGBA", "LA", "PA") and values.ndim == 3:
         raise PictureError(f"{name} is a {image.mode} picture, expected a label map: a palette or grey picture of ids")
+    top = image.info.get(_TOP)
+    if top and values.ndim == 2:
+        full = 255 if image.mode == "L" else 65535
+        values = (values.astype(np.int64) * top + full // 2) // full
     if values.ndim == 2:
         return values.astype(np.uint8) if image.mode == "1" else values
     colours = values[..., :3] if image.mode.startswith("RGB") else values[..., :1]

@@ -98,7 +98,7 @@ def read_info(path: str | Path) -> EngineInfo:
         raise EngineError(f"no engine at {path}: expected a .onnx or .trt file made by psp-export")
     if path.stat().st_size == 0:
         raise EngineError(f"{path} is empty: export the engine again with psp-export")
-    text = _onnx_metadata(path) if path.suffix == ".onnx" else _plan_metadata(path)
+    text = _onnx_metadata(path) if path.suffix.lower() == ".onnx" else _plan_metadata(path)
     return EngineInfo.from_json(text, str(path))
 
 

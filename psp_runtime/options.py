@@ -139,6 +139,10 @@ def check(options: Options, info: EngineInfo) -> None:
             raise PspError(f"{flag(name)} is for {TASKS[name]} engines, {options.engine} is one of {info.task}")
     for name in options.given(("gif", "webp")):
         check_animation(getattr(options, name), f".{name}")
+    if options.url and options.device != "auto":
+        raise PspError("--url and --device contradict each other: the server chose its device when it started")
+    if options.couple and not (options.singles or options.gif or options.webp):
+        raise PspError("--couple is for pictures and animations, and a sheet shows its inputs anyway: leave it out")
     if options.format and not options.singles:
         raise PspError("--format is for single pictures, and only a sheet or an animation is asked for: add --out")
     for name in options.given(LEVELS):

@@ -90,7 +90,7 @@ class Pipeline:
         it, the layers the task mixes (`info.mix_layers`) by `info.mix_alpha`. Without both, nothing is mixed.
         Raises `PspError` for other types and shapes, and for class ids the engine does not know.
         """
-        done = run_batches(self.session, engine_inputs(self.info, pixels, style, alpha), self.session.max_batch)
+        done = run_batches(self.session, engine_inputs(self.info, pixels, style, alpha), self.batch)
         return Translation(done["output"], done["latents"])
 
     def encode(self, source: Source) -> NDArray[np.float32]:

@@ -70,7 +70,7 @@ def open_session(path: str | Path, device: str = "auto", runs: int | None = None
     if device not in DEVICES:
         raise DeviceError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
     info = read_info(path)
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         return _open_onnx(path, device, runs)
     if device == "cpu":
         return _open_onnx_beside(path, info, device, runs, f"{path.name} runs on NVIDIA GPUs only")

@@ -72,8 +72,8 @@ def _check_address(host: str, port: int) -> None:
         with socket.socket(family, socket.SOCK_STREAM) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
-    except OSError as error:
-        reason = f"cannot listen on {host} port {port}: {error.strerror}"
+    except (OSError, UnicodeError) as error:  # UnicodeError: of a name that cannot be one, such as a..b
+        reason = f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or 'not the name of a host'}"
         raise PspError(f"{reason}; give another --port, or an address of this machine as --host") from None
     if not ipaddress.ip_address(address[0]).is_loopback:
         print(f"warning: --host {host}: everyone who reaches this machine can use the page", file=sys.stderr)
@@ -96,7 +96,8 @@ def _serve(engines: list[Path], folder: Path, device: str, host: str, port: int,
             max_file_size=LARGEST, footer_links=[], run_history=False, prevent_thread_lock=True,
         )  # fmt: skip
         print(f"{url} shows {', '.join(str(engine) for engine in engines)}; Ctrl-C ends it", flush=True)
-        threading.Event().wait()
+        while not threading.Event().wait(1):  # on Windows, Ctrl-C does not reach a wait without an end
+            pass
     finally:
         page.close(verbose=False)
         runs.close()

@@ -79,13 +79,14 @@ def class_ids(picture: Pixels) -> Pixels:
     surrounds them. Other colours, of a picture pasted in, become the nearest class.
     """
     distance = np.abs(picture[:, :, None].astype(np.int16) - PALETTE.astype(np.int16)).max(-1)
-    ids, meant = distance.argmin(-1), distance.min(-1) <= _MEANT
+    edge = _RIM + 1  # np.roll goes round: what is beyond one edge must not get across to the other
+    ids, meant = np.pad(distance.argmin(-1), edge), np.pad(distance.min(-1) <= _MEANT, edge)
     for _ in range(_RIM):
         for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
             beside, known = np.roll(ids, step, axis), np.roll(meant, step, axis)
             ids = np.where(known & ~meant, beside, ids)
             meant = meant | known
-    return np.asarray(ids, np.uint8)
+    return np.asarray(ids[edge:-edge, edge:-edge], np.uint8)
 
 
 def face_labels(size: int = INPUT_SIZE) -> Pixels:

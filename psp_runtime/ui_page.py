@@ -18,6 +18,8 @@ MOST = 16
 #: What is done with an engine happens one at a time, and so many may wait.
 ONE_AT_A_TIME = {"concurrency_id": "engine", "concurrency_limit": 1, "api_visibility": "private"}
 WAITING = 16
+#: Gradio's own copies of uploads and of what was made: looked for every hour, deleted after a day, in seconds.
+DELETE_CACHE = (3600, 24 * 3600)
 
 #: What is on the page only while it is wanted; `to` serves for `style_of` as well.
 _CHOICES = ("mix", "seed", "psi", "steps", "mix_alpha", "mix_layers", "to")
@@ -37,7 +39,7 @@ def make_page(engines: list[Path], runs: Runs, mix_layers: str = "") -> Any:
     Raises `EngineError` for a file that is no engine, or only a part of one.
     """
     infos = [read_info(engine) for engine in engines]
-    with gr.Blocks(title="pixel2style2pixel", analytics_enabled=False) as page:
+    with gr.Blocks(title="pixel2style2pixel", analytics_enabled=False, delete_cache=DELETE_CACHE) as page:
         gr.Markdown(HEAD)
         for engine, info in zip(engines, infos, strict=True):
             with gr.Tab(_title(engine, info)), gr.Row():

@@ -378,6 +378,25 @@ def test_pictures_and_codes_in_one_table_keep_their_order(psp_run: PspRun, monke
     assert seen[0][1].tolist() == [0, 1, 0, 1, 0, 1, 0]
 
 
+def test_a_direction_does_not_replace_an_example(psp_run: PspRun) -> None:
+    for name in ("t.npy", "u.npy"):
+        np.save(name, RNG.normal(size=(1, STYLES, STYLE_DIM)).astype(np.float32))
+    before = Path("t.npy").read_bytes()
+    Path("t.csv").write_text("t.npy,0\nu.npy,1\nt.npy,0\nu.npy,1\n")
+    assert "t.npy, the output of --find-direction, is an input too" in mistake(
+        psp_run("--find-direction", "t.csv"), "t.csv", "t.npy", "u.npy"
+    )
+    assert Path("t.npy").read_bytes() == before
+
+
+def test_hidden_files_in_a_folder_of_codes_are_left_alone(good: Callable[..., str]) -> None:
+    """macOS puts a ._X beside each X on other file systems."""
+    Path("codes").mkdir()
+    np.save("codes/a.npy", RNG.normal(size=(STYLES, STYLE_DIM)).astype(np.float32))
+    Path("codes/._a.npy").write_bytes(b"\0\5\x16\7")
+    assert good("--latents", "codes").startswith("1 picture in ")
+
+
 def test_a_direction_no_better_than_guessing_is_warned_about(psp_run: PspRun) -> None:
     np.save("many.npy", np.random.default_rng(0).normal(size=(40, STYLES, STYLE_DIM)))
     Path("l.csv").write_text("\n".join("01" * 20))
@@ -479,6 +498,8 @@ def mistake(outcome: Outcome, *known: str) -> str:
         ("a.png --find-direction t.csv", "--find-direction and pictures contradict each other"),
         ("--find-direction t.csv --grid g.png", "--find-direction and --grid contradict each other"),
         ("--find-direction t.csv", "cannot read t.csv: No such file"),
+        ("a.png --couple --grid g.png", "--couple is for pictures and animations, and a sheet shows its inputs anyway"),
+        ("a.png --batch 99999999999999999999", "Invalid value for '--batch'"),
         # the engine's task
         ("a.png --downsample 8", "--downsample is for super_resolution engines, engines/psp.onnx is one of inversion"),
         ("a.png --mask triangle", "--mask is for inpainting engines"),

@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,20 @@ def test_use_keeps_an_entry_young(tmp_path: Path, kept: Path) -> None:
     os.utime(entry, (past, past))
     OnnxSession(path, "cpu")
     assert entry.stat().st_mtime > past + 86400
+
+
+def test_an_entry_of_somebody_else_is_used(tmp_path: Path, kept: Path, opened: list[Path]) -> None:
+    path = write_onnx(tmp_path / "psp.onnx")
+    OnnxSession(path, "cpu")
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        patch.setattr("os.utime", refuse)
+        OnnxSession(path, "cpu")
+    assert opened[-1].name == "graph.onnx"
 
 
 def test_the_first_of_two_processes_wins(tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:

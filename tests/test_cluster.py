@@ -159,6 +159,11 @@ def test_other_filesystems(cluster: None, psp_run: PspRun, tmp_path: Path, monke
         (["other://bucket/photos", "--ray"], "cannot use other://bucket/photos"),
         (["s3://bucket/photos"], "s3://bucket/photos is not a path of this machine: --ray"),
         (["photos", "photos/p0.png", "--ray"], "would both become p0_out.png"),
+        (["photos/p0.png", "kept/p0_out.png", "--ray", "--out", "kept"], "kept/p0_out.png, the output of"),
+        (
+            ["photos", "--ray", "--style-of", "kept/p0_out.png", "--out", "kept"],
+            "is an input too: choose another --out",
+        ),
         (["photos", "--ray", "--actors", 3], "has room for 2 workers of 1 cores each"),
         (["photos", "--ray", "--device", "cuda"], "has no GPU"),
     ],
@@ -170,10 +175,14 @@ def test_mistakes_are_one_line(
     write_onnx(tmp_path / "psp.onnx")
     Path("photos").mkdir()
     Path("out").mkdir()
+    Path("kept").mkdir()
     Image.new("RGB", (256, 256)).save("photos/p0.png")
+    Image.new("RGB", (256, 256)).save("kept/p0_out.png")
+    before = Path("kept/p0_out.png").read_bytes()
     code, out, err = psp_run(*arguments, "--engine", "psp.onnx")
     assert (code, out, len(errors(err))) == (2, "", 1) and words in errors(err)[0]
-    assert [path.name for path in tmp_path.rglob("*_out*")] == []
+    assert [path.name for path in tmp_path.rglob("*_out*")] == ["p0_out.png"]
+    assert Path("kept/p0_out.png").read_bytes() == before
 
 
 def test_an_engine_that_does_not_open_is_one_line(

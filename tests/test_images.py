@@ -1,5 +1,6 @@
 import io
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -107,6 +108,19 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
         assert whole[0, :, 0].tolist() == [0, 1, 128, 255] and (whole == whole[..., :1]).all()
 
 
+def test_transparent_sixteen_bit_grey_is_white(tmp_path: Path) -> None:
+    values = np.full((256, 256), 30000, np.uint16)
+    values[:, :128] = 500
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=500)
+    pixels = images.load(tmp_path / "a.png", "rgb")
+    assert (pixels[:, :127] == 255).all() and (pixels[:, 129:] == 117).all()
+
+
+def test_premultiplied_pictures_are_laid_on_white() -> None:
+    image = Image.new("RGBA", (256, 256), (200, 0, 0, 128))
+    np.testing.assert_array_equal(images.load(image.convert("RGBa"), "rgb"), images.load(image, "rgb"))
+
+
 def test_32_bit_and_floating_point_grey_are_refused_with_their_range(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 70000, np.int32)).save(tmp_path / "int.tif")
     Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "float.tif")
@@ -155,6 +169,54 @@ def test_labels_keep_their_ids_in_every_form(tmp_path: Path) -> None:
         loaded = images.load(tmp_path / name, "labels")
         assert loaded.shape == (256, 256) and loaded.dtype == np.uint8
         np.testing.assert_array_equal(loaded, wanted, err_msg=name)
+
+
+def grey_png(ids: np.ndarray, bits: int) -> bytes:
+    """A grey PNG of 1, 2, 4 or 8 bits, which Pillow does not write."""
+    steps = np.arange(8 // bits - 1, -1, -1) * bits
+    rows = (ids.reshape(len(ids), -1, 8 // bits) << steps).sum(-1).astype(np.uint8)
+    header = struct.pack(">IIBBBBB", ids.shape[1], len(ids), bits, 0, 0, 0, 0)
+    data = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())
+    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_ids_of_few_bits_are_not_stretched(tmp_path: Path, bits: int) -> None:
+    ids = RNG.integers(0, min(2**bits, 19), (256, 256), np.uint8)
+    (tmp_path / "a.png").write_bytes(grey_png(ids, bits))
+    np.testing.assert_array_equal(images.load(tmp_path / "a.png", "labels"), ids)
+    stretched = ids * np.uint8(255 // (2**bits - 1))  # a picture is
+    np.testing.assert_array_equal(images.load(tmp_path / "a.png", "sketch")[..., 0], stretched)
+
+
+@pytest.mark.parametrize("top", [18, 31, 255, 300, 65535])
+@pytest.mark.parametrize("plain", [True, False])
+def test_ids_of_a_pgm_are_not_stretched(tmp_path: Path, top: int, plain: bool) -> None:
+    ids = RNG.integers(0, 19, (256, 256), np.uint8)
+    values = " ".join(map(str, ids.ravel())).encode() if plain else ids.astype(">u2" if top > 255 else "u1").tobytes()
+    (tmp_path / "a.pgm").write_bytes(b"P%d 256 256 %d\n" % (2 if plain else 5, top) + values)
+    np.testing.assert_array_equal(images.load(tmp_path / "a.pgm", "labels"), ids)
+
+
+@pytest.mark.parametrize(("suffix", "warned"), [("jpg", 1), ("webp", 1), ("png", 0), ("bmp", 0), ("tiff", 0)])
+@pytest.mark.parametrize("opened", [True, False])
+def test_formats_that_change_ids_are_warned_about(tmp_path: Path, suffix: str, warned: int, opened: bool) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.full((256, 256), 7, np.uint8)).save(path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        images.load(Image.open(path) if opened else path, "labels")
+    assert [str(warning.message) for warning in caught] == warned * [images.LOSSY_LABELS]
+
+
+def test_programs_are_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would give PostScript to Ghostscript, whatever the file is called."""
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("was run"))
+    (tmp_path / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    with pytest.raises(PictureError, match="not a picture of a known format"):
+        images.load(tmp_path / "a.png", "rgb")
 
 
 def test_one_bit_labels_are_zero_and_one() -> None:

@@ -36,16 +36,20 @@ def latents_of(pixels: np.ndarray) -> np.ndarray:
     return np.float32(pixels.mean()) * np.arange(32, dtype=np.float32).reshape(STYLES, STYLE_DIM) / 2550
 
 
+@pytest.mark.parametrize("batch", [None, 1, MAX_BATCH - 1, MAX_BATCH])
 @pytest.mark.parametrize("count", [1, MAX_BATCH, MAX_BATCH + 1, 8])
-def test_translate_splits_over_the_largest_batch_and_loses_nothing(pipeline: Pipeline, count: int) -> None:
+def test_translate_splits_into_batches_and_loses_nothing(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, count: int, batch: int | None
+) -> None:
     sizes = []
+    monkeypatch.setattr(pipeline, "_batch", batch)
     run = pipeline.session.run
     pipeline.session.run = lambda inputs: (sizes.append(len(inputs["image"])), run(inputs))[1]
     try:
         output, latents = pipeline.translate(PIXELS[:count])
     finally:
         pipeline.session.run = run
-    assert max(sizes) <= MAX_BATCH and sum(sizes) == count
+    assert max(sizes) == min(batch or 1, count) and sum(sizes) == count
     for index in range(count):
         np.testing.assert_allclose(latents[index], latents_of(PIXELS[index]), rtol=1e-4)
         np.testing.assert_allclose(output[index], expected_output(PIXELS[index], latents[index]), atol=1)

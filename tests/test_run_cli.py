@@ -17,8 +17,9 @@ from cli_runs import Outcome, PspRun, runner
 from PIL import Image
 from tiny_engines import STYLE_DIM, STYLES, expected_output, write_onnx, write_plan
 
-from psp_runtime import images
+from psp_runtime import files, images
 from psp_runtime.cli import MOST_PIXELS, app
+from psp_runtime.errors import PspError
 
 REPOSITORY = Path(__file__).parents[1]
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 256, 256, 3), np.uint8)
@@ -242,6 +243,19 @@ def test_an_output_never_overwrites_an_input(psp_run: PspRun, here: Path, out: s
     before = Path("image.png").read_bytes()
     assert "is an input too" in one_error(psp_run("image.png", "--engine", "psp.onnx", "--out", out))
     assert Path("image.png").read_bytes() == before
+
+
+def test_outputs_that_meet_under_other_names(psp_run: PspRun, here: Path) -> None:
+    message = one_error(
+        psp_run("image.png", "--engine", "psp.onnx", "--out", here / "x.png", "--grid", "photos/../x.png")
+    )
+    assert "image.png and --grid would both become photos/../x.png" in message and not Path("x.png").exists()
+
+
+def test_names_that_macos_takes_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(PspError, match="is an input too"):
+        files.check_clashes([("Caf\u00e9.png", tmp_path / "CAFE\u0301.png")], [tmp_path / "caf\u00e9.png"])
 
 
 def test_an_input_elsewhere_named_like_an_output(psp_run: PspRun) -> None:

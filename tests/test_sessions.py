@@ -1,3 +1,4 @@
+import contextlib
 import subprocess
 import sys
 import types
@@ -230,7 +231,13 @@ def test_one_thread_is_no_further_thread(tmp_path: Path, monkeypatch: pytest.Mon
     assert counts == {1: 0, 3: 2}
 
 
-def test_a_wrong_number_of_threads_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PSP_THREADS", "many")
-    with pytest.raises(EngineError, match="^PSP_THREADS=many: expected a number of threads, 0 for all cores$"):
+@pytest.mark.parametrize("asked", ["many", "99999999999", "-1"])
+def test_a_wrong_number_of_threads_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    monkeypatch.setenv("PSP_THREADS", asked)
+    with pytest.raises(EngineError, match=f"^PSP_THREADS={asked}: expected 0, for all cores, to 1024 threads$"):
         OnnxSession(write_onnx(tmp_path / "psp.onnx"), "cpu")
+
+
+def test_an_ending_in_capitals(tmp_path: Path) -> None:
+    with contextlib.closing(open_session(write_onnx(tmp_path / "psp.onnx").rename(tmp_path / "P.ONNX"))) as session:
+        assert session.info.part == "full"

@@ -164,6 +164,13 @@ def test_the_rim_of_a_brush_makes_no_third_class() -> None:
         assert set(np.unique(ids)) == {inner, outer} and ids[0, 0] == outer and ids[0, -1] == inner
 
 
+def test_a_brush_at_one_edge_paints_nothing_at_the_other() -> None:
+    picture = np.full((40, 40, 3), PALETTE[0], np.uint8)
+    picture[-2:] = PALETTE[18]
+    picture[0] = (PALETTE[0].astype(int) + PALETTE[13]) // 2  # the rim of a stroke beyond the upper edge
+    assert set(np.unique(ui_canvas.class_ids(picture)[:20])) == {0}
+
+
 def test_the_palette_of_the_brush() -> None:
     assert [tuple(bytes.fromhex(colour[1:])) for colour in ui_canvas.brush_colours()] == [tuple(c) for c in PALETTE]
     assert len(ui_canvas.CLASSES) == len(PALETTE) and all(name in ui_canvas.legend() for name in ui_canvas.CLASSES)

@@ -13,12 +13,13 @@ from typing import Any
 from psp_runtime import console
 from psp_runtime.cluster import luggage, manifest
 from psp_runtime.cluster.connection import connected
-from psp_runtime.cluster.storage import Picture, check_output, find_pictures, import_extra, open_place
+from psp_runtime.cluster.storage import Picture, Place, check_output, find_pictures, import_extra, open_place
 from psp_runtime.cluster.worker import Task, Worker
 from psp_runtime.errors import DeviceError, PspError
+from psp_runtime.files import identity
 from psp_runtime.metadata import EngineInfo
 from psp_runtime.options import LOCAL_RAY, Options
-from psp_runtime.plan import check_formats, make_tools
+from psp_runtime.plan import READ, check_formats, make_tools
 
 #: Batches in a block at most: a worker idles while the last of them is written and the next block comes.
 BATCHES = 16
@@ -68,7 +69,7 @@ def run(options: Options, info: EngineInfo, inputs: list[str], threads: int | No
     _, application = make_tools(options, info)
     out = open_place(options.out or ".")
     places, pictures = find_pictures(inputs, out)
-    _check_outputs(options, pictures)
+    _check_outputs(options, pictures, out)
     check_output(out)
     packed = luggage.pack(options)
     key = packed.key(options)
@@ -91,15 +92,23 @@ def run(options: Options, info: EngineInfo, inputs: list[str], threads: int | No
     return Outcome(made, len(waiting), failed, len(pictures) - len(waiting), seconds, crew.actors, out.name)
 
 
-def _check_outputs(options: Options, pictures: list[Picture]) -> None:
+def _check_outputs(options: Options, pictures: list[Picture], out: Place) -> None:
     check_formats(options, {f".{options.format or 'png'}"})
-    writers: dict[str, str] = {}
+    read = [picture.path for picture in pictures] + [str(getattr(options, name)) for name in options.given(READ)]
+    sources, writers = set(map(_identity, read)), dict[str, str]()
     for picture in pictures:
         output = picture.output(options.format)
         if output in writers:
             other = writers[output]
             raise PspError(f"{other} and {picture.path} would both become {output}: rename one, or run them apart")
+        written = out.full_name(output)
+        if _identity(written) in sources:
+            raise PspError(f"{written}, the output of {picture.path}, is an input too: choose another --out")
         writers[output] = picture.path
+
+
+def _identity(name: str) -> str:
+    return name if "://" in name else identity(name)
 
 
 def _crew(options: Options, threads: int | None) -> Crew:

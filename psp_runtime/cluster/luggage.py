@@ -1,5 +1,6 @@
 """The files a run reads besides its pictures - the engine, a mask, a direction - on their way to other machines."""
 
+import glob
 import hashlib
 import json
 import platform
@@ -70,7 +71,8 @@ def pack(options: Options) -> Luggage:
 
 def _engine_files(engine: Path) -> list[Path]:
     """The engine, and what belongs to it by its name: mapping network, parts, the ONNX file beside a plan."""
-    beside = sorted(path for path in engine.parent.glob(f"{engine.stem}.*") if path.suffix in (".onnx", ".trt"))
+    found = engine.parent.glob(f"{glob.escape(engine.stem)}.*")
+    beside = sorted(path for path in found if path.suffix in (".onnx", ".trt"))
     return [engine, *(path for path in beside if path.name != engine.name)]
 
 
