@@ -15,8 +15,8 @@ from PIL import Image
 from psp_runtime import codes, images
 from psp_runtime.ahead import THREADS, map_ahead, map_batches
 from psp_runtime.arrays import check, code_shape, engine_inputs, image_shape, paired, run_batches
+from psp_runtime.decoding import Picture
 from psp_runtime.errors import EngineError, PictureError, PspError
-from psp_runtime.images import Picture
 from psp_runtime.metadata import EngineInfo
 from psp_runtime.parts import Parts
 from psp_runtime.sessions import Session

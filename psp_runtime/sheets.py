@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from psp_runtime import images
+from psp_runtime.decoding import MAX_PIXELS
 from psp_runtime.errors import PspError
 from psp_runtime.previews import preview
 from psp_runtime.tasks import InputKind
@@ -72,7 +73,7 @@ class Sheet:
         self._kept: list[list[Pixels]] = []
         kind = images.picture_format(path)
         height, width = self._shape(inputs)
-        if max(height, width) > _LONGEST.get(kind, 2**31) or height * width > images.MAX_PIXELS:
+        if max(height, width) > _LONGEST.get(kind, 2**31) or height * width > MAX_PIXELS:
             raise PspError(
                 f"--grid {path} would be {width}x{height}, too large for one {kind} picture: give fewer inputs, "
                 "or smaller pictures with --size"
