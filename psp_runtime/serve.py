@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ from psp_runtime.serving.model import ENGINE_PARAMETER, MODEL_FILE
 from psp_runtime.serving.triton import package, running
 from psp_runtime.sessions import open_session
 
+#: Milliseconds a batch may wait for more pictures at most: a minute, in which its callers wait too.
+LONGEST_DELAY = 60_000
 #: Versions of Python that its packages install in; it wants NumPy < 2, which 3.13 never had.
 PYTHONS = ((3, 10), (3, 11), (3, 12))
 
@@ -72,12 +75,11 @@ def psp_serve(
     device: Annotated[Device, typer.Option(help="As for psp-run.")] = Device.auto,
     queue: Annotated[int, typer.Option(min=1, help="Requests at once, waiting ones too; more are refused.")] = 256,
     max_request: Annotated[int, typer.Option(min=1, max=1024, help="Largest request, MiB.")] = 16,
-    delay: Annotated[float, typer.Option(min=0, help="Milliseconds a batch waits for more pictures.")] = 2.0,
+    delay: Annotated[float, typer.Option(help="Milliseconds a batch waits for more pictures.")] = 2.0,
 ) -> None:
     """Serve an engine on a Triton Inference Server. Ctrl-C or SIGTERM stops it once every request is answered."""
-    options = Options(
-        engine.resolve(), host, port, metrics_port, name, device.value, queue, max_request << 20, int(1000 * delay)
-    )
+    wait = _microseconds(delay)
+    options = Options(engine.resolve(), host, port, metrics_port, name, device.value, queue, max_request << 20, wait)
     check(options)
     signal.signal(signal.SIGTERM, _leave)  # until the server runs; then it is `_serve` that stops it
     with tempfile.TemporaryDirectory(prefix="psp-serve-") as folder:
@@ -87,7 +89,13 @@ def psp_serve(
         inner = _free_port()
         with running(Path(folder), inner, (options.host, options.metrics_port), used == "cuda") as server:
             asyncio.run(_serve(server, Gate(inner, options.largest, options.queue), options, used))
-            signal.signal(signal.SIGTERM, _leave)  # asyncio.run has undone it
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # while Triton ends, it is the second signal
+
+
+def _microseconds(delay: float) -> int:
+    if not 0 <= delay <= LONGEST_DELAY:  # nor nan
+        raise PspError(f"--delay {delay:g}: expected milliseconds, 0 to {LONGEST_DELAY}")
+    return int(1000 * delay)
 
 
 def check(options: Options) -> None:
@@ -125,6 +133,8 @@ def _check_port(host: str, port: int) -> None:
             pass
     except OSError as error:
         raise _cannot_listen(host, port, error) from None
+    except UnicodeError:  # of what can be no name at all
+        raise PspError(f"--host {host}: expected an address or the name of this machine, such as 127.0.0.1") from None
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> PspError:
@@ -167,8 +177,7 @@ def _write_model(folder: Path, info: EngineInfo, model: Model) -> None:
 async def _serve(server: subprocess.Popen[bytes], gate: Gate, options: Options, device: str) -> None:
     """Let callers in until a signal comes. Raises `PspError` when Triton ends before."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _on_signal(stop.set)
     try:
         await gate.open(options.host, options.port)
     except OSError as error:  # taken while Triton started
@@ -180,7 +189,24 @@ async def _serve(server: subprocess.Popen[bytes], gate: Gate, options: Options, 
         if server.poll() is not None:
             raise PspError("Triton has ended by itself, out of memory for example: start psp-serve again")
         await _wait(stop, 1.0)
-    await gate.close()
+    await _close(gate, server)
+
+
+async def _close(gate: Gate, server: subprocess.Popen[bytes]) -> None:
+    """Close the door; a second signal ends everything at once."""
+    closing = asyncio.ensure_future(gate.close())
+    _on_signal(closing.cancel)
+    try:
+        await closing
+    except asyncio.CancelledError:
+        server.kill()  # else it would finish what nobody waits for any more
+        await gate.cut()
+        raise KeyboardInterrupt from None
+
+
+def _on_signal(action: Callable[[], object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, action)
 
 
 def _leave(*_: object) -> None:

@@ -3,6 +3,7 @@
 Requests are written here from the protocol (KServe v2 with binary tensors), so that the client is tested on its own.
 """
 
+import asyncio
 import http.client
 import http.server
 import io
@@ -30,6 +31,7 @@ from psp_runtime.client import connect, parse_url
 from psp_runtime.errors import EngineError, PspError
 from psp_runtime.metadata import read_info
 from psp_runtime.serving import triton
+from psp_runtime.serving.gate import Gate
 from psp_runtime.serving.model import request_inputs
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -253,6 +255,55 @@ def test_a_second_ctrl_c_ends_triton_at_once(monkeypatch: pytest.MonkeyPatch) ->
     assert process.returncode == -signal.SIGKILL
 
 
+STALLED = b"POST /v2/models/psp/infer HTTP/1.1\r\nContent-Length: 1000\r\n\r\nabc"
+
+
+def test_a_second_signal_ends_it_while_a_batch_waits(
+    python: str, engine: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Triton waits half a minute for more pictures, and is not waited for."""
+    running = Server(python, engine, "--delay", "30000", threads=1)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(infer, running.port, image=pixels(1))
+        with socket.create_connection(("127.0.0.1", running.port)) as stalled:
+            stalled.sendall(STALLED)
+            threading.Event().wait(1)
+            running.process.send_signal(signal.SIGINT)
+            with pytest.raises(ConnectionError):
+                while True:  # until the first signal has closed the door
+                    socket.create_connection(("127.0.0.1", running.port)).close()
+            started = time.monotonic()
+            running.process.send_signal(signal.SIGINT)
+            assert running.process.wait(25) == 130 and time.monotonic() - started < 25
+        assert isinstance(waiting.exception(10), ConnectionError | http.client.HTTPException)
+    assert capfd.readouterr().err.strip() == "interrupted"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_cuts_every_caller(engine: Path, number: signal.Signals) -> None:
+    """Behind the door is a server that takes a request and never answers."""
+    options = serve.Options(engine, "127.0.0.1", free_port(), 0, "psp", "cpu", 1, 1000, 1)
+    silent = subprocess.Popen(["sleep", "60"])
+
+    async def run(behind: socket.socket) -> None:
+        gate = Gate(behind.getsockname()[1], 1000, 2)
+        serving = asyncio.ensure_future(serve._serve(silent, gate, options, "cpu"))
+        while not gate._server:
+            await asyncio.sleep(0.01)
+        callers = [await asyncio.open_connection("127.0.0.1", options.port) for _ in range(2)]
+        callers[0][1].write(STALLED)
+        callers[1][1].write(b"GET / HTTP/1.1\r\n\r\n")
+        os.kill(os.getpid(), number)
+        while not gate.stopping:
+            await asyncio.sleep(0.01)
+        os.kill(os.getpid(), number)
+        await serving
+
+    with socket.create_server(("127.0.0.1", 0)) as behind, pytest.raises(KeyboardInterrupt):
+        asyncio.run(asyncio.wait_for(run(behind), 20))
+    assert silent.wait(10) == -signal.SIGKILL
+
+
 @pytest.mark.parametrize(
     ("log", "expected"),
     [
@@ -300,9 +351,20 @@ def test_mistakes_are_one_line(engine: Path, tmp_path: Path) -> None:
         serve.check(serve.Options(engine, "127.0.0.1", 8000, 8000, "psp", "cpu", 1, 1, 1))
     with pytest.raises(PspError, match="cannot listen on nowhere.invalid port .*; choose another"):
         serve.check(serve.Options(engine, "nowhere.invalid", 1, 2, "psp", "cpu", 1, 1, 1))
+    for host in ("a..b", "a" * 70 + ".example"):
+        with pytest.raises(PspError, match=f"--host {host}: expected an address"):
+            serve.check(serve.Options(engine, host, 1, 2, "psp", "cpu", 1, 1, 1))
     for name in ("a/b", "x_mapping"):
         with pytest.raises(PspError, match="--name"):
             serve.check(serve.Options(engine, "127.0.0.1", 0, 0, name, "cpu", 1, 1, 1))
+
+
+@pytest.mark.parametrize("delay", ["inf", "nan", "-1", "1e9"])
+def test_a_delay_that_is_none(engine: Path, delay: str) -> None:
+    command = [sys.executable, "-m", "psp_runtime.serve", "--engine", str(engine), f"--delay={delay}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    expected = f"error: --delay {float(delay):g}: expected milliseconds, 0 to 60000\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
 
 
 @pytest.mark.skipif(sys.version_info[:2] in serve.PYTHONS, reason="this Python is one that PyTriton runs with")

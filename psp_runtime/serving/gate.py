@@ -7,16 +7,26 @@ comes between the two waits for half a second (docs/serving.md): so the door cou
 """
 
 import asyncio
-import contextlib
+import errno
 import json
-from asyncio import StreamReader, StreamWriter
+import time
+import warnings
+from asyncio import AbstractEventLoop, StreamReader, StreamWriter
+from typing import Any
 
-#: Bytes copied at a time, and the longest head of a request.
-CHUNK, LONGEST_HEAD = 1 << 16, 1 << 14
-#: Seconds in which a request on its way still gets in after a stop, and in which the rest of a refused one is read.
+from psp_runtime.serving.peers import LONGEST_HEAD, Peer, Refused, copy, read_fields, stays_open, without
+
+#: Seconds a caller is waited for: for the next request, the rest of its head, more of its body, and to take more of
+#: the answer. A caller that stalls holds a place in the queue, and every connection holds two of the process's files.
+PATIENCE = 60.0
+#: Seconds in which a request on its way still gets in after a stop; and in which one that has begun then must arrive,
+#: and the rest of a refused one is read.
 GRACE, LINGER = 0.5, 5.0
+#: What accept() says where there is nothing left to take a connection with.
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 REASONS = {
     400: "Bad Request",
+    408: "Request Timeout",
     411: "Length Required",
     413: "Content Too Large",
     502: "Bad Gateway",
@@ -24,86 +34,110 @@ REASONS = {
 }
 
 
-class Refused(Exception):
-    """A request that is not passed on: its status, and what is wrong with it."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class Gate:
     """Passes requests of at most `largest` bytes, and `most` with a body at once, on to 127.0.0.1:`port`."""
 
-    def __init__(self, port: int, largest: int, most: int) -> None:
-        self.port, self.largest, self.most = port, largest, most
+    def __init__(self, port: int, largest: int, most: int, patience: float = PATIENCE) -> None:
+        self.port, self.largest, self.most, self.patience = port, largest, most, patience
         self.stopping = False
         self._busy = 0
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[Any]] = set()
+        self._served: set[asyncio.Task[Any]] = set()  # those whose request has arrived, and is being answered
 
     async def open(self, host: str, port: int) -> None:
         """Accept connections. Raises `OSError` for an address that cannot be listened on."""
+        asyncio.get_running_loop().set_exception_handler(self._trouble)
         self._server = await asyncio.start_server(self._connection, host, port, limit=LONGEST_HEAD)
 
     async def close(self) -> None:
-        """Accept no more connections, answer every request that has begun, then close."""
+        """Accept no more connections, answer every request that arrives in time, then close."""
         self.stopping = True
         if self._server:
             self._server.close()
         await asyncio.sleep(GRACE)
-        while self._busy:
+        end = time.monotonic() + LINGER
+        while self._busy > len(self._served) and time.monotonic() < end:
             await asyncio.sleep(0.01)
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await self._cut(self._connections - self._served)
+        while self._served:
+            await asyncio.sleep(0.01)
+        await self.cut()
+
+    async def cut(self) -> None:
+        """End every connection at once."""
+        await self._cut(self._connections)
+
+    async def _cut(self, tasks: set[asyncio.Task[Any]]) -> None:
+        while tasks := tasks & self._connections:  # again: one whose time is up just then takes it for that
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=0.1)
+
+    def _trouble(self, loop: AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A shortage is a warning: asyncio reports it a hundred times, and tries again after a second."""
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in SHORTAGES:
+            words = "callers wait until others have left; ulimit -n allows more, before psp-serve starts"
+            warnings.warn(f"no more connections can be taken ({error.strerror}): {words}", stacklevel=1)
+        elif not (self.stopping and isinstance(error, ValueError)):  # trying again after it was closed
+            loop.default_exception_handler(context)
 
     async def _connection(self, reader: StreamReader, writer: StreamWriter) -> None:
-        task = asyncio.current_task()
+        caller, task = Peer(reader, writer, self.patience), asyncio.current_task()
         assert task is not None
         self._connections.add(task)
         try:
-            await self._requests(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await self._requests(caller)
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # the caller is gone, or the door is closed: nobody is left to tell
         finally:
             self._connections.discard(task)
-            writer.close()
+            caller.close()
 
-    async def _requests(self, reader: StreamReader, writer: StreamWriter) -> None:
-        """All requests of one connection."""
+    async def _requests(self, caller: Peer) -> None:
+        """All requests of one connection; the server behind has one too from the first of them on."""
+        up = None
         try:
-            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.port, limit=LONGEST_HEAD)
-        except OSError as error:
-            await _refuse(reader, writer, Refused(502, f"the server behind is not there: {error.strerror}"))
-            return
-        try:
-            while await self._request(reader, writer, up_reader, up_writer):
-                pass
+            while head := await caller.head():
+                up = up or await self._connect()
+                if not await self._request(head, caller, up):
+                    break
         except Refused as refused:
-            await _refuse(reader, writer, refused)
+            await _refuse(caller, refused)
         finally:
-            up_writer.close()
+            if up:
+                up.close()
 
-    async def _request(
-        self, reader: StreamReader, writer: StreamWriter, up_reader: StreamReader, up_writer: StreamWriter
-    ) -> bool:
+    async def _connect(self) -> Peer:
+        try:
+            return Peer(*await asyncio.open_connection("127.0.0.1", self.port, limit=LONGEST_HEAD))
+        except OSError as error:
+            raise Refused(502, f"the server behind cannot be reached: {error.strerror}") from None
+
+    async def _request(self, head: bytes, caller: Peer, up: Peer) -> bool:
         """One request and its response; whether another one may follow."""
-        head = await _read_head(reader)
+        task = asyncio.current_task()
+        assert task is not None
         self._busy += 1
         try:
-            fields = _fields(head)
-            length = self._length(fields)
-            if length and self._busy > self.most:
-                raise Refused(503, f"{self.most} requests wait already, the most in the queue: try again later")
-            if fields.get("expect", "").lower() == "100-continue":
-                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                head = _without(head, "expect")
-            up_writer.write(head)
-            await _copy(reader, up_writer, length)
-            return await self._respond(head, writer, up_reader) and fields.get("connection", "").lower() != "close"
+            await self._pass_on(head, caller, up)
+            self._served.add(task)
+            return await self._respond(head, caller, up)
         finally:
             self._busy -= 1
+            self._served.discard(task)
+
+    async def _pass_on(self, head: bytes, caller: Peer, up: Peer) -> None:
+        fields = read_fields(head)
+        length = self._length(fields)
+        if length and self._busy > self.most:
+            raise Refused(503, f"{self.most} requests wait already, the most in the queue: try again later")
+        if fields.get("expect", "").lower() == "100-continue":
+            await caller.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            head = without(head, "expect")
+        await up.write(head)
+        await copy(caller, up, length)
 
     def _length(self, fields: dict[str, str]) -> int:
         """Bytes of a request's body. Raises `Refused` for one that is too long, or does not say."""
@@ -117,71 +151,36 @@ class Gate:
             raise Refused(413, f"a request of {length} bytes: this server takes {self.largest}, send fewer pictures")
         return length
 
-    async def _respond(self, request: bytes, writer: StreamWriter, up_reader: StreamReader) -> bool:
-        try:
-            head = await _read_head(up_reader)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            raise Refused(502, "the server gave no answer: is the request HTTP/1.1?") from None
-        fields, keep = _fields(head), not self.stopping
-        if self.stopping:
-            head = _without(head, "connection")[:-2] + b"Connection: close\r\n\r\n"
-        writer.write(head)
-        if "content-length" in fields and not request.startswith(b"HEAD "):
-            await _copy(up_reader, writer, int(fields["content-length"]))
-        elif "transfer-encoding" in fields:
-            while chunk := await up_reader.read(CHUNK):  # Triton streams only where it closes afterwards
-                writer.write(chunk)
-                await writer.drain()
-        await writer.drain()
+    async def _respond(self, request: bytes, caller: Peer, up: Peer) -> bool:
+        head = await _answer(up)
+        fields, follows = read_fields(head), stays_open(head)
+        keep = follows and stays_open(request) and not self.stopping
+        await caller.write(head if keep else without(head, "connection")[:-2] + b"Connection: close\r\n\r\n")
+        if request.startswith(b"HEAD "):
+            return keep
+        if "content-length" in fields:
+            await copy(up, caller, int(fields["content-length"]))
+        elif "transfer-encoding" in fields or not follows:  # Triton streams only where it closes afterwards
+            while chunk := await up.read():
+                await caller.write(chunk)
+            return False
         return keep
 
 
-async def _read_head(reader: StreamReader) -> bytes:
+async def _answer(up: Peer) -> bytes:
+    """The head of the server's answer."""
     try:
-        return await reader.readuntil(b"\r\n\r\n")
-    except asyncio.LimitOverrunError:
-        raise Refused(400, f"no end of the request's head within {LONGEST_HEAD} bytes") from None
+        head = await up.head()
+    except (ConnectionError, asyncio.IncompleteReadError):
+        head = b""
+    if not head:
+        raise Refused(502, "the server gave no answer: is the request HTTP/1.1?")
+    return head
 
 
-async def _copy(reader: StreamReader, writer: StreamWriter, length: int) -> None:
-    while length:
-        chunk = await reader.read(min(length, CHUNK))
-        if not chunk:
-            raise asyncio.IncompleteReadError(b"", length)
-        writer.write(chunk)
-        await writer.drain()
-        length -= len(chunk)
-
-
-async def _refuse(reader: StreamReader, writer: StreamWriter, refused: Refused) -> None:
+async def _refuse(caller: Peer, refused: Refused) -> None:
     """Answer as Triton does, and read on for a moment: else the caller may see a reset instead of the answer."""
     body = json.dumps({"error": str(refused)}).encode()
     head = f"HTTP/1.1 {refused.status} {REASONS[refused.status]}\r\nContent-Type: application/json\r\n"
-    writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
-    await writer.drain()
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(_discard(reader), LINGER)
-
-
-async def _discard(reader: StreamReader) -> None:
-    while await reader.read(CHUNK):
-        pass
-
-
-def _fields(head: bytes) -> dict[str, str]:
-    """The fields of a head by their names in lower case. Raises `Refused` for what is none."""
-    fields: dict[str, str] = {}
-    for line in head.decode("latin-1").split("\r\n")[1:-2]:
-        name, colon, value = line.partition(":")
-        if not colon or name != name.strip() or not name:
-            raise Refused(400, f"not a field of HTTP/1.1: {line[:60]!r}")
-        if name.lower() == "content-length" and fields.get("content-length", value.strip()) != value.strip():
-            raise Refused(400, "two fields Content-Length that differ")
-        fields[name.lower()] = value.strip()
-    return fields
-
-
-def _without(head: bytes, name: str) -> bytes:
-    """A head without one of its fields."""
-    lines = head.split(b"\r\n")
-    return b"\r\n".join(line for line in lines if not line.lower().startswith(f"{name}:".encode()))
+    await caller.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+    await caller.discard(LINGER)
