@@ -52,9 +52,6 @@ from psp_runtime.arrays import engine_inputs
 from psp_runtime.errors import PspError
 from psp_runtime.metadata import read_info
 
-#: Largest difference of codes over their largest value.
-CODES_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
-
 Result = TypeVar("Result")
 #: Why something was not measured, and what.
 Notes = dict[str, list[str]]
@@ -185,7 +182,7 @@ class Opened:
 
     def compare(self, other: "Opened") -> None:
         """Raise `DifferentPicture` where the picture or the codes are not those of the other side."""
-        precision = max(self.side.precision, other.side.precision, key=CODES_TOLERANCE.__getitem__)
+        precision = max(self.side.precision, other.side.precision, key=verify.CODES_GATES.__getitem__)
         for name, array in self.result.items():
             wrong = difference(array, other.result[name], precision)
             if wrong:
@@ -206,7 +203,7 @@ def difference(array: np.ndarray, expected: np.ndarray, precision: str) -> str:
         psnr = verify.psnr(error)
         return "" if psnr >= verify.GATES[precision] else f"{psnr:.1f} dB"
     relative = float(error.max() / np.abs(expected).max())
-    return "" if relative <= CODES_TOLERANCE[precision] else f"a relative error of {relative:.1e}"
+    return "" if relative <= verify.CODES_GATES[precision] else f"a relative error of {relative:.1e}"
 
 
 def time_file(options: argparse.Namespace) -> dict:

@@ -66,7 +66,7 @@ def build_plan(
     trt = importlib.import_module(flavour)
     logger = the_logger(trt)
     logger.errors.clear()
-    builder = trt.Builder(logger)
+    builder = _builder(trt, logger)
     network = builder.create_network(_creation_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(source.read_bytes()):
@@ -91,6 +91,15 @@ def build_plan(
     if found != info.precision:
         raise BuildError(f"{flavour} {trt.__version__} made {target.name} {found}, expected {info.precision}")
     return info
+
+
+def _builder(trt: Any, logger: Any) -> Any:
+    """Raises `BuildError` where TensorRT does not start: its bindings raise a TypeError about a null pointer."""
+    try:
+        return trt.Builder(logger)
+    except (TypeError, RuntimeError) as error:
+        reason = logger.errors[-1] if logger.errors else str(error)
+        raise BuildError(f"{trt.__name__} {trt.__version__} does not start on this machine: {reason}") from error
 
 
 def _config(trt: Any, builder: Any, network: Any, info: EngineInfo, source: Path) -> Any:

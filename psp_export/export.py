@@ -26,6 +26,12 @@ Cases = list[verify.Case]
 
 CALIBRATION_PICTURES = 6
 PARTS = ("encoder", "generator")
+#: Options of plans alone, and their names on the command line.
+PLAN_OPTIONS = {
+    "workspace_mb": "--workspace",
+    "optimization_level": "--optimization-level",
+    "tune_batch": "--tune-batch",
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,11 @@ class Written:
 def check(options: Options) -> None:
     """What can be said before any work: raises `PspError` for a target or backend that will not do."""
     targets.check(options.output)
-    engine.check_timing_cache(options.timing_cache, _flavour(options))
+    flavour = _flavour(options)
+    engine.check_timing_cache(options.timing_cache, flavour)
+    unused = [flag for name, flag in PLAN_OPTIONS.items() if getattr(options, name) != getattr(Options, name)]
+    if unused and flavour is None:
+        warnings.warn(f"{', '.join(unused)} without effect: no plan is built", stacklevel=2)
     if options.tune_batch > options.max_batch:
         raise PspError(
             f"--tune-batch {options.tune_batch}: the plan serves batches of 1..{options.max_batch}; raise --max-batch"

@@ -1,6 +1,7 @@
 """An engine against the reference: the trained model in PyTorch FP32, on several pictures and batch sizes.
 
-Compared is what users see, the uint8 output: PSNR with peak 255, and the largest difference in levels. For an FP16
+Compared is what users see, the uint8 output: PSNR with peak 255, and the largest difference in levels; and the codes,
+which they may store and edit. For an FP16
 graph that is not enough: ONNX Runtime computes it in FP32 on a CPU, so its pictures say nothing about overflow on a
 GPU. `fp16_peaks` looks at the magnitude of every FP16 tensor instead.
 """
@@ -28,6 +29,8 @@ from psp_train.networks.psp import to_input, to_picture
 
 #: Lowest PSNR (dB) of the worst picture that lets an engine through.
 GATES = {"fp32": 48.0, "fp16": 40.0}
+#: Largest error of the codes, over the largest of them, that lets an engine through.
+CODES_GATES = {"fp32": 1e-3, "fp16": 2e-2}
 #: Largest relative error of the mapping network that lets it through.
 MAPPING_GATE = 1e-4
 #: How far below 65504 every FP16 tensor must stay.
@@ -38,7 +41,8 @@ BATCHES = (1, 3)
 VERIFY_SEED, CALIBRATION_SEED = 11, 12
 
 
-Run = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+#: From an engine's inputs to its "output" and "latents".
+Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
 class ParityError(PspError):
@@ -82,10 +86,11 @@ class MappingParity:
 
 @dataclass(frozen=True)
 class Case:
-    """One batch of inputs with the reference's uint8 output [B,H,W,3]."""
+    """One batch of inputs with the reference's uint8 output [B,H,W,3] and its codes [B,L,S]."""
 
     inputs: dict[str, np.ndarray]
     expected: np.ndarray
+    latents: np.ndarray
 
 
 def pictures(kind: InputKind, classes: int, count: int, seed: int) -> np.ndarray:
@@ -116,11 +121,11 @@ def reference_cases(psp: PSP, info: EngineInfo, seed: int = VERIFY_SEED) -> list
         if number > 0:
             alpha[:, list(info.mix_layers)] = 0.5
         x = to_input(torch.from_numpy(image), info.input, psp.encoder.config.input_channels)
-        picture = psp(x, style, alpha)[0]
+        picture, latents = psp(x, style, alpha)
         if not picture.isfinite().all():
             raise PspError("the checkpoint gives pictures of NaN or infinity in PyTorch FP32: export an earlier one")
         inputs = {"image": image, "style": style.numpy(), "alpha": alpha.numpy()}
-        cases.append(Case(inputs, to_picture(picture).numpy()))
+        cases.append(Case(inputs, to_picture(picture).numpy(), latents.numpy()))
     return cases
 
 
@@ -128,7 +133,9 @@ def compare(run: Run, info: EngineInfo, cases: list[Case], headroom: float | Non
     """Give the cases to an engine. Raises `ParityError` below the gate of its precision."""
     worst, largest = 99.0, 0
     for case in cases:
-        difference = np.abs(run(case.inputs).astype(np.int16) - case.expected)
+        outputs = run(case.inputs)
+        _check_codes(outputs["latents"], case.latents, info)
+        difference = np.abs(outputs["output"].astype(np.int16) - case.expected)
         largest = max(largest, int(difference.max()))
         worst = min(worst, *(psnr(picture) for picture in difference))
     gate = GATES[info.precision]
@@ -141,18 +148,28 @@ def compare(run: Run, info: EngineInfo, cases: list[Case], headroom: float | Non
     return Parity(worst, largest, headroom)
 
 
+def _check_codes(latents: np.ndarray, expected: np.ndarray, info: EngineInfo) -> None:
+    """What is stored, edited and interpolated need not show in a picture that was mixed."""
+    error, gate = float(np.abs(latents - expected).max() / np.abs(expected).max()), CODES_GATES[info.precision]
+    if not error <= gate:
+        raise ParityError(
+            f"the codes of the {info.backend} engine differ from PyTorch FP32: relative error {error:.1e}, expected "
+            f"at most {gate:.0e} for {info.precision}; nothing was written"
+        )
+
+
 def whole(session: Session) -> Run:
-    """A full engine as a function from inputs to output."""
-    return lambda inputs: session.run(inputs)["output"]
+    """A full engine as a function from inputs to outputs."""
+    return session.run
 
 
 def parts(encoder: Session, generator: Session) -> Run:
     """Encoder and generator as one function: encode, mix, decode."""
 
-    def run(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         latents = encoder.run({"image": inputs["image"]})["latents"]
         alpha = inputs["alpha"][:, :, None]
-        return generator.run({"latents": (1 - alpha) * latents + alpha * inputs["style"]})["output"]
+        return generator.run({"latents": (1 - alpha) * latents + alpha * inputs["style"]}) | {"latents": latents}
 
     return run
 

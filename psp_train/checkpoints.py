@@ -7,6 +7,7 @@ Everything about the architecture is read off the shapes in the file, so old fil
 Files are opened with `weights_only`: a checkpoint cannot run code.
 """
 
+import argparse
 import hashlib
 import pickle
 import warnings
@@ -14,7 +15,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -65,22 +66,50 @@ def load_checkpoint(path: str | Path, task: str | None = None) -> Checkpoint:
     `CheckpointError` for anything but a complete pSp checkpoint.
     """
     path = Path(path)
+    file = _open(path)
+    chosen = _choose_task(path, file.opts, task, file.encoder.input_channels)
+    model = _model(path, file)
+    if file.average is None and file.opts.get("start_from_latent_avg"):
+        raise CheckpointError(f"{path} lacks latent_avg, the w its encoder starts from: take the file as published")
+    model.latent_avg = _latent_avg(path, file.average, file.generator)
+    return Checkpoint(model, chosen, file.encoder, file.generator, file_hash(path), PUBLISHED_LICENSE, path.name)
+
+
+def load_encoder(path: str | Path) -> torch.nn.Module:
+    """The encoder of a published pSp checkpoint, whatever task it was trained for; its `config` says what it is."""
+    path = Path(path)
+    return _model(path, _open(path)).encoder
+
+
+class _File(NamedTuple):
+    """What a pSp checkpoint holds."""
+
+    state: State
+    opts: Mapping[str, Any]
+    average: Any
+    encoder: EncoderConfig
+    generator: GeneratorConfig
+
+
+def _open(path: Path) -> _File:
     data = _read(path)
     if "g_ema" in data:
         raise CheckpointError(f"{path} is a StyleGAN2 generator without an encoder: expected a pSp checkpoint")
     if not isinstance(data.get("state_dict"), Mapping):
         raise CheckpointError(f"{path} is not a pSp checkpoint: expected a 'state_dict', found {_some(data)}")
-    state, opts = dict(data["state_dict"]), data.get("opts")
-    opts = opts if isinstance(opts, Mapping) else {}
+    state, opts = {str(key): value for key, value in data["state_dict"].items()}, data.get("opts")
+    opts = vars(opts) if isinstance(opts, argparse.Namespace) else opts if isinstance(opts, Mapping) else {}
     generator = _read_shapes(path, generator_config, state, "decoder.")
     encoder = _read_shapes(path, encoder_config, state, generator)
     _check_encoder_type(path, opts, encoder)
-    chosen = _choose_task(path, opts, task, encoder.input_channels)
+    return _File(state, opts, data.get("latent_avg"), encoder, generator)
+
+
+def _model(path: Path, file: _File) -> PSP:
     with torch.device("meta"):
-        model = PSP(encoder, generator)
-    _load_state(path, model, state)
-    model.latent_avg = _latent_avg(path, data.get("latent_avg"), generator)
-    return Checkpoint(model.eval(), chosen, encoder, generator, file_hash(path), PUBLISHED_LICENSE, path.name)
+        model = PSP(file.encoder, file.generator)
+    _load_state(path, model, file.state)
+    return model.eval()
 
 
 def load_demo_checkpoint(task: str | None = None) -> Checkpoint:
@@ -102,9 +131,23 @@ def load_generator(path: str | Path) -> tuple[Generator, torch.Tensor | None]:
     config = _read_shapes(path, generator_config, state, "")
     with torch.device("meta"):
         generator = Generator(config)
-    _load_state(path, generator, state)
+    lacking = [key for key in generator.state_dict() if key not in state and _is_constant(key)]
+    if any(key.startswith("noises.") for key in lacking):
+        warnings.warn(f"{path} holds no noise pictures: those of seed 0 take their place", stacklevel=2)
+    _load_state(path, generator, (_constants(config) if lacking else {}) | state)
     average = data.get("latent_avg")
     return generator.eval(), None if average is None else _latent_avg(path, average, config)
+
+
+def _is_constant(key: str) -> bool:
+    """Noise pictures and FIRs are not trained, and some files leave them out."""
+    return key.startswith("noises.") or key.endswith(".kernel")
+
+
+def _constants(config: GeneratorConfig) -> State:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return {key: value for key, value in Generator(config).state_dict().items() if _is_constant(key)}
 
 
 def checkpoint_dict(model: PSP, recipe: Recipe) -> dict[str, Any]:
@@ -151,7 +194,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            # Training scripts keep their options as a Namespace, which is as plain as a dict.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error) or "unrecognized function" in str(error):
             raise CheckpointError(
@@ -180,7 +225,7 @@ def _read_shapes(path: Path, reader: Any, *args: Any) -> Any:
 
 def _check_encoder_type(path: Path, opts: Mapping[str, Any], encoder: EncoderConfig) -> None:
     name = opts.get("encoder_type")
-    if name is not None and ENCODER_TYPES.get(name) != encoder.kind:
+    if name is not None and ENCODER_TYPES.get(str(name)) != encoder.kind:
         raise CheckpointError(
             f"{path}: opts say encoder type {name!r}, its weights are those of a {encoder.kind!r} encoder "
             f"(known types: {', '.join(ENCODER_TYPES)})"

@@ -95,10 +95,7 @@ def train(settings: Settings, process: distributed.Process, new: bool) -> None:
         folder.check_new()
     with distributed.first_goes_first(process):
         setup = build(settings, check=process.first)
-    trainer = Trainer(settings, setup, process)
-    if process.first:  # of a resumed run too: it may have been given more steps
-        folder.create(settings.to_json())
-    trainer.run()
+    Trainer(settings, setup, process).run()
 
 
 def make_recipe(task: str | None, variant: str | None, demo: bool, overrides: dict[str, Any]) -> recipes.Recipe:

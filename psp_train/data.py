@@ -6,6 +6,7 @@ neither the number of workers nor a restart changes it.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -128,9 +129,18 @@ def split(items: list[Item], held_out: int, seed: int) -> tuple[list[Item], list
 
 
 def fingerprint(*parts: Sequence[Item]) -> str:
-    """Names and order of samples as a sha256: where it changes, the same position means another sample."""
-    names = [[item.source.name for item in part] for part in parts]
-    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+    """Names and order of samples as a sha256: where it changes, the same position means another sample.
+
+    Names within their folders, which may have moved.
+    """
+    columns = [[[getattr(item, kind) for item in part] for part in parts] for kind in ("source", "target", "mask")]
+    return hashlib.sha256(json.dumps([_names(column) for column in columns]).encode()).hexdigest()
+
+
+def _names(parts: list[list[Path | None]]) -> list[list[str]]:
+    files = [path for part in parts for path in part if path]
+    root = os.path.commonpath([path.parent for path in files]) if files else ""
+    return [[os.path.relpath(path, root) if path else "" for path in part] for part in parts]
 
 
 class Samples(Dataset):

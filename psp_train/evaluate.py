@@ -30,6 +30,8 @@ from psp_train.subjects import Array, Job, Model, drawn_jobs, folder_jobs, open_
 
 #: Runs of one picture before the clock counts, and with it.
 WARM_UP, TIMED = 2, 10
+#: Drawn faces, where no number is asked for.
+COUNT = 100
 #: How far super-resolution inputs can be shrunk, and are by default.
 FACTORS, FACTOR = (1, 2, 4, 8, 16, 32), 8
 
@@ -59,7 +61,7 @@ def psp_eval(
         Path | None, typer.Option(help="Folder of the published networks that similarity and LPIPS need.")
     ] = None,
     factor: Annotated[int | None, typer.Option(help=f"Super-resolution: shrink by this ({FACTOR}).")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Faces to draw with --demo.")] = 100,
+    count: Annotated[int | None, typer.Option(min=1, help=f"Faces to draw with --demo ({COUNT}).")] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if it can be used here, else the CPU.")] = Device.auto,
     out: Annotated[Path | None, typer.Option(help="Also write the numbers of every picture, as JSON.")] = None,
 ) -> None:
@@ -68,10 +70,12 @@ def psp_eval(
     With --demo, networks trained on drawn faces stand in for the published ones: feature and identity distance.
     """
     _check_options(engine, checkpoint, demo, data, target, weights, out)
+    if count and not demo:
+        raise PspError("--count is for --demo: all pictures of a folder are measured")
     metrics = demo_metrics(device.value) if demo else published_metrics(weights, device.value)
     with open_model(engine, checkpoint, task, device.value) as model:
         shrunk = _factor(model.task, target, factor)
-        jobs = folder_jobs(model, data, target, shrunk) if data else drawn_jobs(model, count, shrunk)
+        jobs = folder_jobs(model, data, target, shrunk) if data else drawn_jobs(model, count or COUNT, shrunk)
         values = measure(model, jobs, metrics)
         runtime = seconds(model, jobs[0]().source)
     report = summary(model, values, runtime) | {"data": str(data or "drawn faces")}

@@ -29,6 +29,9 @@ TERMS = ("l2", "l1", "lpips", "identity", "moco", "w_norm", "l2_crop", "lpips_cr
 #: The smallest value of each number.
 LEAST = dict.fromkeys((*TERMS, "learning_rate", "decay", "seed"), 0) | dict(batch_size=1, accumulate=1, steps=1)
 
+#: What torch takes for a seed.
+MOST_SEED = 2**63 - 1
+
 #: The factors that pictures of 256 can be shrunk by.
 FACTORS = range(1, 129)
 
@@ -84,6 +87,8 @@ class Recipe:
         for name, least in LEAST.items():
             if not least <= getattr(self, name) < math.inf:
                 raise PspError(f"{name} is {getattr(self, name)}, expected a number from {least} on")
+        if self.seed > MOST_SEED:
+            raise PspError(f"seed is {self.seed}, expected a number up to {MOST_SEED}")
         if self.decay > 1:
             raise PspError(f"decay is {self.decay}, expected a share of the steps, 0 to 1")
         if not self.factors or not set(self.factors) <= set(FACTORS):

@@ -39,6 +39,9 @@ class RunFolder:
             raise PspError(f"{self.path} is a file, expected a folder for the new run")
         if (self.path / "run.json").exists():
             raise PspError(f"{self.path} already holds a training: give --resume {self.path}, or another --out")
+        left = sorted([*self.path.glob("step_*"), *self.path.glob("metrics.jsonl")])
+        if left:
+            raise PspError(f"{left[0]} is left from another training, without its run.json: give another --out")
 
     def create(self, settings: Mapping[str, Any]) -> None:
         """Start a run: make the folder and write run.json."""
@@ -90,7 +93,8 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Forget the metrics after `step`, which a resumed run writes again, and files that were never finished."""
         for unfinished in self.path.glob(".*.tmp"):  # of a killed process: `replacing` names them so
-            unfinished.unlink()
+            if re.fullmatch(r"\.\d+-\d+\.tmp", unfinished.name):
+                unfinished.unlink()
         if self.metrics.exists():
             lines = self.metrics.read_text().splitlines(keepends=True)
             kept = [line for line in lines if _complete(line) and json.loads(line)["step"] <= step]

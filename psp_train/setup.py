@@ -10,12 +10,13 @@ import torch
 from psp_runtime.errors import PspError
 from psp_runtime.tasks import get_task
 from psp_train import data, demo, drawn, pretrained, recipes
-from psp_train.checkpoints import load_checkpoint, load_generator
+from psp_train.checkpoints import load_encoder, load_generator
 from psp_train.data import Samples
 from psp_train.networks import PSP, Generator
 from psp_train.networks.encoder import published_config
 from psp_train.objective import Objective, demo_networks, load_networks
 from psp_train.recipes import Recipe
+from psp_train.runs import RunFolder
 
 Precision = Literal["none", "bf16", "fp16"]
 
@@ -93,6 +94,8 @@ def build(settings: Settings, check: bool = True) -> Setup:
 def build_samples(settings: Settings, check: bool = True) -> tuple[Samples, Samples]:
     """Training and held-out samples of the settings' folders; `check`: after reading all label maps."""
     recipe, task = settings.recipe, get_task(settings.recipe.task)
+    if settings.masks and recipe.mask != "labels":
+        raise PspError(f"--masks are for --set mask=labels, and the recipe has mask={recipe.mask}: leave one out")
     if settings.demo:
         items = drawn.items(task, settings.data or settings.out / "drawn", masks=recipe.mask == "labels")
     elif settings.data is None:
@@ -129,7 +132,8 @@ def build_model(settings: Settings) -> PSP:
     check_render_size(recipe, model.decoder.config.size)
     if recipe.start_from_average:
         model.latent_avg.copy_(average_w(model.decoder) if average is None else average)
-    initialise(model, settings)
+    if not RunFolder(settings.out).steps():  # a resumed run has its own weights, and --init may be gone
+        initialise(model, settings)
     model.decoder.requires_grad_(False).eval()
     model.encoder.to(memory_format=torch.channels_last)
     model.decoder.input.input.data = model.decoder.input.input.data.contiguous(memory_format=torch.channels_last)
@@ -159,7 +163,7 @@ def published_model(recipe: Recipe, path: Path | None) -> tuple[PSP, torch.Tenso
 
 def check_render_size(recipe: Recipe, size: int) -> None:
     """Raises `PspError` for a size that no part of a generator of `size` makes."""
-    sizes = [2**n for n in range(3, size.bit_length())]
+    sizes = [2**n for n in range(5, size.bit_length())]  # LPIPS sees nothing smaller than 32
     if recipe.render_size not in (None, *sizes):
         raise PspError(f"render_size is {recipe.render_size}, this generator can do {', '.join(map(str, sizes))}")
 
@@ -174,11 +178,11 @@ def average_w(generator: Generator) -> torch.Tensor:
 def initialise(model: PSP, settings: Settings) -> None:
     """Start the encoder from a checkpoint, from its published backbone among the weights, or as it is."""
     if settings.init is not None:
-        start = load_checkpoint(settings.init)
-        wanted = replace(model.encoder.config, input_channels=start.encoder.input_channels)
-        if start.encoder != wanted:
-            raise PspError(f"--init {settings.init} has another encoder, {start.encoder}: expected {wanted}")
-        continue_from(start.model.encoder.state_dict(), model.encoder)
+        start = load_encoder(settings.init)
+        wanted = replace(model.encoder.config, input_channels=start.config.input_channels)
+        if start.config != wanted:
+            raise PspError(f"--init {settings.init} has another encoder, {start.config}: expected {wanted}")
+        continue_from(start.state_dict(), model.encoder)
     elif settings.weights is not None and not settings.demo:
         published = pretrained.resnet50_state if model.encoder.config.resnet else pretrained.irse50_state
         continue_from(published(settings.weights), model.encoder)

@@ -224,6 +224,7 @@ class Trainer:
         if step:
             self.load(step)
         if self.process.first:  # only now: a run that cannot go on is left as it is
+            self.folder.create(self.settings.to_json())  # of a resumed run too: it may have been given more steps
             self.folder.rewind(step)
         return step
 

@@ -1,6 +1,8 @@
 """Checkpoint import: every published layout, and one clear line for everything else."""
 
+import argparse
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -159,6 +161,39 @@ def test_damaged_files(tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         load_checkpoint(tmp_path / "missing.pt")
+
+
+def test_options_may_be_a_namespace(tmp_path):
+    """As training scripts have them: it is data, like a dict."""
+    data = published(tiny_model())
+    loaded = load_checkpoint(write(tmp_path, data | {"opts": argparse.Namespace(**data["opts"])}))
+    assert loaded.task.name == "inversion"
+    model = tiny_model().decoder
+    path = write(tmp_path, {"g_ema": model.state_dict(), "args": argparse.Namespace(size=64)})
+    assert load_generator(path)[0].config == TINY_GENERATOR
+
+
+def test_a_generator_without_noise_and_firs(tmp_path):
+    """Some published files leave out what is not trained."""
+    model = tiny_model().decoder
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("noises.") and not k.endswith(".kernel")}
+    with pytest.warns(UserWarning, match="holds no noise pictures: those of seed 0"):
+        generator, _ = load_generator(write(tmp_path, {"g_ema": state}))
+    found = generator.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in model.state_dict().items() if "noises." not in key)
+    assert all(value.std() > 0.5 for key, value in found.items() if key.startswith("noises."))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again, _ = load_generator(write(tmp_path, {"g_ema": state}))
+    assert all(torch.equal(found[key], value) for key, value in again.state_dict().items())
+
+
+def test_an_average_that_must_be_there(tmp_path):
+    data = published(tiny_model(), latent_avg=None)
+    assert (load_checkpoint(write(tmp_path, data)).model.latent_avg == 0).all()
+    data["opts"]["start_from_latent_avg"] = True
+    with pytest.raises(CheckpointError, match="lacks latent_avg, the w its encoder starts from"):
+        load_checkpoint(write(tmp_path, data))
 
 
 def test_generator_file(tmp_path):

@@ -174,7 +174,10 @@ def test_nothing_is_said_of_label_maps_that_are_not_there(item, capsys):
 def test_a_fingerprint_is_that_of_names_order_and_parts():
     a, b, c = (Item(Path(folder) / f"{name}.png", Path("x")) for folder, name in (("1", "a"), ("1", "b"), ("1", "c")))
     known = data.fingerprint([a, b], [c])
-    assert known == data.fingerprint([Item(Path("elsewhere/a.png"), Path("y")), b], [c])  # a path may become absolute
+    moved = [Item(Path("/else/1") / item.source.name, Path("/else/x")) for item in (a, b, c)]
+    assert known == data.fingerprint(moved[:2], moved[2:])
+    others = [Item(Path("2/a.png"), Path("x")), Item(a.source, Path("y")), Item(a.source, a.target, Path("m"))]
+    assert len({known, *(data.fingerprint([other, b], [c]) for other in others)}) == 4
     assert len({known, *(data.fingerprint(*parts) for parts in (([b, a], [c]), ([a], [b, c]), ([a, b], [])))}) == 4
 
 

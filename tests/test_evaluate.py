@@ -345,6 +345,7 @@ MISTAKES = [
     ((*DATA,), "expected --engine ENGINE or --checkpoint CHECKPOINT with --data FOLDER, or --demo"),
     ((*ENGINE, "--checkpoint", "psp.pt", *DATA), "give --engine or --checkpoint, not both"),
     (("--demo", *DATA), "leave out --data, --target and --weights"),
+    ((*ENGINE, *DATA, "--count", "2"), "--count is for --demo: all pictures of a folder are measured"),
     (("--demo", "--weights", "test"), "leave out --data, --target and --weights"),
     (("--demo", "--task", "toonify"), "toonify"),
     (("--demo", "--task", "inversions"), "unknown task 'inversions': choose one of"),

@@ -1,6 +1,7 @@
 """Exported files: contract, dynamic batch, verification that can fail, nothing half-written."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,11 +183,29 @@ def test_the_worst_picture_decides_and_the_error_says_what_to_do(precision, way_
     """Off by 1 level is 48.1 dB, by 6 levels 10 log10(255² / 36) = 32.6 dB."""
     info = export.engine_info(tiny_checkpoint(), Options(precision=precision))
     expected = np.zeros((1, 4, 4, 3), np.uint8)
-    close, far = (verify.Case({"image": expected + by}, expected) for by in np.uint8([1, 6]))
-    assert verify.compare(lambda given: given["image"], info, [close]).max_difference == 1
+    codes = np.ones((1, 2, 3), np.float32)
+
+    def run(given):
+        return {"output": given["image"], "latents": codes}
+
+    close, far = (verify.Case({"image": expected + by}, expected, codes) for by in np.uint8([1, 6]))
+    assert verify.compare(run, info, [close]).max_difference == 1
     words = f"32.6 dB on the worst picture, expected at least .. dB for {precision}; nothing was written{way_out}"
     with pytest.raises(verify.ParityError, match=words):
-        verify.compare(lambda given: given["image"], info, [close, far])
+        verify.compare(run, info, [close, far])
+
+
+@pytest.mark.parametrize(("precision", "gate"), [("fp32", 1e-3), ("fp16", 2e-2)])
+def test_codes_are_compared_too(precision, gate):
+    """A mixed picture need not show that the codes beside it are others."""
+    info = export.engine_info(tiny_checkpoint(), Options(precision=precision))
+    picture, codes = np.zeros((1, 4, 4, 3), np.uint8), np.linspace(-2, 2, 6, dtype=np.float32).reshape(1, 2, 3)
+    case = verify.Case({}, picture, codes)
+    for error, refused in ((0.9, False), (1.1, True), (np.nan, True)):
+        outputs = {"output": picture, "latents": codes + np.float32(2 * error * gate)}
+        told = pytest.raises(verify.ParityError, match="codes of the onnx engine differ")
+        with told if refused else nullcontext():
+            verify.compare(lambda given, outputs=outputs: outputs, info, [case])
 
 
 def test_overflow_is_caught_though_onnx_runtime_hides_it(tmp_path, monkeypatch):

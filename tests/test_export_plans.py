@@ -1,5 +1,6 @@
 """Plans beside the ONNX files: by the TensorRT that is here, and the builder paths of versions that are not."""
 
+import importlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -48,6 +49,25 @@ def test_a_graph_tensorrt_refuses_is_one_line(tmp_path):
         engine.build_plan(path, tmp_path / "odd.trt", engine.choose_flavour())
     assert "cannot parse" in str(caught.value)
     assert not (tmp_path / "odd.trt").exists()
+
+
+@pytest.mark.skipif(not HAS_RTX, reason="no TensorRT that builds here")
+def test_auto_keeps_the_onnx_file_where_tensorrt_does_not_start(tmp_path, monkeypatch):
+    """With a driver that is too old its bindings raise a TypeError."""
+
+    def null(logger):
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(importlib.import_module(str(engine.choose_flavour())), "Builder", null)
+    with pytest.warns(UserWarning, match="no plan was written: .* does not start on this machine: pybind11"):
+        export.export(tiny_checkpoint(), Options(tmp_path / "psp", verify=False))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["psp.mapping.onnx", "psp.onnx"]
+
+
+def test_options_of_plans_are_not_ignored_in_silence(tmp_path):
+    options = Options(tmp_path / "psp", backend="onnx", workspace_mb=7, optimization_level=5, tune_batch=3)
+    with pytest.warns(UserWarning, match="^--workspace, --optimization-level, --tune-batch without effect: no plan"):
+        export.check(options)
 
 
 @pytest.mark.skipif(not HAS_RTX, reason="no TensorRT that builds here")

@@ -247,7 +247,7 @@ def test_half_precision_holds_on_hard_weights(hard_model, tmp_path):
     info = export.engine_info(tiny_checkpoint(kind=kind), Options(precision="fp16"))
     graph.save(graph.to_onnx(deployed, info), tmp_path / "hard.onnx")
     feeds = {"image": images.numpy(), "style": style.numpy(), "alpha": alpha.numpy()}
-    case = verify.Case(feeds, expected.numpy())
+    case = verify.Case(feeds, expected.numpy(), latents.numpy())
     assert verify.check_headroom(tmp_path / "hard.onnx", [case]) >= verify.HEADROOM
 
 

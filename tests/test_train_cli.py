@@ -77,7 +77,8 @@ def assert_mistake(result: tuple[int, str, str], *expected: object) -> None:
         (("--task", "sketch", "--demo", "--set", "l3=1", "--out", "OUT"), "--set l3=1: expected NAME=VALUE"),
         (("--task", "sketch", "--demo", "--set", "l2=big", "--out", "OUT"), "'big' is no value of l2"),
         (("--task", "sketch", "--demo", "--set", "l2=-1", "--out", "OUT"), "l2 is -1.0"),
-        (("--task", "sketch", "--demo", "--set", "render_size=100", "--out", "OUT"), "8, 16, 32, 64, 128, 256"),
+        (("--task", "sketch", "--demo", "--set", "render_size=16", "--out", "OUT"), "can do 32, 64, 128, 256"),
+        (("--task", "sketch", "--demo", "--set", "seed=99999999999999999999", "--out", "OUT"), "expected a number up"),
         (("--task", "sketch", "--demo", "--set", "moco=1", "--out", "OUT"), "moco"),
         (("--task", "sketch", "--device", "cuda", "--demo", "--out", "OUT"), "no CUDA GPU"),
         (("--task", "inversion", "--data", "FACES", "--out", "OUT"), "give --weights"),
@@ -102,7 +103,8 @@ def test_mistakes_in_options(args, expected, psp_train, faces, tmp_path):
         (("--task", "inversion", "--data", "FACES"), "8 samples cannot spare 100 for validation: give --held-out"),
         (("--task", "inversion", "--data", "FACES", "--set", "mask=labels"), "give --masks"),
         (("--task", "segmentation", "--data", "FACES", "--target", "SKETCHES"), "colour picture, expected a label map"),
-        (("--task", "inversion", "--data", "FACES", "--set", "render_size=128"), "8, 16, 32, 64"),
+        (("--task", "inversion", "--data", "FACES", "--set", "render_size=128"), "can do 32, 64"),
+        (("--task", "inversion", "--data", "FACES", "--masks", "SKETCHES"), "--masks are for --set mask=labels"),
     ],
 )
 def test_mistakes_in_data(args, expected, psp_train, faces, generator, tiny, tmp_path):
@@ -310,9 +312,47 @@ def test_an_encoder_goes_on_from_a_checkpoint(generator, tiny, faces, tmp_path):
     state, theirs = setup.build_model(settings).encoder.state_dict(), before.encoder.state_dict()
     assert state["input_layer.0.weight"].shape[1] == 19
     assert all(torch.equal(state[key], theirs[key]) for key in theirs if not key.startswith("input_layer."))
+    torch.save({"state_dict": before.state_dict(), "opts": opts | {"dataset_type": "cars_encode"}}, tmp_path / "psp.pt")
+    again = setup.build_model(settings).encoder.state_dict()  # of whatever task
+    assert all(torch.equal(again[key], state[key]) for key in theirs if not key.startswith("input_layer."))
     other = make_settings(faces, tmp_path / "run", "segmentation", "w", generator=generator, init=tmp_path / "psp.pt")
     with pytest.raises(setup.PspError, match="another encoder"):
         setup.build_model(other)
+
+
+def test_a_resumed_run_needs_no_init(generator, tiny, faces, tmp_path):
+    """It may have been a step of another run, and be deleted."""
+    settings = make_settings(faces, tmp_path / "run", generator=generator, init=tmp_path / "gone.pt")
+    with pytest.raises(setup.PspError, match="no checkpoint at"):
+        setup.build_model(settings)
+    settings.out.mkdir()
+    for suffix in ("pt", "state"):
+        (settings.out / f"step_00000002.{suffix}").touch()
+    setup.build_model(settings)
+
+
+def test_files_of_another_training_are_not_continued(psp_train, tmp_path):
+    for name in ("step_00000002.pt", "metrics.jsonl"):
+        run = tmp_path / name / "run"
+        run.mkdir(parents=True)
+        (run / name).write_text("{}")
+        mistake = psp_train("--task", "sketch", "--demo", "--out", run)
+        assert_mistake(mistake, f"{name} is left from another training", "give another --out")
+        assert [path.name for path in run.iterdir()] == [name]
+
+
+def test_a_folder_that_another_run_has_drawn_meanwhile(tmp_path, monkeypatch):
+    task, draw = setup.get_task("sketch"), drawn._draw_all
+
+    def slow(folder, count, seed):
+        with monkeypatch.context() as patch:
+            patch.setattr(drawn, "_draw_all", draw)
+            drawn.items(task, tmp_path / "drawn", count=2)
+        draw(folder, count, seed)
+
+    monkeypatch.setattr(drawn, "_draw_all", slow)
+    items = drawn.items(task, tmp_path / "drawn", count=2)
+    assert all(item.source.exists() for item in items) and [p.name for p in tmp_path.iterdir()] == ["drawn"]
 
 
 def test_demo_faces_are_drawn_once(tmp_path):

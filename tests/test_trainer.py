@@ -81,7 +81,7 @@ def test_what_a_run_leaves(finished):
     settings, _ = finished
     names = {path.name for path in settings.out.iterdir()}
     files = {f"step_0000000{step}.{kind}" for step in (4, 6) for kind in ("pt", "state")}  # the last two
-    assert names - {"tensorboard"} == files | {"metrics.jsonl", "best.pt", "pictures"}
+    assert names - {"tensorboard"} == files | {"run.json", "metrics.jsonl", "best.pt", "pictures"}
     lines = metrics(settings.out)
     assert [line["step"] for line in lines if line["split"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in lines if line["split"] == "validation"] == [3, 6]
@@ -367,9 +367,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(refused, drawn, finished, tmp_
     settings = make_settings(drawn, tmp_path / "run", validate_every=100)
     short = make_settings(drawn, tmp_path / "run", steps=2, validate_every=100)
     train(short)
-    before, folder = contents(settings.out), RunFolder(settings.out)
-    trainer = make_trainer(settings)
+    trainer, folder = make_trainer(settings), RunFolder(settings.out)
     assert trainer.restore() == 2
+    before = contents(settings.out)
     size = (settings.out / "step_00000002.pt").stat().st_size
 
     def half(data, file):
@@ -508,10 +508,11 @@ def test_metrics_after_a_step_are_forgotten(tmp_path):
         folder.log({"step": step})
     with folder.metrics.open("a") as file:
         file.write('{"step": 2')
-    (tmp_path / ".17-4.tmp").touch()
+    for name in (".17-4.tmp", ".mine.tmp"):
+        (tmp_path / name).touch()
     folder.rewind(2)
     assert folder.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "metrics.jsonl"]
 
 
 def test_a_process_alone_is_not_wrapped(finished):

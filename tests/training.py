@@ -73,7 +73,8 @@ def make_settings(drawn: Path, out: Path, task: str = "inversion", variant: str 
     ours = {name: values.pop(name) for name in list(values) if name in Settings.__dataclass_fields__}
     recipe = make_recipe(task, variant, dict(batch_size=2, steps=6, learning_rate=1e-3) | values)
     source = {"rgb": "faces", "sketch": "sketches", "labels": "labels"}[get_task(task).input]
-    files = dict(data=drawn / source, target=None if source == "faces" else drawn / "faces", masks=drawn / "labels")
+    files = dict(data=drawn / source, target=None if source == "faces" else drawn / "faces")
+    files |= dict(masks=drawn / "labels") if recipe.mask == "labels" else {}
     every = dict(held_out=2, workers=0, log_every=1, validate_every=3, save_every=2)
     return Settings(recipe, out, **(files | every | ours))
 

@@ -113,7 +113,7 @@ class ModulatedConv(nn.Module):
         """x [B,I,H,W], w [B,S] -> [B,O,H,W], or [B,O,2H,2W] when upsampling."""
         weight = self.effective_weight()
         with torch.autocast(x.device.type, enabled=False):
-            style, demodulation = self.scales(w.to(weight.dtype), weight)
+            style, scale = self.scales(w.to(weight.dtype), weight)
         x = x * style[:, :, None, None].to(x.dtype)
         if self.upsample:
             # [B,O,2H+1,2W+1]: the filter is applied after the transposed convolution.
@@ -121,18 +121,19 @@ class ModulatedConv(nn.Module):
             y = upfirdn2d(y, self.blur.kernel, pad=(1, 1))
         else:
             y = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        return y if demodulation is None else y * demodulation[:, :, None, None].to(y.dtype)
+        return y * scale[:, :, None, None].to(y.dtype)
 
-    def scales(self, w: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Factors of the inputs [B,I] and, where demodulated, of the outputs [B,O].
+    def scales(self, w: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Factors of the inputs [B,I] and of the outputs, [B,O] where demodulated, else [B,1].
 
-        Demodulation cancels the size of a style: at most 1 here, it and its products fit into half precision.
+        Styles are at most 1 here, so that they and their products fit into half precision; demodulation cancels their
+        size, elsewhere the outputs get it back.
         """
         style = self.modulation(w)
-        if not self.demodulate:
-            return style, None
         size = style.detach().abs().amax(1, keepdim=True).clamp_min(1e-8)
         style = style / size
+        if not self.demodulate:
+            return style, size
         return style, torch.rsqrt(style.square() @ weight.square().sum((2, 3)).T + 1e-8 / size.square())
 
 
