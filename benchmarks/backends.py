@@ -165,7 +165,8 @@ def _refusals(side: Side) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise PspError(f"{side.name}: {str(error).strip().splitlines()[0]}") from error
+        words = str(error).strip() or type(error).__name__
+        raise PspError(f"{side.name}: {words.splitlines()[0]}") from error
 
 
 class _GPUClock:

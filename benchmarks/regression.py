@@ -7,8 +7,8 @@ Compared are ratios, never seconds: how much faster our engines are than the ref
 torch, ONNX Runtime), and their share of the roofline measured in the same run. A slower or busier machine changes
 seconds, and hits both sides of a ratio, if not alike: between a busy and an idle machine (2 cores, 1024) the ratios to
 eager torch were seen to differ by 35 %, those to ONNX Runtime by 8, the shares of the roofline by 12. So compare idle
-machines. The stored result is the newest in benchmarks/results of the same kind of machine (device, cores, threads) and
-workload. A ratio is worse when it fell by more than --tolerance, as a share of the stored one.
+machines. The stored result is the newest in benchmarks/results of the same kind of machine (device, model of the CPU,
+cores, threads) and workload. A ratio is worse when it fell by more than --tolerance, as a share of the stored one.
 
 Exit code 1 when something got worse, 2 when there is nothing to compare with. The last line is JSON.
 """

@@ -22,6 +22,7 @@ from psp_export.progress import Tell, watched
 from psp_runtime.devices import cuda_devices, gpu_name, importable
 from psp_runtime.errors import PspError
 from psp_runtime.images import replacing
+from psp_runtime.interrupts import interrupts_noted
 from psp_runtime.metadata import EngineInfo, read_info
 from psp_runtime.tensorrt_engine import the_logger
 
@@ -66,23 +67,21 @@ def build_plan(
     trt = importlib.import_module(flavour)
     logger = the_logger(trt)
     logger.errors.clear()
-    builder = _builder(trt, logger)
-    network = builder.create_network(_creation_flags(trt))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(source.read_bytes()):
-        errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise BuildError(f"{flavour} {trt.__version__} cannot parse {source.name}: {errors}")
-    info = read_info(source)
     # A TensorRT plan is for the GPU it was built on; TensorRT-RTX compiles on the GPU it meets.
     device = gpu_name() if flavour == TENSORRT else ""
-    info = replace(info, backend=flavour, backend_version=trt.__version__, device=device)
-    network.name = info.to_plan_name()
-    config = _config(trt, builder, network, info, source)
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
-    config.builder_optimization_level = level
-    config.add_optimization_profile(_profile(builder, network, tuned_batch, info.max_batch))
-    with _timing_cache(trt, config, None if flavour == RTX else timing_cache), watched(trt, config, logger, tell):
-        plan = builder.build_serialized_network(network, config)
+    info = replace(read_info(source), backend=flavour, backend_version=trt.__version__, device=device)
+    with interrupts_noted() as interrupted:
+        builder = _builder(trt, logger)
+        network, parser = _parsed(trt, builder, logger, source)
+        network.name = info.to_plan_name()
+        config = _config(trt, builder, network, info, source)
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
+        config.builder_optimization_level = level
+        config.add_optimization_profile(_profile(builder, network, tuned_batch, info.max_batch))
+        cache = None if flavour == RTX else timing_cache
+        with _timing_cache(trt, config, cache), watched(trt, config, logger, tell, interrupted):
+            plan = None if interrupted.is_set() else builder.build_serialized_network(network, config)
+        del parser  # until here: the network reads its weights
     if plan is None:
         reason = logger.errors[-1] if logger.errors else "it gave no reason"
         raise BuildError(f"{flavour} {trt.__version__} could not build {target.name}: {reason}")
@@ -100,6 +99,16 @@ def _builder(trt: Any, logger: Any) -> Any:
     except (TypeError, RuntimeError) as error:
         reason = logger.errors[-1] if logger.errors else str(error)
         raise BuildError(f"{trt.__name__} {trt.__version__} does not start on this machine: {reason}") from error
+
+
+def _parsed(trt: Any, builder: Any, logger: Any, source: Path) -> tuple[Any, Any]:
+    """The network of an ONNX file, and the parser that holds its weights."""
+    network = builder.create_network(_creation_flags(trt))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(source.read_bytes()):
+        errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        raise BuildError(f"{trt.__name__} {trt.__version__} cannot parse {source.name}: {errors}")
+    return network, parser
 
 
 def _config(trt: Any, builder: Any, network: Any, info: EngineInfo, source: Path) -> Any:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from psp_runtime.interrupts import interrupts_noted
-
 Tell = Callable[[str], object]
 
 #: Seconds between two messages: some phases have thousands of steps in a moment.
@@ -16,18 +14,17 @@ PAUSE = 0.1
 
 
 @contextmanager
-def watched(trt: Any, config: Any, logger: Any, tell: Tell) -> Iterator[None]:
-    """Around a build: tell its phase and step, and end it at the next step after Ctrl-C, with KeyboardInterrupt.
+def watched(trt: Any, config: Any, logger: Any, tell: Tell, interrupted: threading.Event) -> Iterator[None]:
+    """Around a build: tell its phase and step, and end it at the next step after Ctrl-C (`interrupts_noted`).
 
     TensorRT 8.6 has no progress monitor: some of what it logs is told, and Ctrl-C waits for the end of the build.
     """
-    with interrupts_noted() as interrupted:
-        if has_monitor(trt):
-            config.progress_monitor = _monitor(trt, tell, interrupted)
+    if has_monitor(trt):
+        config.progress_monitor = _monitor(trt, tell, interrupted)
+        yield
+    else:
+        with _heard(logger, _Seldom(tell)):
             yield
-        else:
-            with _heard(logger, _Seldom(tell)):
-                yield
 
 
 def has_monitor(trt: Any) -> bool:

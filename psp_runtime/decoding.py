@@ -4,11 +4,11 @@ import functools
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from psp_runtime.errors import PictureError
 
@@ -36,8 +36,9 @@ def open_upright(picture: Picture, name: str) -> Image.Image:
         return _read(Path(picture), name)
     if isinstance(picture, np.ndarray):
         return _from_array(picture)
+    top = _stored_top(picture)
     upright = ImageOps.exif_transpose(picture)
-    upright.format = picture.format
+    upright.format, upright.info[_TOP] = picture.format, top
     return upright
 
 
@@ -50,7 +51,7 @@ def _readable() -> list[str]:
 
 def _read(path: Path, name: str) -> Image.Image:
     with path.open("rb") as file:
-        image = Image.open(file, formats=_readable())
+        image = _identified(file)
         if image.width * image.height > MAX_PIXELS:
             raise PictureError(
                 f"cannot read {name}: {image.width}x{image.height} is too large, scale it down "
@@ -61,6 +62,13 @@ def _read(path: Path, name: str) -> Image.Image:
         ImageOps.exif_transpose(image, in_place=True)
         image.info[_TOP] = top
         return image
+
+
+def _identified(file: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=("PNG", "JPEG"))
+    except UnidentifiedImageError:  # the others take a moment to import
+        return Image.open(file, formats=_readable())
 
 
 def _stored_top(image: Image.Image) -> int | None:
@@ -112,8 +120,8 @@ def class_ids(image: Image.Image, name: str) -> NDArray[Any]:
     if image.mode == "F" or image.mode not in ("RGB", "RGBA", "LA", "PA") and values.ndim == 3:
         raise PictureError(f"{name} is a {image.mode} picture, expected a label map: a palette or grey picture of ids")
     top = image.info.get(_TOP)
-    if top and values.ndim == 2:
-        full = 255 if image.mode == "L" else 65535
+    if top:
+        full = 65535 if image.mode.startswith("I") else 255
         values = (values.astype(np.int64) * top + full // 2) // full
     if values.ndim == 2:
         return values.astype(np.uint8) if image.mode == "1" else values

@@ -1,7 +1,7 @@
 """Ctrl-C while TensorRT works.
 
 Its C++ calls us back, to log for example, and Python handles signals where a callback begins: a KeyboardInterrupt
-raised there would pass through C++ and end the process.
+raised there is lost in C++, or ends the process.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def interrupts_noted() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event only, and is raised as `KeyboardInterrupt` at the end.
+    """Ctrl-C sets the event only; its own handler, which raises `KeyboardInterrupt` as a rule, is called at the end.
 
     Only the main thread handles signals: in others this does nothing.
     """
@@ -27,5 +27,5 @@ def interrupts_noted() -> Iterator[threading.Event]:
     finally:
         if mine:
             signal.signal(signal.SIGINT, before)
-        if came.is_set():
-            raise KeyboardInterrupt
+        if came.is_set() and callable(before):
+            before(signal.SIGINT, None)

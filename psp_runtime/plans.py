@@ -101,12 +101,13 @@ class TensorRTSession:
             if self._closed:
                 return
             self._closed = True
-            with self._gpu.current():
-                self._finish(lambda pending: True)
-                self._graphs.close()
-                self._lanes.clear()
-                self._engine = None
-            self._gpu.release()
+            with interrupts_noted():
+                with self._gpu.current():
+                    self._finish(lambda pending: True)
+                    self._graphs.close()
+                    self._lanes.clear()
+                    self._engine = None
+                self._gpu.release()
 
     def _check(self, inputs: Mapping[str, NDArray[Any]]) -> None:
         """Raise `EngineError` for other inputs than the plan's: NumPy would stretch or convert them in silence."""

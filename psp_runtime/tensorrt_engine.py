@@ -1,6 +1,7 @@
 """An open plan: its tensors and its execution contexts, by what TensorRT 8.6, 10, 11 and TensorRT-RTX call them."""
 
 import functools
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -130,7 +131,7 @@ def the_logger(trt: ModuleType) -> Any:
     class Log(trt.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             super().__init__()
-            self.errors: list[str] = []
+            self.errors: deque[str] = deque(maxlen=20)  # of a process that may run for months
             self.hear: Callable[[str], object] = lambda message: None
 
         def log(self, severity: Any, message: str) -> None:

@@ -146,7 +146,7 @@ def _is_constant(key: str) -> bool:
 
 def _constants(config: GeneratorConfig) -> State:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # that of the CPU alone
         return {key: value for key, value in Generator(config).state_dict().items() if _is_constant(key)}
 
 

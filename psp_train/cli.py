@@ -81,6 +81,10 @@ def psp_train(
             recipe = make_recipe(task, variant, demo, overrides)
             if demo:
                 check_demo(given(context))
+            if masks and recipe.mask != "labels":
+                raise PspError(
+                    f"--masks are for --set mask=labels, and the recipe has mask={recipe.mask}: leave one out"
+                )
             files = dict(data=data, target=target, masks=masks, generator=generator, weights=weights, init=init)
             how = dict(held_out=held_out, amp=amp.value, compile=compile_, workers=workers, demo=demo)
             every = dict(log_every=log_every, validate_every=validate_every, save_every=save_every)

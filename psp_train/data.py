@@ -128,13 +128,17 @@ def split(items: list[Item], held_out: int, seed: int) -> tuple[list[Item], list
     return [x for i, x in enumerate(items) if i not in chosen], [x for i, x in enumerate(items) if i in chosen]
 
 
+#: What a fingerprint begins with; earlier ones, of file names alone, do not.
+KIND_OF_FINGERPRINT = "2:"
+
+
 def fingerprint(*parts: Sequence[Item]) -> str:
     """Names and order of samples as a sha256: where it changes, the same position means another sample.
 
     Names within their folders, which may have moved.
     """
     columns = [[[getattr(item, kind) for item in part] for part in parts] for kind in ("source", "target", "mask")]
-    return hashlib.sha256(json.dumps([_names(column) for column in columns]).encode()).hexdigest()
+    return KIND_OF_FINGERPRINT + hashlib.sha256(json.dumps([_names(column) for column in columns]).encode()).hexdigest()
 
 
 def _names(parts: list[list[Path | None]]) -> list[list[str]]:

@@ -42,22 +42,22 @@ def draw_folder(folder: Path, count: int = COUNT, seed: int = TRAIN_SEED) -> Non
         return
     if folder.exists() and not (folder.is_dir() and (mark.exists() or not any(folder.iterdir()))):
         raise PspError(f"{folder} holds other files: faces are drawn into a new or empty folder, give --data another")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it, and then moved: another run may be drawing the same, or read it already.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".drawing-") as workshop:
-        draft = Path(workshop) / folder.name
-        _draw_all(draft, count, seed)
-        (draft / mark.name).write_text(json.dumps(asked))
-        if mark.exists() and json.loads(mark.read_text()) == asked:
-            return  # the other was faster
-        if folder.is_dir():  # ours with other faces, or empty
-            shutil.rmtree(folder)
-        os.replace(draft, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text("{}")  # ours from now on, and not done
+    # Apart first: another run may be drawing the same, and be done and read it before this one is.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".drawing-") as workshop:
+        _draw_all(Path(workshop), count, seed)
+        if json.loads(mark.read_text()) == asked:
+            return
+        for kind in KINDS:
+            shutil.rmtree(folder / kind, ignore_errors=True)  # other faces
+            os.replace(Path(workshop) / kind, folder / kind)
+        mark.write_text(json.dumps(asked))
 
 
 def _draw_all(folder: Path, count: int, seed: int) -> None:
     for kind in KINDS:
-        (folder / kind).mkdir(parents=True)
+        (folder / kind).mkdir()
     vectors = faces.sample(count, seed)
     with ProcessPoolExecutor() as pool, Progress("drawing faces", count) as progress:
         for _ in pool.map(_draw, vectors, [folder] * count, range(count), chunksize=16):

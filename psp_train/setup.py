@@ -94,8 +94,6 @@ def build(settings: Settings, check: bool = True) -> Setup:
 def build_samples(settings: Settings, check: bool = True) -> tuple[Samples, Samples]:
     """Training and held-out samples of the settings' folders; `check`: after reading all label maps."""
     recipe, task = settings.recipe, get_task(settings.recipe.task)
-    if settings.masks and recipe.mask != "labels":
-        raise PspError(f"--masks are for --set mask=labels, and the recipe has mask={recipe.mask}: leave one out")
     if settings.demo:
         items = drawn.items(task, settings.data or settings.out / "drawn", masks=recipe.mask == "labels")
     elif settings.data is None:
@@ -163,7 +161,8 @@ def published_model(recipe: Recipe, path: Path | None) -> tuple[PSP, torch.Tenso
 
 def check_render_size(recipe: Recipe, size: int) -> None:
     """Raises `PspError` for a size that no part of a generator of `size` makes."""
-    sizes = [2**n for n in range(5, size.bit_length())]  # LPIPS sees nothing smaller than 32
+    least = 5 if "lpips" in recipe.networks else 3  # LPIPS sees nothing smaller than 32
+    sizes = [2**n for n in range(least, size.bit_length())]
     if recipe.render_size not in (None, *sizes):
         raise PspError(f"render_size is {recipe.render_size}, this generator can do {', '.join(map(str, sizes))}")
 

@@ -21,7 +21,7 @@ from psp_runtime.errors import PspError
 from psp_runtime.images import replacing
 from psp_runtime.tasks import get_task
 from psp_train.checkpoints import checkpoint_dict
-from psp_train.data import Batch, Order, fingerprint, training_batches
+from psp_train.data import KIND_OF_FINGERPRINT, Batch, Order, fingerprint, training_batches
 from psp_train.distributed import Process, distribute, mean_over_processes
 from psp_train.networks.psp import mix, to_input
 from psp_train.networks.stylegan2 import first_layers
@@ -245,7 +245,8 @@ class Trainer:
                 f"{self.folder.path} was trained by {state['world']} processes, these are {self.process.world}: the "
                 f"batches would differ. Start as many, or a new run with --init {checkpoint}"
             )
-        if state.get("samples") not in (None, self.samples):  # None: saved before samples were
+        samples = state.get("samples") or ""
+        if samples.startswith(KIND_OF_FINGERPRINT) and samples != self.samples:  # earlier states cannot say
             raise PspError(
                 f"{self.folder.path} was trained on other samples: pictures were added, removed or renamed since, and "
                 f"others would be held out. Undo that, or start a new run with --init {checkpoint}"

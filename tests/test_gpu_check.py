@@ -218,7 +218,7 @@ def test_a_plan_is_measured_with_and_without_graphs(
         assert found["batch_2"]["pictures_per_s"] > 0 and found["warnings"] == []
     assert gpu.count("replay") > gpu.count("recorded") > 0
     gpu.capturable = False
-    with pytest.raises(RuntimeError, match="graphs: .*CUDA graphs are not used"):
+    with pytest.raises(RuntimeError, match="'graphs': .*CUDA graphs are not used"):
         gpu_checks.plan("fp16", 5, 16, work=tmp_path, size=64)
     gpu_measures.save_cases(tmp_path / "fp16", [(inputs, 255 - expected)])
     with pytest.raises(ArithmeticError, match=r"less than 48.0 dB"):

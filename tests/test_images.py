@@ -191,6 +191,14 @@ def test_ids_of_few_bits_are_not_stretched(tmp_path: Path, bits: int) -> None:
     np.testing.assert_array_equal(images.load(tmp_path / "a.png", "sketch")[..., 0], stretched)
 
 
+def test_ids_of_few_bits_opened_by_the_caller(tmp_path: Path) -> None:
+    ids = RNG.integers(0, 16, (256, 256), np.uint8)
+    (tmp_path / "a.png").write_bytes(grey_png(ids, 4))
+    np.testing.assert_array_equal(images.load(Image.open(tmp_path / "a.png"), "labels"), ids)
+    (tmp_path / "a.ppm").write_bytes(b"P6 256 256 18\n" + np.repeat(ids[..., None], 3, 2).tobytes())
+    np.testing.assert_array_equal(images.load(tmp_path / "a.ppm", "labels"), ids)
+
+
 @pytest.mark.parametrize("top", [18, 31, 255, 300, 65535])
 @pytest.mark.parametrize("plain", [True, False])
 def test_ids_of_a_pgm_are_not_stretched(tmp_path: Path, top: int, plain: bool) -> None:

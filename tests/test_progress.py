@@ -12,6 +12,7 @@ import pytest
 from tiny_engines import write_onnx
 
 from psp_export import engine, progress
+from psp_runtime.interrupts import interrupts_noted
 from psp_runtime.tensorrt_engine import the_logger
 
 FLAVOUR = engine.choose_flavour()
@@ -109,20 +110,42 @@ def test_ctrl_c_during_a_log_message_waits_for_the_end_of_the_build(build, tmp_p
     assert not (tmp_path / "psp.trt").exists()
 
 
+def test_ctrl_c_while_the_graph_is_read_ends_the_build_before_it_begins(build, tmp_path):
+    """The parser logs as well: raised there, Ctrl-C was lost, and the build ran to its end."""
+    logger, told = the_logger(importlib.import_module(str(FLAVOUR))), []
+    before, logger.hear = logger.hear, lambda message: signal.raise_signal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build(told.append)
+    finally:
+        logger.hear = before
+    assert told == [] and not (tmp_path / "psp.trt").exists()
+
+
+def test_a_handler_of_the_host_s_own_is_called():
+    calls: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: calls.append(number))
+    with interrupts_noted() as interrupted:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted.is_set() and calls == []
+    signal.signal(signal.SIGINT, before)
+    assert calls == [signal.SIGINT]
+
+
 def test_the_log_is_told_during_the_build_only():
     """A plan that is verified later logs to the same logger."""
     logger = the_logger(importlib.import_module(str(FLAVOUR)))
     logger.errors.clear()
     told: list[str] = []
-    with progress.watched(SimpleNamespace(), SimpleNamespace(), logger, told.append):
+    with progress.watched(SimpleNamespace(), SimpleNamespace(), logger, told.append, threading.Event()):
         logger.log(logger.Severity.VERBOSE, "--------------- Timing Runner:  conv\n")
     logger.log(logger.Severity.VERBOSE, "Deserialization required 5 microseconds.")
-    assert told == ["Timing Runner: conv"] and logger.errors == []
+    assert told == ["Timing Runner: conv"] and not logger.errors
 
 
 def test_no_monitor_is_set_where_there_is_none():
     config = SimpleNamespace()
-    with progress.watched(SimpleNamespace(), config, SimpleNamespace(hear=None), pytest.fail):
+    with progress.watched(SimpleNamespace(), config, SimpleNamespace(hear=None), pytest.fail, threading.Event()):
         pass
     assert vars(config) == {}
     assert progress.has_monitor(importlib.import_module(str(FLAVOUR)))

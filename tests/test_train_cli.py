@@ -341,6 +341,19 @@ def test_files_of_another_training_are_not_continued(psp_train, tmp_path):
         assert [path.name for path in run.iterdir()] == [name]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_faces_are_drawn_through_a_link_and_into_the_working_folder(tmp_path, monkeypatch):
+    task = setup.get_task("sketch")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert all(item.source.exists() for item in drawn.items(task, tmp_path / "link", count=1))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert all(item.source.exists() for item in drawn.items(task, Path(), count=1))
+    drawn.items(task, Path(), count=2)  # other faces replace ours
+    assert sorted(path.name for path in Path("faces").iterdir()) == ["00000.png", "00001.png"]
+
+
 def test_a_folder_that_another_run_has_drawn_meanwhile(tmp_path, monkeypatch):
     task, draw = setup.get_task("sketch"), drawn._draw_all
 

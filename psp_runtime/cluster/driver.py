@@ -3,8 +3,10 @@
 A block of pictures is what a worker takes at a time, and what is done again when a worker dies.
 """
 
+import functools
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -69,7 +71,7 @@ def run(options: Options, info: EngineInfo, inputs: list[str], threads: int | No
     _, application = make_tools(options, info)
     out = open_place(options.out or ".")
     places, pictures = find_pictures(inputs, out)
-    _check_outputs(options, pictures, out)
+    _check_outputs(options, pictures, places, out)
     check_output(out)
     packed = luggage.pack(options)
     key = packed.key(options)
@@ -92,23 +94,30 @@ def run(options: Options, info: EngineInfo, inputs: list[str], threads: int | No
     return Outcome(made, len(waiting), failed, len(pictures) - len(waiting), seconds, crew.actors, out.name)
 
 
-def _check_outputs(options: Options, pictures: list[Picture], out: Place) -> None:
+def _check_outputs(options: Options, pictures: list[Picture], places: dict[str, Place], out: Place) -> None:
     check_formats(options, {f".{options.format or 'png'}"})
-    read = [picture.path for picture in pictures] + [str(getattr(options, name)) for name in options.given(READ)]
-    sources, writers = set(map(_identity, read)), dict[str, str]()
+    sources = {_identity(places[picture.folder], picture.name) for picture in pictures}
+    sources |= {identity(getattr(options, name)) for name in options.given(READ)}
+    writers: dict[str, str] = {}
     for picture in pictures:
         output = picture.output(options.format)
         if output in writers:
             other = writers[output]
             raise PspError(f"{other} and {picture.path} would both become {output}: rename one, or run them apart")
-        written = out.full_name(output)
-        if _identity(written) in sources:
-            raise PspError(f"{written}, the output of {picture.path}, is an input too: choose another --out")
+        if _identity(out, output) in sources:
+            raise PspError(
+                f"{out.full_name(output)}, the output of {picture.path}, is an input too: choose another --out"
+            )
         writers[output] = picture.path
 
 
-def _identity(name: str) -> str:
-    return name if "://" in name else identity(name)
+def _identity(place: Place, file: str) -> str:
+    """What the names of one file have in common. Of the folder alone: there may be a million files in it."""
+    folder, name = os.path.split(place.path(file) if place.local else place.full_name(file))
+    return f"{_folder_identity(folder) if place.local else folder}/{name}"
+
+
+_folder_identity = functools.cache(identity)
 
 
 def _crew(options: Options, threads: int | None) -> Crew:
