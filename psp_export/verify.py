@@ -1,9 +1,8 @@
 """An engine against the reference: the trained model in PyTorch FP32, on several pictures and batch sizes.
 
 Compared is what users see, the uint8 output: PSNR with peak 255, and the largest difference in levels; and the codes,
-which they may store and edit. For an FP16
-graph that is not enough: ONNX Runtime computes it in FP32 on a CPU, so its pictures say nothing about overflow on a
-GPU. `fp16_peaks` looks at the magnitude of every FP16 tensor instead.
+which they may store and edit. For an FP16 graph that is not enough: ONNX Runtime computes it in FP32 on a CPU, so its
+pictures say nothing about overflow on a GPU. `fp16_peaks` looks at the magnitude of every FP16 tensor instead.
 """
 
 import math

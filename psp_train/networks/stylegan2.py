@@ -121,7 +121,9 @@ class ModulatedConv(nn.Module):
             y = upfirdn2d(y, self.blur.kernel, pad=(1, 1))
         else:
             y = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        return y * scale[:, :, None, None].to(y.dtype)
+        scale = scale[:, :, None, None]
+        # Without demodulation the scale has the size of the style, which half precision need not hold.
+        return y * scale.to(y.dtype) if self.demodulate else y.to(scale.dtype) * scale
 
     def scales(self, w: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Factors of the inputs [B,I] and of the outputs, [B,O] where demodulated, else [B,1].
