@@ -229,6 +229,15 @@ def test_what_interrupts_a_recording_ends_it(gpu10: FakeGpu, tmp_path: Path, ref
     reference(given, session.run(given))
 
 
+@pytest.fixture
+def python_handles_ctrl_c() -> Iterator[None]:
+    """Not the handler of our command lines, which another test may have left: it remembers, and ends later tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_handles_ctrl_c")
 @pytest.mark.parametrize("call", ["deserialize_cuda_engine", "execute_async_v3"])
 def test_ctrl_c_is_raised_behind_what_tensorrt_does(
     gpu: FakeGpu, tmp_path: Path, reference: Callable, monkeypatch: pytest.MonkeyPatch, call: str
