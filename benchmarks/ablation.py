@@ -4,9 +4,9 @@
 
 Every encoder has the same backbone and is trained by psp-train's own loop on the inversion recipe over the bundled
 generator. Judged on held-out faces by MSE (pictures in [-1,1]) and feature distance, which is not LPIPS: see
-psp_train/judges.py; the feature distance is also what they are trained on, MSE too. The runtime column is the encoder
-and generator in plain torch, one picture. A run is kept as soon as it is done: start again to continue. Prints a table
-and ends with one JSON line.
+psp_train/drawn/judges.py; the feature distance is also what they are trained on, MSE too. The runtime column is the
+encoder and generator in plain torch, one picture. A run is kept as soon as it is done: start again to continue. Prints
+a table and ends with one JSON line.
 """
 
 import argparse
@@ -19,15 +19,16 @@ from statistics import mean, median, stdev
 import numpy as np
 import torch
 
-from psp_train import faces, recipes
-from psp_train.checkpoints import load_checkpoint
-from psp_train.distributed import Process
-from psp_train.judges import load_judges
+from psp_train import recipes
+from psp_train.checkpoints.psp import load_checkpoint
+from psp_train.drawn import parameters as faces
+from psp_train.drawn.judges import load_judges
 from psp_train.networks import PSP
 from psp_train.networks.psp import to_input
-from psp_train.runs import RunFolder
-from psp_train.setup import Settings, build
-from psp_train.trainer import Trainer
+from psp_train.training.build import Settings, build
+from psp_train.training.distributed import Process
+from psp_train.training.run_folder import RunFolder
+from psp_train.training.trainer import Trainer
 
 KINDS, SEEDS = ("psp", "naive_wplus", "w"), (0, 1, 2)
 FACES, HELD_OUT_SEED = 200, 2

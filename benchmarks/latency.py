@@ -38,19 +38,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-import charts
-import machine
 import numpy as np
-import report
-import roofline
-from backends import BACKENDS, OURS, Runner, Side, default_device, open_file, sides
-from timing import Times, take_turns, warm
-from workloads import SIZES, Piece, Workload, seeded_checkpoint
+from measure import charts, machine, report, roofline
+from measure.backends import BACKENDS, OURS, Runner, Side, default_device, open_file, sides
+from measure.timing import Times, take_turns, warm
+from measure.workloads import SIZES, Piece, Workload, seeded_checkpoint
 
-from psp_export import verify
-from psp_runtime.arrays import engine_inputs
+from psp_export.verify import parity as verify
+from psp_runtime.engines.contract import engine_inputs
+from psp_runtime.engines.info import read_info
 from psp_runtime.errors import PspError
-from psp_runtime.metadata import read_info
 
 Result = TypeVar("Result")
 #: Why something was not measured, and what.

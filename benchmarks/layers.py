@@ -25,17 +25,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import machine
 import numpy as np
 import onnx
 import onnxruntime
-import roofline
-from backends import OURS, REFERENCE, Side, default_device
-from workloads import SIZES, Piece, Workload
+from measure import machine, roofline
+from measure.backends import OURS, REFERENCE, Side, default_device
+from measure.workloads import SIZES, Piece, Workload
 
-from psp_runtime.arrays import engine_inputs
+from psp_runtime.engines.contract import engine_inputs
+from psp_runtime.engines.info import read_info
 from psp_runtime.errors import PspError
-from psp_runtime.metadata import read_info
 
 WARM_RUNS = 2
 PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}

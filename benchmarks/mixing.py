@@ -20,10 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import machine
 import numpy as np
-from backends import default_device
-from workloads import FULL, Workload, our_engine
+from measure import machine
+from measure.backends import default_device
+from measure.workloads import FULL, Workload, our_engine
 
 from psp_runtime import load
 from psp_runtime.pipeline import Pipeline

@@ -37,8 +37,8 @@ import numpy as np
 import torch
 
 from psp_export.export import Options, export
-from psp_runtime.sessions import open_session
-from psp_train.checkpoints import load_demo_checkpoint
+from psp_runtime.engines.session import open_session
+from psp_train.checkpoints.psp import load_demo_checkpoint
 from psp_train.networks import Generator, GeneratorConfig
 from psp_train.ops import fused_bias_leaky_relu, plain_torch, upfirdn2d
 from psp_train.ops.cuda import why_plain

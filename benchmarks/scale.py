@@ -35,15 +35,16 @@ import numpy as np
 import ray
 from pyarrow import parquet
 
-from psp_runtime import cluster, images
-from psp_runtime.ahead import cores
+from psp_runtime import cluster
 from psp_runtime.cluster.manifest import FOLDER
-from psp_runtime.metadata import read_info
-from psp_runtime.options import LOCAL_RAY, Options
+from psp_runtime.engines.info import read_info
+from psp_runtime.engines.session import open_session
+from psp_runtime.pictures import loading as images
 from psp_runtime.pipeline import Pipeline
-from psp_runtime.plan import make_plan
-from psp_runtime.run import Run
-from psp_runtime.sessions import open_session
+from psp_runtime.prefetch import cores
+from psp_runtime.run.execution import Run
+from psp_runtime.run.options import LOCAL_RAY, Options
+from psp_runtime.run.plan import make_plan
 
 PLAIN, TWO, ONE = "1 process x 2 threads", "2 actors x 1 thread", "1 actor x 1 thread"
 
@@ -82,11 +83,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def write_engine(options: argparse.Namespace, folder: Path) -> Path:
     """The bundled model, or one of the published architecture on seeded weights."""
-    from workloads import Workload, seeded_checkpoint
+    from measure.workloads import Workload, seeded_checkpoint
 
     from psp_export.export import Options as Export
     from psp_export.export import export
-    from psp_train.checkpoints import load_demo_checkpoint
+    from psp_train.checkpoints.psp import load_demo_checkpoint
 
     checkpoint = load_demo_checkpoint("inversion") if options.demo else seeded_checkpoint(Workload(options.size))
     export(checkpoint, Export(folder / "psp", "fp32", "onnx", verify=False), print)

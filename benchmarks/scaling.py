@@ -18,13 +18,11 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
-import charts
-import machine
-import roofline
-from backends import BACKENDS, OURS, Runner, Side, default_device, session_runner
 from latency import write_json
-from timing import Times, take_turns, warm
-from workloads import MAX_BATCH, SIZES, Piece, Workload, inputs
+from measure import charts, machine, roofline
+from measure.backends import BACKENDS, OURS, Runner, Side, default_device, session_runner
+from measure.timing import Times, take_turns, warm
+from measure.workloads import MAX_BATCH, SIZES, Piece, Workload, inputs
 
 from psp_runtime.errors import PspError
 

@@ -29,14 +29,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import machine
 import numpy as np
-from serving import Caller, Server, environment, serving_python
-from workloads import FULL, Workload, our_engine
+from measure import machine
+from measure.server import Caller, Server, environment, serving_python
+from measure.workloads import FULL, Workload, our_engine
 
 from psp_export.export import Options, export
-from psp_runtime.metadata import read_info
-from psp_train.checkpoints import load_demo_checkpoint
+from psp_runtime.engines.info import read_info
+from psp_train.checkpoints.psp import load_demo_checkpoint
 
 CALLERS = (1, 4, 16)
 #: Runs in the serving Python: a line with a number of pictures comes in, the seconds they took go out.

@@ -23,13 +23,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-import machine
 import numpy as np
+from measure import machine
+from measure.timing import warm
+from measure.workloads import FULL, Workload, inputs, our_engine
 from PIL import Image
-from timing import warm
-from workloads import FULL, Workload, inputs, our_engine
 
-from psp_runtime.sessions import OnnxSession
+from psp_runtime.engines.session import OnnxSession
 
 #: Runs a command and prints its seconds and peak memory. In a small process of its own: the kernel counts what the
 #: parent has in memory when it starts a child as the child's, and this benchmark has torch.

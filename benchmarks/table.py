@@ -12,11 +12,11 @@ import json
 import sys
 from pathlib import Path
 
-from backends import OURS
-from report import ROWS, clock
+from measure.backends import OURS
+from measure.report import ROWS, clock
 
 from psp_runtime.errors import PspError
-from psp_runtime.images import replacing
+from psp_runtime.pictures.loading import replacing
 
 ROOT = Path(__file__).parent.parent
 START, END = "<!-- latency -->", "<!-- /latency -->"

@@ -29,18 +29,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from workloads import Workload, seeded_checkpoint
+from measure.workloads import Workload, seeded_checkpoint
 
 from psp_export.export import Options as Export
 from psp_export.export import export
-from psp_runtime import images, options
-from psp_runtime.ahead import THREADS
+from psp_runtime.engines.session import Session, open_session
+from psp_runtime.pictures import loading as images
 from psp_runtime.pipeline import Pipeline
-from psp_runtime.plan import make_plan
-from psp_runtime.run import Run
-from psp_runtime.sessions import Session, open_session
-from psp_train import faces
-from psp_train.checkpoints import load_demo_checkpoint
+from psp_runtime.prefetch import THREADS
+from psp_runtime.run import options
+from psp_runtime.run.execution import Run
+from psp_runtime.run.plan import make_plan
+from psp_train.checkpoints.psp import load_demo_checkpoint
+from psp_train.drawn import parameters as faces
 
 STAGES = ("decode", "engine", "encode")
 INPUT_SIZE, NOISE = 1024, 3.0

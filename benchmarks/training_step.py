@@ -5,10 +5,11 @@
 
 The step is encoder, generator, squared error at 256x256, backward, Adam on the encoder. The loss networks of a real
 step are the same on both sides and left out. Reference form: `reference_form.py`, FP32, contiguous, with gradients of
-the generator's weights that nobody uses. Ours: `psp_train`'s generator, frozen, channels-last, as `psp_train.trainer`
-runs it; with --amp and --compile in further rows. All have the same weights and inputs, and before anything is timed
-both forms must give the same picture and the same gradient of the codes. On a GPU the published code runs FIR and
-activation in CUDA kernels, the reference form here in torch: there the ratio says nothing about the published code.
+the generator's weights that nobody uses. Ours: `psp_train`'s generator, frozen, channels-last, as
+`psp_train.training.trainer` runs it; with --amp and --compile in further rows. All have the same weights and inputs,
+and before anything is timed both forms must give the same picture and the same gradient of the codes. On a GPU the
+published code runs FIR and activation in CUDA kernels, the reference form here in torch: there the ratio says nothing
+about the published code.
 
 Cost model, 2 x multiply-accumulate, of one picture at 256 with the published widths: encoder E = 119 GFLOP,
 generator G = 91 GFLOP. A backward pass costs the same again for the gradient of the activations and once more
@@ -32,10 +33,9 @@ from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-import machine
-import reference_form
 import torch
 import torch.nn.functional as F
+from measure import machine, reference_form
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 

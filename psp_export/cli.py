@@ -16,7 +16,7 @@ from psp_runtime.tasks import get_task
 
 if TYPE_CHECKING:
     from psp_export.export import Written
-    from psp_train.checkpoints import Checkpoint
+    from psp_train.checkpoints.psp import Checkpoint
 
 #: Exit code of an engine that does not match the reference.
 UNFAITHFUL = 3
@@ -79,7 +79,7 @@ def psp_export(
     from psp_export.export import Options, check, export
     from psp_export.triton import check as check_repository
     from psp_export.triton import model_name, write
-    from psp_export.verify import ParityError
+    from psp_export.verify.parity import ParityError
 
     options = Options(
         output=output,
@@ -113,7 +113,7 @@ def psp_export(
 
 
 def _load(checkpoint: Path | None, task: str | None, say: "Stages") -> "Checkpoint":
-    from psp_train.checkpoints import load_checkpoint, load_demo_checkpoint
+    from psp_train.checkpoints.psp import load_checkpoint, load_demo_checkpoint
 
     if checkpoint is None:
         say(f"loading the bundled demo model (no --checkpoint given), task {task or 'inversion'}")

@@ -10,14 +10,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from psp_export import custom_ops, engine, graph, targets, verify
+from psp_export import output_files as targets
 from psp_export.deploy import DeployedMapping, DeployedPSP
-from psp_export.precision import balance_encoder, to_half
+from psp_export.deploy.precision import balance_encoder, to_half
+from psp_export.graphs import functions as custom_ops
+from psp_export.graphs import trace as graph
+from psp_export.plans import build as engine
+from psp_export.verify import parity as verify
+from psp_runtime.engines.info import EngineInfo, read_info
+from psp_runtime.engines.session import OnnxSession, lacking_for_plan, open_session
 from psp_runtime.errors import EngineError, PspError
-from psp_runtime.metadata import EngineInfo, read_info
-from psp_runtime.sessions import OnnxSession, lacking_for_plan, open_session
 from psp_runtime.tasks import INPUT_SIZE
-from psp_train.checkpoints import Checkpoint
+from psp_train.checkpoints.psp import Checkpoint
 from psp_train.networks import PSP
 
 #: Called with each stage as it begins, and again with what happens in it.

@@ -15,12 +15,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from psp_export import targets
+from psp_export import output_files as targets
 from psp_export.export import Written
-from psp_export.verify import pictures
+from psp_export.verify.parity import pictures
+from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.errors import PspError
-from psp_runtime.files import make_writable
-from psp_runtime.metadata import EngineInfo, read_info
+from psp_runtime.run.files import make_writable
 from psp_runtime.serving.config import MAPPING_ENDING, WARMUP_IMAGE, Model, config_text, preferred_batches
 
 #: The Triton release (tag of the docker image) that has a TensorRT, newest last: NVIDIA's compatibility table

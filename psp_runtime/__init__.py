@@ -10,8 +10,8 @@ Importing this package loads neither an inference library nor CUDA; opening an e
 
 from pathlib import Path
 
+from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.errors import DeviceError, EngineError, PictureError, PspError
-from psp_runtime.metadata import EngineInfo, read_info
 from psp_runtime.pipeline import Pipeline, Translation
 
 __version__ = "0.1.0"
@@ -36,6 +36,6 @@ def load(path: str | Path, device: str = "auto") -> Pipeline:
     cannot run it uses the .onnx beside it, with a warning, unless `device` is "cuda".
     Raises `EngineError` for a missing, damaged, foreign or partial engine, `DeviceError` when the device is not usable.
     """
-    from psp_runtime.sessions import open_session
+    from psp_runtime.engines.session import open_session
 
     return Pipeline(open_session(path, device))

@@ -10,15 +10,15 @@ from typing import Annotated, NoReturn
 import typer
 
 from psp_runtime import console
-from psp_runtime.ahead import MOST_THREADS, THREADS
 from psp_runtime.directions import find_direction as learn_direction
+from psp_runtime.engines.info import EngineInfo, describe, read_info
+from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
-from psp_runtime.metadata import EngineInfo, describe, read_info
-from psp_runtime.options import LOCAL_RAY, Options
 from psp_runtime.pipeline import Pipeline
-from psp_runtime.plan import Plan, make_plan
-from psp_runtime.run import Run
-from psp_runtime.sessions import open_session
+from psp_runtime.prefetch import MOST_THREADS, THREADS
+from psp_runtime.run.execution import Run
+from psp_runtime.run.options import LOCAL_RAY, Options
+from psp_runtime.run.plan import Plan, make_plan
 
 INPUT, MAKE, SAVE = "Change the input", "Make of each input (one of)", "Save"
 
@@ -217,7 +217,7 @@ def _run(options: Options, info: EngineInfo) -> None:
 
 
 def _run_remote(options: Options, url: str) -> None:
-    from psp_runtime.client import connect
+    from psp_runtime.serving.client import connect
 
     with connect(url, options.batch) as pipeline:
         _make_all(make_plan(replace(options, engine=pipeline.session.path), pipeline.info), pipeline)

@@ -26,13 +26,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_runtime import codes, files, images
-from psp_runtime.ahead import map_ahead
+from psp_runtime import latents as codes
+from psp_runtime.engines.info import EngineInfo
+from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
-from psp_runtime.metadata import EngineInfo
-from psp_runtime.options import Options, check
+from psp_runtime.pictures import loading as images
 from psp_runtime.pipeline import Pipeline, Source
-from psp_runtime.sessions import open_session
+from psp_runtime.prefetch import map_ahead
+from psp_runtime.run import files
+from psp_runtime.run.options import Options, check
 
 Floats = NDArray[np.float64]
 

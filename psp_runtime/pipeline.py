@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from psp_runtime import codes, images
-from psp_runtime.ahead import THREADS, map_ahead, map_batches
-from psp_runtime.arrays import check, code_shape, engine_inputs, image_shape, paired, run_batches
-from psp_runtime.decoding import Picture
+from psp_runtime import latents as codes
+from psp_runtime.engines.contract import check, code_shape, engine_inputs, image_shape, paired, run_batches
+from psp_runtime.engines.info import EngineInfo
+from psp_runtime.engines.parts import Parts
+from psp_runtime.engines.session import Session
 from psp_runtime.errors import EngineError, PictureError, PspError
-from psp_runtime.metadata import EngineInfo
-from psp_runtime.parts import Parts
-from psp_runtime.sessions import Session
+from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.decoding import Picture
+from psp_runtime.prefetch import THREADS, map_ahead, map_batches
 
 #: Prepared pictures, uint8 [B,256,256,3], [B,256,256,1] or [B,256,256], or W+ codes, float32 [B,L,S].
 Source = NDArray[np.uint8] | NDArray[np.float32]

@@ -9,10 +9,11 @@ import typer
 
 from psp_runtime import console
 from psp_runtime.errors import PspError
-from psp_train import distributed, recipes
-from psp_train.runs import RunFolder
-from psp_train.setup import Settings, build
-from psp_train.trainer import Trainer
+from psp_train import recipes
+from psp_train.training import distributed
+from psp_train.training.build import Settings, build
+from psp_train.training.run_folder import RunFolder
+from psp_train.training.trainer import Trainer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -147,7 +148,7 @@ def _needed(out: Path | None) -> Path:
 @app.command()
 def plot(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Draw the curves of a run to RUN/curves.png."""
-    from psp_train.plot import plot as draw  # matplotlib is slow to import
+    from psp_train.training.curves import plot as draw  # matplotlib is slow to import
 
     print(draw(run))
 
@@ -158,7 +159,7 @@ def sketches(
     out: Annotated[Path, typer.Argument(help="Folder of the sketches.")],
 ) -> None:
     """Make pencil sketches of photos, the inputs of the sketch task."""
-    from psp_train.sketches import make_sketches
+    from psp_train.data.sketches import make_sketches
 
     if make_sketches(faces, out):
         raise typer.Exit(1)

@@ -6,10 +6,14 @@ other's way.
 """
 
 import os
+from typing import TYPE_CHECKING
 
 import pytest
 
-from psp_runtime.devices import cuda_devices
+from psp_runtime.engines.devices import cuda_devices
+
+if TYPE_CHECKING:
+    from cli_runs import PspRun
 
 
 def take_own_cores() -> None:
@@ -31,3 +35,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU (PSP_REQUIRE_GPU=1 makes this a failure)"))
+
+
+@pytest.fixture
+def psp_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> "PspRun":
+    """Run psp-run in this process: exit code, stdout, stderr."""
+    from cli_runs import runner  # typer is not there in every Python that tests plans
+
+    return runner(monkeypatch, capsys)

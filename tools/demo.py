@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from psp_runtime import images
-from psp_train import faces
+from psp_runtime.pictures import loading as images
+from psp_train.drawn import parameters as faces
 
 DEMO = Path("demo")
 SEED = 5

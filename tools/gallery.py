@@ -19,10 +19,10 @@ from pathlib import Path
 from PIL import Image
 
 from psp_export.export import Options, export
-from psp_runtime import images
 from psp_runtime.errors import PspError
-from psp_train import faces
-from psp_train.checkpoints import load_demo_checkpoint
+from psp_runtime.pictures import loading as images
+from psp_train.checkpoints.psp import load_demo_checkpoint
+from psp_train.drawn import parameters as faces
 
 GALLERY = Path("docs/gallery")
 HELD_OUT_SEED, TRAIN_SEED = 2, 1  # faces shown, faces that directions are learnt from

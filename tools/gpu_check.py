@@ -35,8 +35,8 @@ from typing import Any, NamedTuple
 
 import gpu_checks as checks
 
-from psp_export import engine
-from psp_runtime.devices import cuda_devices, gpu_name
+from psp_export.plans import build as engine
+from psp_runtime.engines.devices import cuda_devices, gpu_name
 
 #: Characters kept of what a failed check printed.
 KEPT = 6000

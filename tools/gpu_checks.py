@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 from gpu_measures import BATCHES, Cases, Inputs, Result, load_cases, measure, save_cases, seconds_since, worst_psnr
 
-from psp_export import engine
-from psp_runtime.plans import TensorRTSession
-from psp_runtime.sessions import OnnxSession
+from psp_export.plans import build as engine
+from psp_runtime.engines.session import OnnxSession
+from psp_runtime.engines.tensorrt.session import TensorRTSession
 
 ROOT = Path(__file__).parents[1]
-#: The least PSNR of each precision, as psp-export wants it (`psp_export.verify`, which needs PyTorch).
+#: The least PSNR of each precision, as psp-export wants it (`psp_export.verify.parity`, which needs PyTorch).
 GATES = {"fp32": 48.0, "fp16": 40.0}
 
 
 def export_model(precision: str, work: Path, size: int) -> Result:
     """The ONNX file everything else runs, and the reference's pictures, which they are compared with."""
-    from psp_export import verify
     from psp_export.export import Options, engine_info, export
+    from psp_export.verify import parity as verify
 
     checkpoint, start = published(size), time.perf_counter()
     folder = fresh(work / precision)
@@ -42,22 +42,22 @@ def export_model(precision: str, work: Path, size: int) -> Result:
 def published(size: int) -> Any:
     """The published architecture for one output size, on seeded weights, as a loaded checkpoint."""
     sys.path.append(str(ROOT / "benchmarks"))
-    from workloads import Workload, seeded_checkpoint
+    from measure.workloads import Workload, seeded_checkpoint
 
     return seeded_checkpoint(Workload(size))
 
 
 def stressed(work: Path, size: int) -> Result:
     """Weights that overflow a plain half: every half tensor between modules must be finite, computed on the GPU."""
-    sys.path.append(str(ROOT / "tests"))
+    sys.path.append(str(ROOT / "tests" / "support"))
     import torch
+    from hardened import harden_encoder, harden_generator
     from models import golden_model
-    from test_deploy import harden_encoder, harden_generator
 
-    from psp_export import verify
     from psp_export.export import Options, engine_info, export
+    from psp_export.verify import parity as verify
     from psp_runtime.tasks import TASKS
-    from psp_train.checkpoints import Checkpoint
+    from psp_train.checkpoints.psp import Checkpoint
 
     model = golden_model("psp_64", 64)
     harden_generator(model)
@@ -77,8 +77,8 @@ def half(work: Path, size: int) -> Result:
     """The deployable form of the published architecture in torch half on the GPU."""
     import torch
 
-    from psp_export import verify
     from psp_export.export import Options, engine_info
+    from psp_export.verify import parity as verify
 
     checkpoint = published(size)
     cases = verify.reference_cases(checkpoint.model, engine_info(checkpoint, Options(precision="fp16")))
@@ -199,7 +199,7 @@ def gpu_tests(marks: str, work: Path, size: int) -> Result:
     os.environ |= {"PSP_REQUIRE_GPU": "1", "OMP_NUM_THREADS": "1"}  # tiny references: threads would only wait
     # Only the files that hold some: others import packages that need no GPU and need not be here.
     marked = re.compile(r"^@pytest\.mark\.gpu$", re.MULTILINE)
-    files = [str(file) for file in sorted((ROOT / "tests").glob("test_*.py")) if marked.search(file.read_text())]
+    files = [str(file) for file in sorted((ROOT / "tests").rglob("test_*.py")) if marked.search(file.read_text())]
     found = script("-m", "pytest", "-ra", "-m", marks, *files, work=work, size=size)
     if "passed" not in found["last_line"]:
         raise RuntimeError(f"nothing was tested: {found['last_line']}")
@@ -209,7 +209,7 @@ def gpu_tests(marks: str, work: Path, size: int) -> Result:
 def plan_tests(work: Path, size: int) -> Result:
     """The tests of plans that need no PyTorch, by the TensorRT of this Python."""
     os.environ["PSP_REQUIRE_GPU"] = "1"
-    found = script("-m", "pytest", "-ra", str(ROOT / "tests" / "test_gpu_plans.py"), work=work, size=size)
+    found = script("-m", "pytest", "-ra", str(ROOT / "tests" / "plans" / "test_gpu_plans.py"), work=work, size=size)
     if "skipped" in found["last_line"]:
         raise RuntimeError(f"no plan can run here: {found['last_line']}")
     return found

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from psp_export import verify
 from psp_export.export import Options, export
-from psp_runtime import images, load
-from psp_train import faces
-from psp_train.checkpoints import load_demo_checkpoint
+from psp_export.verify import parity as verify
+from psp_runtime import load
+from psp_runtime.pictures import loading as images
+from psp_train.checkpoints.psp import load_demo_checkpoint
+from psp_train.drawn import parameters as faces
 
 HELD_OUT_SEED, FACES = 2, 200  # the seed the training script never trains on
 COLUMNS, ROWS, CELL = 8, 2, 160

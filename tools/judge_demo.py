@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from psp_export import verify
-from psp_runtime import images
-from psp_runtime.previews import preview
+from psp_export.verify import parity as verify
+from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.previews import preview
 from psp_runtime.tasks import get_task
-from psp_train import demo, faces
-from psp_train.data import degrade, triangle
-from psp_train.judges import Judges, load_judges
+from psp_train import demo
+from psp_train.data.samples import degrade, triangle
+from psp_train.drawn import parameters as faces
+from psp_train.drawn.judges import Judges, load_judges
 from psp_train.networks.psp import to_input, to_picture
 
 FACES, SEED, TRAIN_SEED = 200, 2, 1

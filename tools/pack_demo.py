@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from psp_train import demo
-from psp_train.checkpoints import load_checkpoint
+from psp_train.checkpoints.psp import load_checkpoint
 
 
 def pack(path: Path) -> Path:

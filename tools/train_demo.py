@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from psp_train import demo, faces
+from psp_train import demo
+from psp_train.drawn import parameters as faces
 from psp_train.networks import Generator, GeneratorConfig
 
 TRAIN_SEED, HELD_OUT_SEED, TORCH_SEED = 1, 2, 0

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from psp_export import custom_ops
-from psp_export.convolution import conv2d, conv_transpose2d
+from psp_export.deploy.convolution import conv2d, conv_transpose2d
+from psp_export.graphs import functions as custom_ops
 from psp_train.networks import Generator
 from psp_train.networks.psp import to_picture
 from psp_train.networks.stylegan2 import EqualLinear, StyledConv, ToRGB

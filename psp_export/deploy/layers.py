@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from psp_export.convolution import Conv2d
+from psp_export.deploy.convolution import Conv2d
 from psp_export.deploy.generator import frozen
 
 

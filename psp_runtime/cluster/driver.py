@@ -13,15 +13,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from psp_runtime import console
-from psp_runtime.cluster import luggage, manifest
+from psp_runtime.cluster import artifacts as luggage
+from psp_runtime.cluster import manifest
 from psp_runtime.cluster.connection import connected
 from psp_runtime.cluster.storage import Picture, Place, check_output, find_pictures, import_extra, open_place
 from psp_runtime.cluster.worker import Task, Worker
+from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import DeviceError, PspError
-from psp_runtime.files import identity
-from psp_runtime.metadata import EngineInfo
-from psp_runtime.options import LOCAL_RAY, Options
-from psp_runtime.plan import READ, check_formats, make_tools
+from psp_runtime.run.files import identity
+from psp_runtime.run.options import LOCAL_RAY, Options
+from psp_runtime.run.plan import READ, check_formats, make_tools
 
 #: Batches in a block at most: a worker idles while the last of them is written and the next block comes.
 BATCHES = 16

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from psp_runtime import images
 from psp_runtime.errors import PspError
-from psp_runtime.files import OUTPUT_ENDING, without_outputs
+from psp_runtime.pictures import loading as images
+from psp_runtime.run.files import OUTPUT_ENDING, without_outputs
 
 #: Filesystems without folders, by pyarrow's names: a key may have slashes, and the first part of a path is a bucket.
 OBJECT_STORES = ("s3", "gcs", "abfs")

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_runtime import files
-from psp_runtime.ahead import map_ahead
 from psp_runtime.cluster import manifest
-from psp_runtime.cluster.luggage import Luggage
+from psp_runtime.cluster.artifacts import Luggage
 from psp_runtime.cluster.storage import Picture, Place, import_extra
+from psp_runtime.engines.info import read_info
+from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PictureError, PspError
-from psp_runtime.metadata import read_info
-from psp_runtime.options import Options
 from psp_runtime.pipeline import Pipeline
-from psp_runtime.plan import Plan, make_tools
-from psp_runtime.run import Run
-from psp_runtime.sessions import open_session
+from psp_runtime.prefetch import map_ahead
+from psp_runtime.run import files
+from psp_runtime.run.execution import Run
+from psp_runtime.run.options import Options
+from psp_runtime.run.plan import Plan, make_tools
 
 #: Outputs on their way to an object store at the same time: a put is waiting, mostly.
 SENDERS = 16

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from psp_runtime.arrays import code_shape, image_shape
-from psp_runtime.metadata import EngineInfo
+from psp_runtime.engines.contract import code_shape, image_shape
+from psp_runtime.engines.info import EngineInfo
 
 #: The parameter that carries `EngineInfo`, and the one that says what the engine runs on.
 INFO_PARAMETER, DEVICE_PARAMETER = "psp", "device"

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_runtime.arrays import engine_inputs, run_batches
+from psp_runtime.engines.contract import engine_inputs, run_batches
+from psp_runtime.engines.info import EngineInfo
+from psp_runtime.engines.session import Arrays, open_session
 from psp_runtime.errors import EngineError, PspError
-from psp_runtime.metadata import EngineInfo
 from psp_runtime.serving.config import DEVICE_PARAMETER, tensors
-from psp_runtime.sessions import Arrays, open_session
 
 #: The parameter that says where the engine lies.
 ENGINE_PARAMETER = "engine"

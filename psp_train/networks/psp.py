@@ -50,7 +50,7 @@ def mix(latents: torch.Tensor, style: torch.Tensor, alpha: torch.Tensor) -> torc
 
 
 def to_input(image: torch.Tensor, kind: InputKind, channels: int) -> torch.Tensor:
-    """uint8 pictures as `psp_runtime.images` loads them -> the encoder's input [B,C,H,W].
+    """uint8 pictures as `psp_runtime.pictures.loading` loads them -> the encoder's input [B,C,H,W].
 
     RGB [B,H,W,3] to [-1,1]; sketches [B,H,W,1] to [0,1]; class ids [B,H,W] to one-hot.
     """

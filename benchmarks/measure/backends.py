@@ -1,0 +1,216 @@
+"""The sides of a comparison: what runs the model, in which form and precision.
+
+Reference form: `reference_form.py`, in eager torch, and as the ONNX file torch's exporter makes of it. Ours: the files
+psp-export writes. ONNX files open with psp_runtime's own sessions on both sides, so that only the graph differs.
+Everything takes and gives host arrays, as the engine contract (docs/design.md) has them.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from measure.reference_form import ReferenceForm
+from measure.workloads import (
+    Piece,
+    Workload,
+    inputs,
+    our_engine,
+    our_plan,
+    reference_engine,
+    reference_inputs,
+    seeded_checkpoint,
+)
+from psp_export.graphs import trace as graph
+from psp_runtime.engines.devices import cuda_devices, importable
+from psp_runtime.engines.session import OnnxSession, OpenVINOSession, Session, open_session
+from psp_runtime.engines.tensorrt.session import TensorRTSession
+from psp_runtime.errors import PspError
+
+REFERENCE, OURS = "reference form", "ours"
+#: Backends and what tables call them.
+BACKENDS = {
+    "torch": "PyTorch eager",
+    "torch.compile": "torch.compile",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "tensorrt": "TensorRT",
+}
+
+
+class Runner(NamedTuple):
+    """A piece that is open: `run` it, ask for the seconds of the last run on the device, `close` it."""
+
+    run: Callable[[], dict[str, np.ndarray]]
+    device_seconds: Callable[[], float | None]
+    close: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to run the model; `device` is "cpu" or "cuda"."""
+
+    backend: str
+    form: str
+    precision: str = "fp32"
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        """What tables and results call it."""
+        words = f"{BACKENDS[self.backend]}, {self.form}"
+        return words if self.precision == "fp32" else f"{words}, {self.precision.upper()}"
+
+    @property
+    def peer(self) -> bool:
+        """What people would run instead of this toolkit; timed only where it is asked for, because it takes minutes."""
+        return self.form == REFERENCE and self.backend in ("openvino", "torch.compile")
+
+    @property
+    def compiler(self) -> str:
+        """What torch.compile calls: for C++ on a CPU, for Triton's launchers, in C, on a GPU."""
+        return os.environ.get("CXX", "g++") if self.device == "cpu" else os.environ.get("CC", "gcc")
+
+    def lacking(self, piece: Piece) -> str:
+        """Why a piece cannot run here; empty when it can be tried."""
+        if self.backend in ("torch", "torch.compile") and self.device == "cuda" and not torch.cuda.is_available():
+            return f"torch {torch.__version__} sees no GPU"
+        if self.backend == "torch.compile" and piece.part != "full":
+            return "torch.compile is only given the whole model: it compiles for minutes"
+        if self.backend == "torch.compile" and not shutil.which(self.compiler):
+            return f"torch.compile needs a compiler, {self.compiler} was not found: install it, or name another"
+        if self.backend == "openvino" and not importable("openvino"):
+            return "the Python package openvino is not installed"
+        return ""
+
+    def prepared(self, workload: Workload, piece: Piece) -> "Side":
+        """Itself, with the engine file of a piece in the cache. Raises `PspError` when the piece cannot run here."""
+        lacking = self.lacking(piece)
+        if lacking:
+            raise PspError(lacking)
+        if self.backend not in ("torch", "torch.compile"):
+            self.engine(workload, piece)
+        return self
+
+    def open(self, workload: Workload, piece: Piece) -> Runner:
+        """Open a prepared piece. Raises `PspError` when this machine refuses it."""
+        return _OPENERS[self.backend](self, workload, piece)
+
+    def session(self, workload: Workload, piece: Piece) -> Session:
+        """A prepared engine file, open. Raises `PspError` when this machine refuses it."""
+        path = self.engine(workload, piece)
+        if self.backend == "openvino":
+            return OpenVINOSession(path)
+        return OnnxSession(path, self.device) if self.backend == "onnxruntime" else open_session(path, self.device)
+
+    def engine(self, workload: Workload, piece: Piece) -> Path:
+        """The engine file of a piece, from the cache or made now."""
+        if self.form == REFERENCE:
+            return reference_engine(workload, piece)
+        return (our_plan if self.backend == "tensorrt" else our_engine)(workload, piece, self.precision)
+
+    def inputs(self, workload: Workload, piece: Piece) -> dict[str, np.ndarray]:
+        """The inputs this form takes."""
+        return (reference_inputs if self.form == REFERENCE else inputs)(workload, piece)
+
+
+def default_device() -> str:
+    """ "cuda" where there is an NVIDIA GPU, else "cpu"."""
+    return "cuda" if cuda_devices() else "cpu"
+
+
+def sides(device: str, backends: list[str], precisions: list[str]) -> list[Side]:
+    """Every side of some backends. The reference form is FP32: in half precision it overflows."""
+    found = [Side("torch", REFERENCE, device=device), Side("onnxruntime", REFERENCE, device=device)]
+    found += [Side("onnxruntime", OURS, precision, device) for precision in precisions]
+    if device == "cuda":
+        found += [Side("tensorrt", OURS, precision, device) for precision in precisions]
+    else:
+        found += [Side("openvino", REFERENCE), Side("openvino", OURS)]
+    found.append(Side("torch.compile", REFERENCE, device=device))
+    return [side for side in found if side.backend in backends]
+
+
+def _open_torch(side: Side, workload: Workload, piece: Piece) -> Runner:
+    torch.backends.cudnn.allow_tf32 = False  # FP32 is FP32: by default, convolutions are not
+    with _refusals(side):
+        module = ReferenceForm(seeded_checkpoint(workload, piece.kind).model, piece.part).eval().to(side.device)
+    if side.backend == "torch.compile":
+        module.compile()
+    (x,) = (torch.from_numpy(array) for array in side.inputs(workload, piece).values())
+    names = graph.TENSORS[piece.part][1]
+    clock = _GPUClock() if side.device == "cuda" else None
+
+    @torch.inference_mode()
+    def run() -> dict[str, np.ndarray]:
+        with _refusals(side):
+            on_device = x.to(side.device)
+            results = clock.time(lambda: module(on_device)) if clock else module(on_device)
+        results = results if isinstance(results, tuple) else (results,)
+        return {name: result.cpu().numpy() for name, result in zip(names, results)}
+
+    # The weights are shared with later pieces, but a gigabyte is too much beside another side.
+    return Runner(run, clock.seconds if clock else no_device_time, seeded_checkpoint.cache_clear)
+
+
+@contextlib.contextmanager
+def _refusals(side: Side) -> Iterator[None]:
+    """Too little memory, or nothing that compiles, is a `PspError`: other sides may still run."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = str(error).strip() or type(error).__name__
+        raise PspError(f"{side.name}: {words.splitlines()[0]}") from error
+
+
+class _GPUClock:
+    """Events around what runs on the GPU; the copies to and from it are outside."""
+
+    def __init__(self) -> None:
+        self.start, self.end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def time(self, run: Callable):
+        self.start.record()
+        result = run()
+        self.end.record()
+        return result
+
+    def seconds(self) -> float:
+        self.end.synchronize()
+        return self.start.elapsed_time(self.end) / 1e3
+
+
+def _open_engine(side: Side, workload: Workload, piece: Piece) -> Runner:
+    return session_runner(side.session(workload, piece), side.inputs(workload, piece))
+
+
+def open_file(path: Path, device: str, arrays: dict[str, np.ndarray]) -> Runner:
+    """An engine file in psp_runtime. Raises `PspError` when it cannot run on this very device."""
+    return session_runner(open_session(path, device), arrays)
+
+
+def session_runner(session: Session, arrays: dict[str, np.ndarray]) -> Runner:
+    """An open session with the inputs it shall run on."""
+    plan = isinstance(session, TensorRTSession)
+    return Runner(
+        lambda: session.run(arrays), (lambda: session.last_ms / 1e3) if plan else no_device_time, session.close
+    )
+
+
+def no_device_time() -> None:
+    """On a CPU there is no other time than the host's; ONNX Runtime does not tell the GPU's."""
+
+
+_OPENERS = {
+    "torch": _open_torch,
+    "torch.compile": _open_torch,
+    "onnxruntime": _open_engine,
+    "tensorrt": _open_engine,
+    "openvino": _open_engine,
+}

@@ -1,0 +1,133 @@
+"""Charts of results: bars of `latency.py`, lines of `scaling.py`."""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from measure import report
+from measure.backends import OURS
+from psp_runtime.errors import PspError
+from psp_runtime.pictures.loading import replacing
+
+INK, FAINT, GREY, ACCENT, PAPER = "#1d2733", "#5b6673", "#b4bcc6", "#0b6fd3", "#d1495b"
+FORMATS = ("png", "svg", "pdf")
+#: Bars that differ more than this need a logarithmic axis to be seen.
+LOG_BEYOND = 20
+
+
+def latency(result: dict, path: Path) -> None:
+    """Bars of the pSp row, one for each side, slowest first, with the paper's number as a line.
+
+    Raises `PspError` when no side ran it, and for a picture format it does not know.
+    """
+    entries = [entry for entry in result["rows"] if entry["row"] == report.HEADLINE]
+    if not entries:
+        raise PspError("no side ran the pSp row: there is nothing to draw")
+    entries.sort(key=lambda entry: entry["seconds"]["median"])
+    paper = next(row.paper for row in report.ROWS if row.name == report.HEADLINE)
+    figure = Figure(figsize=(9, 1.9 + 0.5 * len(entries)), layout="constrained")
+    axes = figure.subplots()
+    _bars(axes, entries)
+    _paper_line(axes, paper)
+    _scale(axes, [paper, *(entry["seconds"]["median"] for entry in entries)])
+    workload, machine = result["workload"], result["machine"]
+    figure.suptitle(
+        f"pSp at {workload['size']} × {workload['size']}, batch {workload['batch']}: seconds from picture to picture",
+        x=0.01, ha="left", fontsize=14, fontweight="bold", color=INK,
+    )  # fmt: skip
+    words = f"{machine['name']}, threads: {machine['threads']}, {result['date'][:10]}; × is against PyTorch eager"
+    axes.set_title(words, loc="left", fontsize=9, color=FAINT, pad=22)
+    _save(figure, path)
+
+
+def _bars(axes: Axes, entries: list[dict]) -> None:
+    medians = [entry["seconds"]["median"] for entry in entries]
+    late = [entry["seconds"]["p95"] - entry["seconds"]["median"] for entry in entries]
+    names = [entry["side"].replace(f", {OURS}", ", this toolkit") for entry in entries]
+    colours = [ACCENT if entry["ours"] else GREY for entry in entries]
+    bars = axes.barh(names, medians, xerr=[[0.0] * len(late), late], color=colours, ecolor=FAINT, height=0.62)
+    for bar, entry, extra in zip(bars, entries, late):
+        seconds, speedup = entry["seconds"]["median"], entry.get("x_torch_reference", 1)
+        axes.annotate(
+            report.clock(seconds) + (f"   {speedup:.1f}×" if speedup != 1 else ""),
+            (seconds + extra, bar.get_y() + bar.get_height() / 2),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            color=INK,
+            fontweight="bold" if entry["ours"] else "normal",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},  # over the paper's line
+        )
+
+
+def _paper_line(axes: Axes, paper: float) -> None:
+    axes.axvline(paper, color=PAPER, linewidth=1.4, linestyle=(0, (5, 3)), zorder=0)
+    axes.annotate(
+        f"paper, Tesla P40: {paper} s",
+        (paper, 1),
+        (0, 2),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=9,
+        color=PAPER,
+    )
+
+
+def _scale(axes: Axes, seconds: list[float]) -> None:
+    """Room for the words behind the bars; logarithmic where the bars differ too much."""
+    if max(seconds) > LOG_BEYOND * min(seconds):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlim(min(seconds) / 2, max(seconds) * (max(seconds) / min(seconds)) ** 0.35)
+    else:
+        axes.set_xlim(0, 1.35 * max(seconds))
+    logarithmic = axes.get_xscale() == "log"
+    axes.set_xlabel("seconds (logarithmic)" if logarithmic else "seconds", color=INK)
+    axes.tick_params(axis="y", length=0, labelsize=10, labelcolor=INK)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def scaling(result: dict, path: Path) -> None:
+    """Two panels: time and work against the size of the picture, and against the batch."""
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    by_size, by_batch = figure.subplots(1, 2)
+    _time_and_work(by_size, result["sizes"], "size", "side of the picture in pixels")
+    by_size.set_xscale("log", base=2)
+    by_size.set_xticks([point["size"] for point in result["sizes"]], [str(p["size"]) for p in result["sizes"]])
+    by_size.set_title("generator, batch 1", loc="left", fontsize=11, color=INK)
+    _time_and_work(by_batch, result["batches"], "batch", "pictures in a batch")
+    by_batch.set_xticks([point["batch"] for point in result["batches"]])
+    by_batch.set_title(f"whole model at {result['batch_size']} pixels", loc="left", fontsize=11, color=INK)
+    figure.suptitle(
+        f"Cost grows with the work: {result['engine']}, {result['machine']['name']}",
+        x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK,
+    )  # fmt: skip
+    _save(figure, path)
+
+
+def _time_and_work(axes: Axes, points: list[dict], key: str, label: str) -> None:
+    """Milliseconds on the left and GFLOP on the right, scaled so that equal speed makes the lines meet at the end."""
+    x, last = [point[key] for point in points], points[-1]
+    work = axes.twinx()
+    (time_line,) = axes.plot(x, [point["ms"] for point in points], "o-", color=ACCENT, label="time")
+    (work_line,) = work.plot(x, [point["gflop"] for point in points], "s--", color=FAINT, label="work")
+    top = 1.12 * max(point["ms"] for point in points)
+    axes.set_ylim(0, top)
+    work.set_ylim(0, top * last["gflop"] / last["ms"])
+    axes.set_xlabel(label, color=INK)
+    axes.set_ylabel("milliseconds", color=ACCENT)
+    work.set_ylabel("GFLOP (2 × multiply-accumulate)", color=FAINT)
+    axes.legend(handles=[time_line, work_line], frameon=False, loc="upper left")
+    for side in (axes, work):
+        side.spines["top"].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    kind = path.suffix[1:].lower()
+    if kind not in FORMATS:
+        raise PspError(f"--plot {path}: expected a name that ends in one of {', '.join(FORMATS)}")
+    with replacing(path) as file:
+        figure.savefig(file, format=kind, dpi=150)

@@ -1,0 +1,1 @@
+"""ONNX files: traced from modules, looked into, given the bodies of custom functions."""

@@ -1,0 +1,1 @@
+"""TensorRT plans: their source file, how they are built, what is shown meanwhile."""

@@ -1,0 +1,229 @@
+"""ONNX file -> TensorRT plan: one path for TensorRT 8.6, 10, 11 and TensorRT-RTX. Imports no torch.
+
+Enum members are looked up by name, because their numbers and their existence changed between versions:
+
+* RTX and 11 dropped the FP16 flag; precision is what the ONNX graph says (strongly typed network);
+* 8.6 has no strongly typed networks: it gets the FP16 flag, and every layer the type of the ONNX tensor it
+  computes, to be obeyed, else the FP32 islands would run in FP16.
+"""
+
+import importlib
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from psp_export.plans.progress import Tell, watched
+from psp_runtime.engines.devices import cuda_devices, gpu_name, importable
+from psp_runtime.engines.info import EngineInfo, read_info
+from psp_runtime.engines.tensorrt.engine import the_logger
+from psp_runtime.engines.tensorrt.interrupts import interrupts_noted
+from psp_runtime.errors import PspError
+from psp_runtime.pictures.loading import replacing
+
+#: Kernels and tables in a plan besides the weights, at most.
+PLAN_OVERHEAD = 16 << 20
+
+#: TensorRT's own default of its builder optimisation levels 0 to 5.
+DEFAULT_LEVEL = 3
+
+#: Module and metadata name of each flavour.
+TENSORRT, RTX = "tensorrt", "tensorrt_rtx"
+
+
+class BuildError(PspError):
+    """TensorRT refused the graph or could not build the plan."""
+
+
+def choose_flavour() -> str | None:
+    """The TensorRT to build with: `tensorrt` where there is a GPU, else TensorRT-RTX, which needs none; or None."""
+    if importable(TENSORRT) and cuda_devices() > 0:
+        return TENSORRT
+    return RTX if importable(RTX) else None
+
+
+def build_plan(
+    source: Path,
+    target: Path,
+    flavour: str,
+    workspace_mb: int = 4096,
+    timing_cache: Path | None = None,
+    level: int = DEFAULT_LEVEL,
+    tuned_batch: int = 1,
+    tell: Tell = lambda text: None,
+) -> EngineInfo:
+    """Build the plan of one of our ONNX files and write it to `target`; returns the metadata it carries.
+
+    The batch is dynamic, 1 to the `max_batch` in the metadata, and kernels are chosen for `tuned_batch`, at most
+    that. `level` is TensorRT's builder optimisation level, 0 to 5: how long it looks for faster kernels. `tell` is
+    given what TensorRT is doing, a few times a second.
+    Raises `BuildError` with TensorRT's words, and when the plan does not hold the precision asked for.
+    """
+    trt = importlib.import_module(flavour)
+    logger = the_logger(trt)
+    logger.errors.clear()
+    # A TensorRT plan is for the GPU it was built on; TensorRT-RTX compiles on the GPU it meets.
+    device = gpu_name() if flavour == TENSORRT else ""
+    info = replace(read_info(source), backend=flavour, backend_version=trt.__version__, device=device)
+    with interrupts_noted() as interrupted:
+        builder = _builder(trt, logger)
+        network, parser = _parsed(trt, builder, logger, source)
+        network.name = info.to_plan_name()
+        config = _config(trt, builder, network, info, source)
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
+        config.builder_optimization_level = level
+        config.add_optimization_profile(_profile(builder, network, tuned_batch, info.max_batch))
+        cache = None if flavour == RTX else timing_cache
+        with _timing_cache(trt, config, cache), watched(trt, config, logger, tell, interrupted):
+            plan = None if interrupted.is_set() else builder.build_serialized_network(network, config)
+        del parser  # until here: the network reads its weights
+    if plan is None:
+        reason = logger.errors[-1] if logger.errors else "it gave no reason"
+        raise BuildError(f"{flavour} {trt.__version__} could not build {target.name}: {reason}")
+    target.write_bytes(plan)
+    found = stored_precision(target, source)
+    if found != info.precision:
+        raise BuildError(f"{flavour} {trt.__version__} made {target.name} {found}, expected {info.precision}")
+    return info
+
+
+def _builder(trt: Any, logger: Any) -> Any:
+    """Raises `BuildError` where TensorRT does not start: its bindings raise a TypeError about a null pointer."""
+    try:
+        return trt.Builder(logger)
+    except (TypeError, RuntimeError) as error:
+        reason = logger.errors[-1] if logger.errors else str(error)
+        raise BuildError(f"{trt.__name__} {trt.__version__} does not start on this machine: {reason}") from error
+
+
+def _parsed(trt: Any, builder: Any, logger: Any, source: Path) -> tuple[Any, Any]:
+    """The network of an ONNX file, and the parser that holds its weights."""
+    network = builder.create_network(_creation_flags(trt))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(source.read_bytes()):
+        errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        raise BuildError(f"{trt.__name__} {trt.__version__} cannot parse {source.name}: {errors}")
+    return network, parser
+
+
+def _config(trt: Any, builder: Any, network: Any, info: EngineInfo, source: Path) -> Any:
+    """What keeps the plan right whatever it is tuned for."""
+    config = builder.create_builder_config()
+    if hasattr(trt, "PreviewFeature") and hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806"):
+        # 8.6 gives a profile to one execution context only; the runtime has one per batch size. 10 always shares.
+        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
+    # TF32 is on by default: it would round what the graph keeps in FP32 to 10 bits.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if info.precision == "fp16" and not _strongly_typed(trt):
+        config.set_flag(trt.BuilderFlag.FP16)
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        _obey_types(trt, network, tensor_types(onnx.load(str(source))))
+    return config
+
+
+def _creation_flags(trt: Any) -> int:
+    """Explicit batch where it still has to be said, strong typing where it exists."""
+    flags = trt.NetworkDefinitionCreationFlag
+    names = [name for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED") if hasattr(flags, name)]
+    return sum(1 << int(getattr(flags, name)) for name in names)
+
+
+def _strongly_typed(trt: Any) -> bool:
+    return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or not hasattr(trt.BuilderFlag, "FP16")
+
+
+def _profile(builder: Any, network: Any, tuned_batch: int, max_batch: int) -> Any:
+    """Batch 1..max_batch for every input."""
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        rest = tuple(tensor.shape)[1:]
+        profile.set_shape(tensor.name, (1, *rest), (min(tuned_batch, max_batch), *rest), (max_batch, *rest))
+    return profile
+
+
+def _obey_types(trt: Any, network: Any, types: dict[str, int]) -> None:
+    """TensorRT 8.6: bind every layer to the types of the ONNX graph.
+
+    The parser splits some ONNX nodes into layers with tensors of its own (a Gemm into products and sums): those take
+    the type of their inputs. Shapes, which it computes in layers of their own too, stay integers.
+    """
+    known = {onnx.TensorProto.FLOAT: trt.float32, onnx.TensorProto.FLOAT16: trt.float16}
+    bound = {name: known[kind] for name, kind in types.items() if kind in known}
+    for layer in map(network.get_layer, range(network.num_layers)):
+        inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
+        inherited = next((bound[tensor.name] for tensor in inputs if tensor is not None and tensor.name in bound), None)
+        for index, name in _float_outputs(trt, layer):
+            if name not in bound and name not in types and inherited is not None:
+                bound[name] = inherited
+            if name in bound and layer.type not in (trt.LayerType.SHAPE, trt.LayerType.CAST):
+                layer.precision = bound[name]
+                layer.set_output_type(index, bound[name])
+
+
+def _float_outputs(trt: Any, layer: Any) -> list[tuple[int, str]]:
+    """Index and name of a layer's outputs of a floating-point type."""
+    outputs = [(index, layer.get_output(index)) for index in range(layer.num_outputs)]
+    return [(index, tensor.name) for index, tensor in outputs if tensor.dtype in (trt.float32, trt.float16)]
+
+
+def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element type of every tensor in the graph, by ONNX's own inference."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+def check_timing_cache(path: Path | None, flavour: str | None) -> None:
+    """Say before the build, which can take minutes, what will not work with a timing cache."""
+    if path is None:
+        return
+    if flavour != TENSORRT:
+        warnings.warn("--timing-cache has no effect: only TensorRT keeps kernel timings", stacklevel=2)
+    elif path.is_dir() or not path.parent.is_dir():
+        raise PspError(f"--timing-cache {path}: expected a file in an existing folder")
+
+
+@contextmanager
+def _timing_cache(trt: Any, config: Any, path: Path | None) -> Iterator[None]:
+    """Measured kernel times kept between builds, so that the next build of the same layers is quick."""
+    if path is None:
+        yield
+        return
+    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise PspError(
+            f"--timing-cache {path} was not made by TensorRT {trt.__version__} on this GPU: delete it, or give another"
+        )
+    yield
+    grown = config.get_timing_cache()
+    if grown is not None:
+        with replacing(path) as file:
+            file.write(grown.serialize())
+
+
+def stored_precision(path: Path, source: Path | None = None) -> str:
+    """The precision a file really holds: "fp16" or "fp32".
+
+    An ONNX file is judged by the weights of its convolutions, a file without any (the mapping network) by all its
+    weights. A plan is judged against its ONNX `source`: FP16 that silently became FP32 makes the weights in a plan
+    twice as large (not to be seen in a model smaller than the kernels a plan also holds).
+    """
+    model = onnx.load(str(source or path))
+    convs = [t for t in model.graph.initializer if len(t.dims) == 4 and t.dims[2] == 3] or model.graph.initializer
+    half = all(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in convs)
+    if half and source is not None:
+        half = path.stat().st_size - PLAN_OVERHEAD < 1.5 * _weight_bytes(model)
+    return "fp16" if half else "fp32"
+
+
+def _weight_bytes(model: onnx.ModelProto) -> int:
+    sizes = (
+        math.prod(t.dims) * onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize for t in model.graph.initializer
+    )
+    return sum(sizes)

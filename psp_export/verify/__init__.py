@@ -1,0 +1,1 @@
+"""Compare exported engines with PyTorch in FP32."""

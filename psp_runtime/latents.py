@@ -1,0 +1,139 @@
+"""Arithmetic of W+ codes: mixing, random styles, directions, and the files codes come from.
+
+Shapes: B pictures, N styles or steps, L styles of an engine, S style dim. Codes are float32.
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psp_runtime.engines.info import EngineInfo
+from psp_runtime.errors import PspError
+
+Codes = NDArray[np.float32]
+
+#: Random styles whose mean is the average code that truncation pulls towards, as StyleGAN2's own `mean_latent` does.
+AVERAGED, AVERAGE_SEED = 4096, 0
+
+
+def blend(latents: Codes, style: Codes, alpha: Codes) -> Codes:
+    """(1 - alpha) * latents + alpha * style, as engines mix: exact at 0 and 1. Shapes must broadcast."""
+    return np.asarray((1 - alpha) * latents + alpha * style, np.float32)
+
+
+def random_z(count: int, size: int, seed: int) -> Codes:
+    """Inputs of the mapping network, standard normal [count,size]: a longer draw begins with the shorter one.
+
+    NumPy promises the numbers of RandomState for ever, those of its newer generators only for one release.
+    """
+    check_seed(seed)
+    return np.random.RandomState(seed).standard_normal((count, size)).astype(np.float32)
+
+
+def check_seed(seed: int) -> None:
+    """Raise `PspError` for a seed NumPy does not take."""
+    if not 0 <= seed < 2**32:
+        raise PspError(f"seed {seed}: expected 0 to {2**32 - 1}")
+
+
+def check_psi(psi: float) -> None:
+    """Raise `PspError` for a truncation that is no number."""
+    if not np.isfinite(psi):
+        raise PspError(f"psi {psi}: expected a number, 0 (the average face) to 1 (no truncation)")
+
+
+def layer_alpha(info: EngineInfo, layers: Sequence[int] | None, alpha: float | None) -> Codes:
+    """How much of a style goes into each layer, [L]; `None` is what the engine's task does.
+
+    Raises `PspError` for layers the engine does not have, and for alpha outside 0..1.
+    """
+    amount = info.mix_alpha if alpha is None else alpha
+    if not 0 <= amount <= 1:
+        raise PspError(f"mix alpha {amount:g}: expected 0 (keep the input's layers) to 1 (replace them)")
+    if layers is None and not info.mix_layers:
+        raise PspError(f"this engine has {info.styles} layers, and none of those its task mixes: say which layers")
+    return _on_layers(info, info.mix_layers if layers is None else layers, amount)
+
+
+def edit_alpha(info: EngineInfo, layers: Sequence[int] | None, alpha: float | None) -> Codes:
+    """How much of a direction goes into each layer, [L]: all of it into all layers unless told otherwise.
+
+    Outside 0..1 is allowed for a direction, which is scaled anyway; a warning says so.
+    """
+    amount = 1.0 if alpha is None else alpha
+    if not np.isfinite(amount):
+        raise PspError(f"mix alpha {amount}: expected a number")
+    if not 0 <= amount <= 1:
+        warnings.warn(f"mix alpha {amount:g} is outside 0..1: the edit goes beyond its strength", stacklevel=3)
+    return _on_layers(info, range(info.styles) if layers is None else layers, amount)
+
+
+def _on_layers(info: EngineInfo, layers: Sequence[int], amount: float) -> Codes:
+    wrong = [layer for layer in layers if not 0 <= layer < info.styles]
+    if wrong:
+        raise PspError(f"mix layer {wrong[0]}: this engine has layers 0..{info.styles - 1}")
+    alpha = np.zeros(info.styles, np.float32)
+    alpha[list(layers)] = amount
+    return alpha
+
+
+def as_strengths(strengths: Sequence[float], name: str = "strengths") -> Codes:
+    """How far to go along a direction, float32 [N]. Raises `PspError` for what FP32 does not hold."""
+    with np.errstate(over="ignore"):
+        amounts = np.asarray(strengths, np.float32)
+    if not np.isfinite(amounts).all():
+        raise PspError(f"{name} {','.join(f'{one:g}' for one in strengths)}: expected numbers")
+    return amounts
+
+
+def as_direction(direction: NDArray[Any], info: EngineInfo, name: str = "direction") -> Codes:
+    """A direction [S] (the same in all layers) or [L,S] as float32 [L,S]. Raises `PspError` for another size."""
+    wanted = ((info.style_dim,), (info.styles, info.style_dim))
+    if direction.shape not in wanted or not _is_real(direction):
+        raise PspError(
+            f"{name}: expected numbers [{info.style_dim}] or [{info.styles},{info.style_dim}], "
+            f"given {direction.dtype} {_shape(direction)}"
+        )
+    return np.broadcast_to(_finite(direction, name), wanted[1])
+
+
+def as_codes(codes: NDArray[Any], info: EngineInfo, name: str = "codes") -> Codes:
+    """W+ codes [B,L,S], or [L,S] of one picture, as float32 [B,L,S]. Raises `PspError` for another shape."""
+    one = codes[None] if codes.ndim == 2 else codes
+    if one.shape[1:] != (info.styles, info.style_dim) or one.ndim != 3 or not _is_real(codes):
+        raise PspError(
+            f"{name}: expected codes [B,{info.styles},{info.style_dim}] or [{info.styles},{info.style_dim}] "
+            f"of this engine, given {codes.dtype} {_shape(codes)}"
+        )
+    return _finite(one, name)
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """The array of a .npy file. Raises `PspError` for a file that is none."""
+    try:
+        with path.open("rb") as file:
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+    except OSError as error:
+        raise PspError(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:  # a damaged header is parsed as Python, and fails as it likes
+        raise PspError(f"cannot read {path}: not a .npy file of numbers, or a damaged one") from error
+
+
+def _is_real(array: NDArray[Any]) -> bool:
+    return array.dtype.kind in "fiu"
+
+
+def _finite(array: NDArray[Any], name: str) -> Codes:
+    with np.errstate(over="ignore"):  # what FP32 cannot hold is not finite, and said so
+        values = array.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise PspError(f"{name}: {int((~np.isfinite(values)).sum())} of its {values.size} values are not finite")
+    return values
+
+
+def _shape(array: NDArray[Any]) -> str:
+    return f"[{','.join(map(str, array.shape))}]"

@@ -1,0 +1,1 @@
+"""Pictures: read into arrays, changed, shown, and written."""

@@ -1,0 +1,203 @@
+"""Pictures as people have them -> the uint8 arrays an engine eats, and an engine's output -> picture files.
+
+Resizing follows the reference: bilinear to a square, whatever the shape of the picture; label maps with nearest,
+because bilinear invents classes.
+"""
+
+import contextlib
+import io
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from psp_runtime.errors import PictureError, PspError
+from psp_runtime.pictures import decoding, png
+from psp_runtime.pictures.decoding import Picture
+from psp_runtime.pictures.sketching import COLOURED, in_colours
+from psp_runtime.tasks import CHANNELS, INPUT_SIZE, InputKind
+
+#: Pillow's name of the format each suffix stands for.
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+
+#: The keyword of the text in a PNG that says how it was made.
+NOTE_KEY = "psp"
+
+SQUEEZED = (
+    "a picture is far from square and is squeezed into one, as the reference does: "
+    "published face weights expect aligned face crops"
+)
+_SQUEEZED_FROM = 1.5
+#: Formats that keep a label map only if asked to, if at all.
+LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
+LOSSY_LABELS = (
+    "a label map is a JPEG, WebP, AVIF or JPEG 2000 file, which changes ids along edges unless it was saved without "
+    "loss: save label maps as PNG"
+)
+
+#: Quality of lossy formats where none is asked for.
+QUALITY = 95
+# WebP's effort 0 is three times quicker than its default 4, for 0.1 to 0.5 dB less at this quality.
+_LOSSY: dict[str, dict[str, Any]] = {"JPEG": {}, "WEBP": {"method": 0}}
+
+
+def load(
+    picture: Picture, kind: InputKind, size: int = INPUT_SIZE, classes: int = CHANNELS["labels"]
+) -> NDArray[np.uint8]:
+    """One picture as an engine eats it, S = `size`.
+
+    "rgb": [S,S,3]; "sketch": [S,S,1], grey; both in [0, 255], turned as EXIF says, transparency on white, 16-bit
+    grey scaled to 8 bits. "labels": [S,S] class ids in [0, classes): palette indices or grey values, as stored.
+    Raises `PictureError` for a file that cannot be read and for ids out of range. Warns about pictures longer than 1.5
+    times their width, or the other way round (`SQUEEZED`), photos as sketches (`COLOURED`), and `LOSSY_LABELS`.
+    """
+    name = _name(picture)
+    try:
+        image = decoding.open_upright(picture, name)
+        if max(image.size) > _SQUEEZED_FROM * min(image.size):
+            warnings.warn(SQUEEZED, stacklevel=1)
+        if kind == "labels":
+            return _labels(image, name, size, classes)
+        image = decoding.on_white(decoding.eight_bit(image, name))
+        if kind == "sketch" and in_colours(image):
+            warnings.warn(COLOURED, stacklevel=1)
+        image = image.convert("RGB" if kind == "rgb" else "L")
+        pixels = np.array(image.resize((size, size), Image.Resampling.BILINEAR))
+        return pixels.reshape(size, size, -1)
+    except PictureError:
+        raise
+    except Exception as error:  # on damaged bytes, decoders raise whatever they stumble over
+        raise PictureError(f"cannot read {name}: {_reason(error)}") from error
+
+
+def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize uint8 [H,W,3] to [size,size,3] with Lanczos."""
+    return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def downsample(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Shrink uint8 [H,W,3] by an integer factor as the reference does for super-resolution.
+
+    Separable bicubic (a = -0.5) over 4 x factor taps with reflected borders, clipped, truncated to uint8.
+    """
+    if factor == 1:
+        return pixels
+    x = np.abs((np.arange(4 * factor) - 2 * factor + 0.5) / factor)
+    taps = np.where(x <= 1, (1.5 * x - 2.5) * x**2 + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2)
+    taps = (taps / taps.sum()).astype(np.float32)
+    half = _shrink_rows(np.divide(pixels, 255, dtype=np.float32), taps, factor)
+    small = _shrink_rows(half.swapaxes(0, 1), taps, factor).swapaxes(0, 1)
+    return np.asarray(small.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _shrink_rows(x: NDArray[np.float32], taps: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    """FIR and decimation of the rows, tap by tap with one rounding each, as a fused multiply-add does.
+
+    In FP32 that is what the reference computes. A product of matrices rounds differently on every kind of CPU, and
+    truncation turns the last bit into a level: flat areas would come out darker.
+    """
+    before = (len(taps) - factor) // 2
+    padded = np.pad(x, ((before, len(taps) - factor - before), (0, 0), (0, 0)), mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, len(taps), axis=0)[::factor]
+    total = np.zeros(windows.shape[:-1], np.float32)
+    for index, tap in enumerate(taps.astype(np.float64)):
+        total = (windows[..., index] * tap + total).astype(np.float32)  # exact in float64, then rounded
+    return total
+
+
+def save(
+    pixels: NDArray[np.uint8], path: str | Path, note: str = "", quality: int = QUALITY, level: int = png.QUICKEST
+) -> None:
+    """Write uint8 [H,W,3], or grey [H,W], in the format of the path's suffix, replacing a file only when complete.
+
+    `quality` 1..100 is that of JPEG and WebP, `level` 0..9 how hard to compress a PNG. A PNG carries the `note` (ASCII)
+    as text under NOTE_KEY; files of other formats get none.
+    Raises `PspError` for an unknown suffix and for what the system refuses; then an earlier file is still there.
+    """
+    path = Path(path)
+    kind = picture_format(path)
+    if kind == "PNG":
+        encoded: bytes | memoryview = png.encode(pixels, {NOTE_KEY: note} if note else {}, level)
+    else:
+        encoded = encode(Image.fromarray(pixels), kind, _LOSSY[kind] | {"quality": quality} if kind in _LOSSY else {})
+    with replacing(path) as file:
+        file.write(encoded)
+
+
+def encode(image: Image.Image, kind: str, options: dict[str, Any]) -> memoryview:
+    """A PIL picture as the bytes of a file, with Pillow's name and options of its format.
+
+    In memory first: writing through a codec loses the reason of a failed write.
+    """
+    encoded = io.BytesIO()
+    image.save(encoded, format=kind, **options)
+    return encoded.getbuffer()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write; it takes the name `path` at the end of the block, or vanishes if the block fails."""
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        os.replace(temporary, path)
+    except OSError as error:
+        raise PspError(f"cannot write {path}: {_reason(error)}") from error
+    finally:  # nothing is left under this name once it was replaced
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def picture_format(path: Path) -> str:
+    """Pillow's name of the format `path` asks for; `PspError` names the known suffixes."""
+    try:
+        return FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise PspError(f"cannot write {path}: its name must end in one of {', '.join(FORMATS)}") from None
+
+
+def _name(picture: Picture) -> str:
+    if isinstance(picture, str | Path):
+        return str(picture)
+    return str(getattr(picture, "filename", "")) or "the picture"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture of a known format, or damaged from its first bytes"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too large, scale it down ({error})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _labels(image: Image.Image, name: str, size: int, classes: int) -> NDArray[np.uint8]:
+    if image.format in LOSSY:
+        warnings.warn(LOSSY_LABELS, stacklevel=1)
+    ids = decoding.class_ids(image, name)
+    bad = (ids < 0) | (ids >= classes)
+    if bad.any():
+        y, x = divmod(int(np.argmax(bad)), ids.shape[1])
+        raise PictureError(
+            f"{name} has class id {ids[y, x]} at (x={x}, y={y}), this engine knows 0..{classes - 1}: "
+            "expected a label map of class ids, not of colours"
+        )
+    labels = Image.fromarray(ids.astype(np.uint8))
+    return np.array(labels.resize((size, size), Image.Resampling.NEAREST))

@@ -1,0 +1,99 @@
+"""Several pictures in one file: input and output side by side, contact sheets, animations.
+
+Pictures are uint8 [H,W,3].
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from psp_runtime.errors import PspError
+from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.decoding import MAX_PIXELS
+from psp_runtime.pictures.previews import preview
+from psp_runtime.tasks import InputKind
+
+Pixels = NDArray[np.uint8]
+
+#: Pillow's names of the formats that move.
+ANIMATIONS = {".gif": "GIF", ".webp": "WEBP"}
+#: A sweep and its way back take about so long, in milliseconds, but no frame longer or shorter than these.
+SWEEP_MS, FRAME_MS = 3000, (40, 400)
+#: Frames move, and need less than single pictures.
+QUALITY = 90
+
+CELL, GAP, PAPER = 256, 4, 255
+_LONGEST = {"JPEG": 65500, "WEBP": 16383}
+
+
+def shown(source: Pixels, kind: InputKind, size: int) -> Pixels:
+    """One prepared input as a person sees it, [size,size,3]: label maps in colours and with sharp edges."""
+    how = Image.Resampling.NEAREST if kind == "labels" else Image.Resampling.LANCZOS
+    return np.array(Image.fromarray(preview(source[None], kind)[0]).resize((size, size), how))
+
+
+def couple(left: Pixels, right: Pixels) -> Pixels:
+    """Two pictures of one height side by side."""
+    return np.concatenate([left, right], axis=1)
+
+
+def check_animation(path: Path, suffix: str) -> None:
+    """Raise `PspError` unless the name of an animation ends as its format asks for."""
+    if path.suffix.lower() != suffix:
+        raise PspError(f"--{suffix[1:]} {path}: expected a name that ends in {suffix}")
+
+
+def animate(frames: Pixels, path: Path, quality: int = QUALITY) -> None:
+    """Write frames [N,H,W,3] as an endless GIF or WebP, there and back again so that it does not jump.
+
+    `quality` 1..100 is that of a WebP.
+    """
+    loop = [Image.fromarray(frame) for frame in (*frames, *frames[-2:0:-1])]
+    time = int(np.clip(SWEEP_MS // len(loop), *FRAME_MS))
+    options = {"save_all": True, "append_images": loop[1:], "duration": time, "loop": 0, "quality": quality}
+    # Key frames only: in others libwebp leaves what changes slowly as it was, until patches of the past show.
+    options |= {"kmin": 0, "kmax": 1}
+    encoded = images.encode(loop[0], ANIMATIONS[path.suffix.lower()], options)
+    with images.replacing(path) as file:
+        file.write(encoded)
+
+
+class Sheet:
+    """A contact sheet of `inputs` groups of `cells` pictures each: inputs and what was made of them.
+
+    As many groups stand in a row as make the sheet about square. Raises `PspError` for a name that is no picture's, and
+    for a sheet its format cannot hold.
+    """
+
+    def __init__(self, path: Path, inputs: int, cells: int, size: int = CELL) -> None:
+        self.path, self.cells, self.size = path, cells, size
+        self.groups = max(1, min(inputs, round((inputs * cells) ** 0.5 / cells)))
+        self._kept: list[list[Pixels]] = []
+        kind = images.picture_format(path)
+        height, width = self._shape(inputs)
+        if max(height, width) > _LONGEST.get(kind, 2**31) or height * width > MAX_PIXELS:
+            raise PspError(
+                f"--grid {path} would be {width}x{height}, too large for one {kind} picture: give fewer inputs, "
+                "or smaller pictures with --size"
+            )
+
+    def add(self, group: list[Pixels]) -> None:
+        """Take the pictures of the next input, of any size."""
+        self._kept.append([images.resize(picture, self.size) for picture in group])
+
+    def draw(self) -> Pixels:
+        """The sheet, uint8 [H,W,3]."""
+        paper = np.full((*self._shape(len(self._kept)), 3), PAPER, np.uint8)
+        step = self.size + GAP
+        for index, group in enumerate(self._kept):
+            row, place = divmod(index, self.groups)
+            for column, picture in enumerate(group, start=place * self.cells):
+                y, x = GAP + row * step, GAP + column * step
+                paper[y : y + self.size, x : x + self.size] = picture
+        return paper
+
+    def _shape(self, inputs: int) -> tuple[int, int]:
+        rows, columns = -(-inputs // self.groups), min(inputs, self.groups) * self.cells
+        return rows * (self.size + GAP) + GAP, columns * (self.size + GAP) + GAP

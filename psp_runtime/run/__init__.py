@@ -1,0 +1,1 @@
+"""What `psp-run` does between its command line and the pipeline."""

@@ -1,0 +1,207 @@
+"""One run of `psp-run`: inputs through an application, read and written in threads while the engine works."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from itertools import repeat
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psp_runtime import console
+from psp_runtime.errors import PictureError
+from psp_runtime.pictures import loading as images
+from psp_runtime.pictures import png, sheets
+from psp_runtime.pipeline import Pipeline
+from psp_runtime.prefetch import Stage, map_ahead, map_batches
+from psp_runtime.run.files import Job
+from psp_runtime.run.plan import Plan
+
+#: Options in the note of every picture they shaped.
+NOTED = ("downsample", "sketch_from_photo", "couple", "size")
+
+Item = TypeVar("Item")
+Pixels = NDArray[np.uint8]
+
+
+class Loaded(NamedTuple):
+    """One input: a prepared picture [...], or codes [L,S]."""
+
+    job: Job
+    source: Any
+
+
+class Result(NamedTuple):
+    """One input and its pictures uint8 [N,H,W,3], resized as asked; its codes [L,S] where they are known."""
+
+    job: Job
+    source: Any
+    pictures: Pixels
+    latents: NDArray[np.float32] | None
+
+
+class Run:
+    """A plan on an open engine. `made` counts the pictures, `seconds` is how long all of it took."""
+
+    def __init__(self, plan: Plan, pipeline: Pipeline) -> None:
+        self.plan, self.pipeline = plan, pipeline
+        self.options, self.application = plan.options, plan.application
+        threads = min(self.options.threads, len(plan.jobs))
+        self.decode, self.engine, self.encode = (
+            Stage("decode", threads),
+            Stage("engine", pipeline.at_once),
+            Stage("encode", threads),
+        )
+        self.quality = images.QUALITY if plan.options.quality is None else plan.options.quality
+        self.level = png.QUICKEST if plan.options.compression is None else plan.options.compression
+        self.made, self.seconds = 0, 0.0
+
+    def all(self) -> int:
+        """Make and save everything; count the inputs that could not be used, or raise the error of a single one."""
+        started, failed, threads = time.perf_counter(), 0, self.decode.threads
+        batch = self.pipeline.batch if self.application.count == 1 else 1
+        waiting = max(2, 2 * threads // self.application.count)  # results in memory: each may be a long sweep
+        load, make, save = (self.decode.timed(self._load), self.engine.timed(self._make), self.encode.timed(self._save))
+        with (
+            closing(map_ahead(load, self.plan.jobs, threads, 2 * batch + threads)) as loaded,
+            closing(
+                map_ahead(save, map_batches(make, loaded, batch, self.pipeline.at_once), threads, waiting)
+            ) as saved,
+        ):
+            for result in _with_progress(saved, len(self.plan.jobs)):
+                if isinstance(result, PictureError):
+                    if self.plan.single:
+                        raise result
+                    console.error(result)
+                    failed += 1
+                else:
+                    self._collect(result)
+        self._finish()
+        self.seconds = time.perf_counter() - started
+        return failed
+
+    def summary(self) -> str:
+        """One line for people: how many pictures, how fast, what limited it, and where they are."""
+        word = "picture" if self.made == 1 else "pictures"
+        rate = f"{self.made / self.seconds:.1f} pictures/s, {self.pipeline.device}{self._limit()}"
+        return f"{self.made} {word} in {self.seconds:.2f} s ({rate}): {self._where()}"
+
+    def _limit(self) -> str:
+        """The stage the others wait for; of a single input all stages wait for each other."""
+        if len(self.plan.jobs) == 1:
+            return ""
+        stages = (self.decode, self.engine, self.encode)
+        shares = ", ".join(f"{stage.name} {stage.busy(self.seconds):.0%}" for stage in stages)
+        slowest = max(stages, key=lambda stage: stage.busy(self.seconds))
+        return f"; busy: {shares}; {slowest.name} limits"
+
+    def _load(self, job: Job) -> Loaded | PictureError:
+        try:
+            return Loaded(job, self.plan.read(job.source) if job.codes is None else job.codes)
+        except PictureError as error:
+            return error
+
+    def _make(self, loaded: list[Loaded]) -> list[Result]:
+        output, latents = self.application.make(self.pipeline, np.stack([one.source for one in loaded]))
+        every = repeat(None) if latents is None else latents
+        return [Result(*one, pictures, codes) for one, pictures, codes in zip(loaded, output, every)]
+
+    def _save(self, result: Result | PictureError) -> Result | PictureError:
+        """Write the pictures of one input (in a thread)."""
+        if isinstance(result, PictureError):
+            return result
+        job, size = result.job, self.options.size
+        if size:
+            result = result._replace(pictures=np.stack([images.resize(p, size) for p in result.pictures]))
+        frames = self._frames(result)
+        if job.outputs:
+            notes = [self._note(job, how) for how in self.application.notes]
+            # Where inputs are fewer than threads, the pictures of each are shared out.
+            writers = self.options.threads // self.encode.threads
+            for _ in map_ahead(self._write, zip(frames, job.outputs, notes, strict=True), writers, 2 * writers):
+                pass
+        if job.changed:
+            self._write((sheets.shown(result.source, self.pipeline.info.input, len(result.source)), job.changed, ""))
+        for animation in (self.options.gif, self.options.webp):
+            if animation:
+                sheets.animate(frames, animation, self.options.quality or sheets.QUALITY)
+        return result
+
+    def _write(self, what: tuple[Pixels, Path, str]) -> None:
+        """Save one picture with its note as the options ask."""
+        pixels, path, note = what
+        images.save(pixels, path, note, self.quality, self.level)
+
+    def _frames(self, result: Result) -> Pixels:
+        """The pictures of one input as they are saved, [N,H,W,3]: each beside its input with --couple."""
+        if not self.options.couple:
+            return result.pictures
+        beside = [self._shown(one, result) for one in self.application.beside(result.source)]
+        return np.stack([sheets.couple(left, right) for left, right in zip(beside, result.pictures, strict=True)])
+
+    def _collect(self, result: Result) -> None:
+        """What is kept of an input until the end, in order."""
+        self.made += self.application.count
+        if self.plan.codes and result.latents is not None:
+            self.plan.codes.add(result.job.source, result.latents)
+        if self.plan.sheet:
+            sources = [] if result.job.codes is not None else self.application.sources(result.source)
+            self.plan.sheet.add([*(self._shown(one, result) for one in sources), *result.pictures])
+
+    def _shown(self, source: Pixels, result: Result) -> Pixels:
+        return sheets.shown(source, self.pipeline.info.input, result.pictures.shape[1])
+
+    def _note(self, job: Job | None, how: dict[str, Any]) -> str:
+        """How a picture was made, as JSON for its text chunk. Names of files only: folders are nobody's business."""
+        from psp_runtime import __version__
+
+        info, options = self.pipeline.info, self.options
+        note: dict[str, Any] = {
+            "made_by": f"psp-run {__version__}",
+            "engine": self.pipeline.session.path.name,
+            "checkpoint": info.checkpoint,
+            "task": info.task,
+            "precision": info.precision,
+            "application": self.application.name,
+        }
+        note |= {"input": job.source.name} if job else {"inputs": len(self.plan.jobs)}
+        note |= {name: getattr(options, name) for name in options.given(NOTED)}
+        if options.mask:
+            note["mask"] = Path(options.mask).name
+        return json.dumps(note | how)
+
+    def _finish(self) -> None:
+        if self.plan.codes:
+            self.plan.codes.finish()
+        if self.plan.sheet and self.made:
+            note = self._note(None, together(self.application.notes))
+            self._write((self.plan.sheet.draw(), self.plan.sheet.path, note))
+
+    def _where(self) -> str:
+        """The one file written, or the folder of several."""
+        options, outputs = self.options, self.plan.jobs[0].outputs
+        files = [str(path) for path in (options.grid, options.gif, options.webp) if path]
+        if outputs:
+            single = len(self.plan.jobs) == 1 and len(outputs) == 1
+            files.insert(0, str(outputs[0]) if single else f"{outputs[0].parent}{os.sep}")
+        return ", ".join(files)
+
+
+def _with_progress(results: Iterable[Item], count: int) -> Iterable[Item]:
+    if count == 1 or not sys.stderr.isatty():
+        return results
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(results, "psp-run", count, console=Console(stderr=True), transient=True)
+
+
+def together(notes: list[dict[str, Any]]) -> dict[str, Any]:
+    """One note for several pictures: what holds for all of them once, what differs as a list in their order."""
+    values = {key: [note[key] for note in notes] for key in notes[0]}
+    return {key: each[0] if all(value == each[0] for value in each) else each for key, each in values.items()}

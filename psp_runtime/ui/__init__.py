@@ -1,0 +1,1 @@
+"""`psp-ui`, the web demo."""

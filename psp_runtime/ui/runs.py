@@ -1,0 +1,172 @@
+"""What the page `psp-ui` does when it is asked for pictures: a run of `psp-run`, with its files and its command.
+
+The page itself is in `ui_page`; nothing in here needs Gradio.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from psp_runtime.engines.info import read_info
+from psp_runtime.engines.session import open_session
+from psp_runtime.errors import PspError
+from psp_runtime.pictures import loading as images
+from psp_runtime.pipeline import Pipeline
+from psp_runtime.run.applications import TRIANGLE
+from psp_runtime.run.execution import Run
+from psp_runtime.run.options import Options, flag
+from psp_runtime.run.plan import make_plan
+from psp_runtime.ui.canvas import Pixels, class_ids
+
+#: What can be made of a picture, and the options of `psp-run` each takes.
+MAKES = {
+    "one picture": (),
+    "random styles": ("mix", "seed", "psi", "mix_layers", "mix_alpha"),
+    "the way to another picture": ("to", "steps"),
+    "the colours of another picture": ("style_of", "mix_layers", "mix_alpha"),
+}
+#: Options that change the input; a page has that of its engine's task.
+CHANGES = ("downsample", "mask")
+#: Values of the page, where sliders give any kind of number, as `Options` has them.
+_AS: dict[str, Callable[[Any], Any]] = {
+    "mix": int, "seed": int, "steps": int, "downsample": int, "psi": float, "mix_alpha": float, "mix_layers": str,
+    "to": Path, "style_of": Path, "mask": lambda _: TRIANGLE,
+}  # fmt: skip
+
+#: Runs whose files are kept for downloads.
+KEPT = 50
+
+
+class Shown(NamedTuple):
+    """What a page shows of a run: PNG files with captions, how long the engine took, the command, and warnings."""
+
+    pictures: list[tuple[str, str]]
+    timing: str
+    command: str
+    warnings: list[str]
+
+
+def lacking(values: Mapping[str, Any]) -> str:
+    """Which picture is still missing for what `make` says, in words; empty when all are there."""
+    others = [name for name in ("to", "style_of") if name in MAKES[values["make"]]]
+    if all(values.get(name) for name in ("picture", *others)):
+        return ""
+    return f"{values['make']}: give {'both pictures' if others else 'a picture'} first"
+
+
+def as_options(engine: Path, values: Mapping[str, Any], device: str = "auto") -> Options:
+    """The options of `psp-run` for the values of a page: `picture` (a file), `make` of MAKES, and theirs.
+
+    Raises `PspError` where a picture is missing.
+    """
+    if missing := lacking(values):
+        raise PspError(missing)
+    names = (*CHANGES, *MAKES[values["make"]])
+    given = {name: values[name] for name in names if values.get(name) not in (None, "")}
+    chosen: dict[str, Any] = {name: _AS[name](value) for name, value in given.items() if value is not False}
+    return Options(inputs=(Path(values["picture"]),), engine=engine, device=device, **chosen)
+
+
+def command(options: Options) -> str:
+    """The `psp-run` of these options, in the folder where the pictures are."""
+    words = ["psp-run", *(path.name for path in options.inputs), "--engine", str(options.engine)]
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name not in ("inputs", "engine", "out") and value != field.default:
+            words += [flag(field.name), value.name if isinstance(value, Path) else str(value)]
+    return shlex.join(words)
+
+
+class Runs:
+    """Runs of `psp-run` on engines that stay open, each in a folder of its own in `folder`; the last KEPT are kept.
+
+    One at a time: whoever calls sees to that.
+    """
+
+    def __init__(self, folder: Path, device: str = "auto") -> None:
+        self.folder, self.device = folder, device
+        self._opened: dict[Path, Pipeline] = {}
+        self._folders: deque[Path] = deque()
+        self._count = 0
+
+    def run(self, engine: Path, values: Mapping[str, Any]) -> Shown:
+        """Make what the values of a page ask for. Raises `PspError`, as `psp-run` does, for what cannot be made."""
+        asked = as_options(engine, values, self.device)
+        options = replace(asked, out=f"{self.new_folder()}{os.sep}")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run = Run(make_plan(options, read_info(engine)), self.pipeline(engine))
+            run.all()
+        told = {self.worded(one.message) for one in caught if issubclass(one.category, UserWarning)}
+        return Shown(_pictures(run), _timing(run), command(asked), sorted(told))
+
+    def worded(self, message: object) -> str:
+        """A message about files in `folder` with their names alone: where they lie is nobody's business."""
+        return re.sub(rf"{re.escape(str(self.folder))}/(\S*/)?", "", str(message))
+
+    def random_face(self, engine: Path, seed: int) -> Path:
+        """A picture of nobody, as the engine's own generator makes them: something to try an engine with.
+
+        Raises `EngineError` without the mapping network beside the engine.
+        """
+        pipeline = self.pipeline(engine)
+        face = pipeline.decode(pipeline.styles(1, seed, psi=0.7))[0]
+        path = self.new_folder() / f"face_{seed}.png"
+        images.save(face, path)
+        return path
+
+    def save_drawing(self, picture: Pixels, kind: str) -> Path:
+        """What is on a canvas [H,W,3] as a file `psp-run` reads: a sketch, or a label map of the painted colours."""
+        path = self.new_folder() / ("labels.png" if kind == "labels" else "sketch.png")
+        images.save(class_ids(picture) if kind == "labels" else np.ascontiguousarray(picture), path)
+        return path
+
+    def pipeline(self, engine: Path) -> Pipeline:
+        """The open engine; it opens when it is first needed."""
+        if engine not in self._opened:
+            self._opened[engine] = Pipeline(open_session(engine, self.device))
+        return self._opened[engine]
+
+    def new_folder(self) -> Path:
+        """An empty folder for the files of a run."""
+        self._count += 1
+        self._folders.append(self.folder / str(self._count))
+        self._folders[-1].mkdir()
+        if len(self._folders) > KEPT:
+            shutil.rmtree(self._folders.popleft())
+        return self._folders[-1]
+
+    def close(self) -> None:
+        """Close every engine."""
+        for pipeline in self._opened.values():
+            pipeline.close()
+        self._opened.clear()
+
+
+def _pictures(run: Run) -> list[tuple[str, str]]:
+    """The files of a run of one input and their captions: a changed input first."""
+    job = run.plan.jobs[0]
+    changed = [(str(job.changed), "input")] if job.changed else []
+    captions = [_caption(how) for how in run.application.notes]
+    return [*changed, *((str(path), text) for path, text in zip(job.outputs, captions, strict=True))]
+
+
+def _caption(how: Mapping[str, Any]) -> str:
+    """What tells one picture of a run from the others."""
+    return next((f"{name} {how[name]:.2g}" for name in ("style", "share") if name in how), "")
+
+
+def _timing(run: Run) -> str:
+    info, seconds = run.pipeline.info, run.engine.seconds
+    what = "1 picture" if run.made == 1 else f"{run.made} pictures"
+    rate = f"{run.made / seconds:.1f} pictures/s"
+    return f"{what} in {seconds:.2f} s of engine time ({rate}, {info.precision}, {run.pipeline.device})"

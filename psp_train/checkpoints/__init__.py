@@ -1,0 +1,1 @@
+"""Weight files: opened as data, understood by their shapes, loaded strictly."""

@@ -1,0 +1,1 @@
+"""Training data: which files belong together, and what a sample is."""

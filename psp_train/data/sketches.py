@@ -1,0 +1,89 @@
+"""Photos -> pencil sketches: the inputs of the sketch task, for who has only the photos.
+
+The sketches are 256x256, drawn from what a model sees of a photo, so they are those of a photo given at run time.
+"""
+
+from contextlib import closing
+from pathlib import Path
+
+from psp_runtime import console
+from psp_runtime.errors import PictureError, PspError
+from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.sketching import sketch
+from psp_runtime.pipeline import THREADS, map_ahead
+from psp_train.data.samples import pictures
+from psp_train.progress import Progress
+
+Job = tuple[Path, Path]
+
+
+def make_sketches(source: Path, target: Path) -> list[Path]:
+    """Sketch every picture in and below `source` into the same place below `target`, as PNG.
+
+    Sketches newer than their photo are kept. Photos that cannot be read are reported at the end, and returned.
+    Raises `PspError` when there is no photo at all, and before anything is written when names clash.
+    """
+    jobs = _jobs(source, target)
+    due = [job for job in jobs if not _is_newer(job)]
+    unread: dict[Path, PictureError] = {}
+    with (
+        Progress("sketching", len(due), unit="pictures") as progress,
+        closing(map_ahead(_make, due, THREADS, ahead=4 * THREADS)) as results,
+    ):
+        for (photo, _), error in zip(due, results, strict=True):
+            progress.advance()
+            if error:
+                unread[photo] = error
+    for error in unread.values():
+        console.error(error)
+    print(f"{len(due) - len(unread)} sketches made, {len(jobs) - len(due)} there already: {target}")
+    return list(unread)
+
+
+def _jobs(source: Path, target: Path) -> list[Job]:
+    """Photo and sketch of each picture."""
+    if target.exists() and not target.is_dir():
+        raise PspError(f"{target} is a file, expected a folder for the sketches")
+    jobs = [(path, (target / path.relative_to(source)).with_suffix(".png")) for path in _photos(source, target)]
+    _check_clashes(jobs)
+    return jobs
+
+
+def _photos(source: Path, target: Path) -> list[Path]:
+    """The pictures of `source`, without the sketches where `target` lies below it."""
+    ours, theirs = target.resolve(), source.resolve()
+    if ours == theirs:
+        raise PspError(f"the sketches would go among the photos in {source}: give another folder")
+    found = pictures(source)
+    if not ours.is_relative_to(theirs):
+        return found
+    photos = [path for path in found if not path.resolve().is_relative_to(ours)]
+    if not photos:
+        raise PspError(f"no pictures in {source} but those in {target}, where the sketches go")
+    return photos
+
+
+def _check_clashes(jobs: list[Job]) -> None:
+    photos, owners = {photo.resolve() for photo, _ in jobs}, {}
+    for photo, drawn in jobs:
+        other = owners.setdefault(drawn, photo)
+        if other != photo:
+            raise PspError(f"{other} and {photo} would both become {drawn}: rename one")
+        if drawn.resolve() in photos:
+            raise PspError(f"the sketch of {photo} would replace the photo {drawn}: give another folder")
+
+
+def _is_newer(job: Job) -> bool:
+    photo, drawn = job
+    return drawn.exists() and drawn.stat().st_mtime_ns > photo.stat().st_mtime_ns
+
+
+def _make(job: Job) -> PictureError | None:
+    photo, drawn = job
+    try:
+        pixels = images.load(photo, "rgb")
+    except PictureError as error:
+        return error
+    drawn.parent.mkdir(parents=True, exist_ok=True)
+    images.save(sketch(pixels), drawn)
+    return None

@@ -1,0 +1,1 @@
+"""Drawn faces, and the networks that judge them."""

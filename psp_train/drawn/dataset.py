@@ -1,0 +1,69 @@
+"""Drawn faces as training data: a folder of PNGs like anybody's, drawn once and shared by all tasks."""
+
+import json
+import os
+import shutil
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from psp_runtime.errors import PspError
+from psp_runtime.tasks import Task
+from psp_train.data.samples import Item
+from psp_train.drawn import parameters as faces
+from psp_train.progress import Progress
+
+#: Faces of a training folder, and the seeds of training and of evaluation on other faces.
+COUNT, TRAIN_SEED, HELD_OUT_SEED = 4000, 1, 2
+KINDS = ("faces", "labels", "sketches")
+
+
+def items(task: Task, folder: Path, masks: bool = False, count: int = COUNT, seed: int = TRAIN_SEED) -> list[Item]:
+    """The samples of a task in a folder of drawn faces, which is drawn first where it is not there."""
+    draw_folder(folder, count, seed)
+    source = {"rgb": "faces", "sketch": "sketches", "labels": "labels"}[task.input]
+    names = [f"{index:05}.png" for index in range(count)]
+    return [
+        Item(folder / source / name, folder / "faces" / name, folder / "labels" / name if masks else None)
+        for name in names
+    ]
+
+
+def draw_folder(folder: Path, count: int = COUNT, seed: int = TRAIN_SEED) -> None:
+    """Write faces/, labels/ and sketches/ of the face vectors 0 .. count - 1 of a seed, as PNG, unless there.
+
+    Raises `PspError` for a folder that holds anything else.
+    """
+    mark, asked = folder / "drawn.json", {"count": count, "seed": seed}
+    if mark.exists() and json.loads(mark.read_text()) == asked:
+        return
+    if folder.exists() and not (folder.is_dir() and (mark.exists() or not any(folder.iterdir()))):
+        raise PspError(f"{folder} holds other files: faces are drawn into a new or empty folder, give --data another")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text("{}")  # ours from now on, and not done
+    # Apart first: another run may be drawing the same, and be done and read it before this one is.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".drawing-") as workshop:
+        _draw_all(Path(workshop), count, seed)
+        if json.loads(mark.read_text()) == asked:
+            return
+        for kind in KINDS:
+            shutil.rmtree(folder / kind, ignore_errors=True)  # other faces
+            os.replace(Path(workshop) / kind, folder / kind)
+        mark.write_text(json.dumps(asked))
+
+
+def _draw_all(folder: Path, count: int, seed: int) -> None:
+    for kind in KINDS:
+        (folder / kind).mkdir()
+    vectors = faces.sample(count, seed)
+    with ProcessPoolExecutor() as pool, Progress("drawing faces", count) as progress:
+        for _ in pool.map(_draw, vectors, [folder] * count, range(count), chunksize=16):
+            progress.advance()
+
+
+def _draw(vector: np.ndarray, folder: Path, index: int) -> None:
+    for kind, pixels in zip(KINDS, faces.draw(vector)):
+        Image.fromarray(pixels).save(folder / kind / f"{index:05}.png", compress_level=1)

@@ -1,0 +1,1 @@
+"""`psp-eval`: measure engines and checkpoints on test data."""

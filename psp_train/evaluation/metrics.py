@@ -1,0 +1,104 @@
+"""How alike two pictures are, as `psp-eval` reports it.
+
+Metrics take uint8 pictures [B,256,256,3], as in the released evaluation. torch is imported when it is needed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from psp_runtime.errors import DeviceError
+from psp_runtime.tasks import INPUT_SIZE
+
+if TYPE_CHECKING:
+    import torch
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`compare`: outputs and targets, uint8 [B,256,256,3] each -> one number for each pair [B]."""
+
+    name: str
+    meaning: str
+    compare: Callable[[Array, Array], Array]
+
+
+def mse(outputs: Array, targets: Array) -> Array:
+    """Mean squared difference of pictures in [-1,1]: uint8 [B,...] each -> float64 [B]."""
+    difference = (outputs.astype(np.float64) - targets) / 127.5
+    return np.square(difference).mean(axis=tuple(range(1, difference.ndim)))
+
+
+MSE = Metric("mse", "mean squared error of pictures in [-1,1]", mse)
+
+
+def published_metrics(weights: Path | None, device: str) -> list[Metric]:
+    """The paper's metrics; without the folder of their networks, MSE alone."""
+    if weights is None:
+        return [MSE]
+    from psp_train.losses import published as pretrained
+
+    pretrained.find(weights, [*pretrained.LPIPS_FILES["alex"], "ir_101"])  # one line names all that are missing
+    alike, lpips = compare(pretrained.load_similarity(weights), device), compare(pretrained.load_lpips(weights), device)
+    similarity = "cosine of CurricularFace IR-101 features (1: the same person)"
+    return [
+        Metric("similarity", similarity, lambda outputs, targets: 1 - alike(outputs, targets)),
+        Metric("lpips", "LPIPS v0.1, AlexNet", lpips),
+        MSE,
+    ]
+
+
+def demo_metrics(device: str) -> list[Metric]:
+    """The judges of drawn faces, networks of our own: their distances are on scales of their own."""
+    from psp_train.drawn.judges import load_judges
+
+    judges = load_judges()
+    return [
+        Metric("identity_distance", "of our judge of drawn faces (0: the same)", compare(judges.identity, device)),
+        Metric("feature_distance", "of our judge of drawn faces (0: the same)", compare(judges.perceptual, device)),
+        MSE,
+    ]
+
+
+def compare(network: "torch.nn.Module", device: str) -> Callable[[Array, Array], Array]:
+    """A network that compares [B,3,H,W] in [-1,1] as a function of uint8 pictures.
+
+    It runs on a GPU where PyTorch has one, unless `device` is "cpu": an engine may use a GPU that PyTorch cannot.
+    """
+    import torch
+
+    from psp_train.networks.psp import to_input
+
+    place = torch_device("cpu" if device == "cpu" else "auto")
+    network = network.to(place)
+
+    @torch.inference_mode()
+    def run(outputs: Array, targets: Array) -> Array:
+        x, y = (to_input(torch.from_numpy(a).to(place), "rgb", 3) for a in (outputs, targets))
+        return network(x, y).double().cpu().numpy()
+
+    return run
+
+
+def to_256(pictures: Array) -> Array:
+    """uint8 [B,H,W,3] -> [B,256,256,3], bilinear, as the released evaluation resizes."""
+    if pictures.shape[1:3] == (INPUT_SIZE, INPUT_SIZE):
+        return pictures
+    size, how = (INPUT_SIZE, INPUT_SIZE), Image.Resampling.BILINEAR
+    return np.stack([np.asarray(Image.fromarray(picture).resize(size, how)) for picture in pictures])
+
+
+def torch_device(name: str) -> "torch.device":
+    """The device for "auto", "cuda" or "cpu", with TF32 off. Raises `DeviceError` where CUDA is asked for in vain."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("--device cuda: PyTorch finds no NVIDIA GPU it can use on this machine; give --device cpu")
+    torch.backends.cudnn.allow_tf32 = False  # as the engines run: FP32 is FP32
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

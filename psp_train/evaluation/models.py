@@ -1,0 +1,144 @@
+"""What `psp-eval` measures: a model as one function, and the samples it is given.
+
+An engine runs as it does in production, without PyTorch; a checkpoint runs in PyTorch FP32. Both are uint8 in, uint8
+out, so they are measured alike. torch is imported when it is needed: `psp-eval --help` is quick.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+import psp_runtime
+from psp_runtime.engines.devices import gpu_name
+from psp_runtime.errors import PspError
+from psp_runtime.pictures import loading as images
+from psp_runtime.tasks import Task, get_task
+from psp_train.evaluation.metrics import torch_device
+
+if TYPE_CHECKING:
+    from psp_train.checkpoints.psp import Checkpoint
+    from psp_train.data.samples import Item
+
+Array = np.ndarray
+
+
+class Sample(NamedTuple):
+    """A name, the model's input uint8 [256,256,3], [256,256,1] or ids [256,256], and the target uint8 [256,256,3]."""
+
+    name: str
+    source: Array
+    target: Array
+
+
+#: Loads or draws one sample.
+Job = Callable[[], Sample]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is measured: `run` takes inputs uint8 [B,256,256,...], B <= `batch`, and gives pictures uint8 [B,H,W,3]."""
+
+    name: str
+    task: Task
+    classes: int
+    batch: int
+    device: str
+    provider: str
+    run: Callable[[Array], Array]
+
+
+@contextmanager
+def open_model(engine: Path | None, checkpoint: Path | None, task: str | None, device: str) -> Iterator[Model]:
+    """The engine, the checkpoint, or (with neither) the bundled demo model of a task."""
+    if engine is None:
+        from psp_train.checkpoints.psp import load_checkpoint, load_demo_checkpoint
+
+        loaded = load_checkpoint(checkpoint, task) if checkpoint else load_demo_checkpoint(task)
+        yield torch_model(loaded, device)
+        return
+    with psp_runtime.load(engine, device) as pipeline:
+        info = pipeline.info
+        if task not in (None, info.task):
+            raise PspError(f"--task {task} contradicts {engine}, which is for {info.task}")
+        where = gpu_name() if pipeline.device == "cuda" else "cpu"
+        onnx = "CUDAExecutionProvider" if pipeline.device == "cuda" else "CPUExecutionProvider"
+        provider = onnx if info.backend == "onnx" else f"{info.backend} {info.backend_version}"
+        known = get_task(info.task)
+
+        def translate(pixels: Array) -> Array:
+            return pipeline.translate(pixels).output
+
+        yield Model(engine.name, known, info.classes, pipeline.batch, where, provider, translate)
+
+
+def torch_model(checkpoint: "Checkpoint", device: str) -> Model:
+    """A loaded checkpoint in PyTorch FP32."""
+    import torch
+
+    from psp_train.networks.psp import to_input, to_picture
+
+    place = torch_device(device)
+    network, kind = checkpoint.model.to(place).eval(), checkpoint.task.input
+    classes = checkpoint.encoder.input_channels
+
+    @torch.inference_mode()
+    def run(pixels: Array) -> Array:
+        x = to_input(torch.from_numpy(pixels).to(place), kind, classes)
+        return to_picture(network(x)[0]).cpu().numpy()
+
+    cuda = place.type == "cuda"
+    where, provider = gpu_name() if cuda else "cpu", f"PyTorch {torch.__version__}"
+    return Model(checkpoint.name, checkpoint.task, classes, 8 if cuda else 1, where, provider, run)
+
+
+def folder_jobs(model: Model, data: Path, target: Path | None, factor: int | None) -> list[Job]:
+    """The pictures of a folder; each is its own target (and degraded first) unless there is a folder of them."""
+    from psp_train.data.samples import find_items
+
+    items = find_items(model.task, data, target, None)
+    return [partial(_load, model, item, data, factor) for item in items]
+
+
+def _load(model: Model, item: "Item", data: Path, factor: int | None) -> Sample:
+    target = images.load(item.target, "rgb")
+    if item.source == item.target:  # a pair was made as it should be
+        source = _degrade(model.task, target, factor)
+    else:
+        source = images.load(item.source, model.task.input, classes=model.classes)
+    return Sample(item.source.relative_to(data).as_posix(), source, target)
+
+
+def drawn_jobs(model: Model, count: int, factor: int | None) -> list[Job]:
+    """Drawn faces that no training saw. Raises `PspError` for tasks that have none."""
+    from psp_train.drawn import parameters as faces
+    from psp_train.drawn.dataset import HELD_OUT_SEED
+
+    task = model.task
+    if task.name == "toonify":
+        raise PspError("there are no drawn faces for task toonify: give --data")
+    if task.input == "labels" and model.classes < len(faces.LABELS):
+        raise PspError(f"{model.name} knows {model.classes} classes, drawn faces have {len(faces.LABELS)}: give --data")
+    vectors = faces.sample(count, HELD_OUT_SEED)
+    return [partial(_draw, task, f"face {i}", vector, factor) for i, vector in enumerate(vectors)]
+
+
+def _draw(task: Task, name: str, vector: Array, factor: int | None) -> Sample:
+    from psp_train.drawn import parameters as faces
+
+    face = faces.draw(vector)
+    if task.name == "frontalization":  # of a drawn face the other view is known
+        return Sample(name, face.image, faces.draw(faces.with_parameters(vector, yaw=0)).image)
+    source = {"rgb": face.image, "sketch": face.sketch[..., None], "labels": face.labels}[task.input]
+    return Sample(name, _degrade(task, source, factor), face.image)
+
+
+def _degrade(task: Task, pixels: Array, factor: int | None) -> Array:
+    """What the task has to undo; nothing here is drawn at random, with one factor to choose from."""
+    from psp_train.data.samples import degrade
+
+    return degrade(task, pixels, np.random.default_rng(0), (factor or 1,))

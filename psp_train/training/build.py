@@ -1,0 +1,202 @@
+"""What a training starts from: settings -> recipe, model, loss and samples."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from psp_runtime.errors import PspError
+from psp_runtime.tasks import get_task
+from psp_train import demo, recipes
+from psp_train.checkpoints.psp import load_encoder, load_generator
+from psp_train.data import samples as data
+from psp_train.data.samples import Samples
+from psp_train.drawn import dataset as drawn
+from psp_train.losses import published as pretrained
+from psp_train.networks import PSP, Generator
+from psp_train.networks.encoder import published_config
+from psp_train.recipes import Recipe
+from psp_train.training.objective import Objective, demo_networks, load_networks
+from psp_train.training.run_folder import RunFolder
+
+Precision = Literal["none", "bf16", "fp16"]
+
+#: z vectors whose average w is taken when a generator's file stores none.
+AVERAGED = 100_000
+
+#: A ResNet encoder as small as the demo's own.
+DEMO_RESNET: dict[str, Any] = dict(units=(1, 1, 1, 1), widths=(8, 16, 24, 32))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training: its recipe, its files, and how it runs. Stored as run.json.
+
+    `data`, `target`, `masks`: folders of sources, their faces, label maps of those. `generator`: StyleGAN2 `.pt`.
+    `weights`: folder of published networks. `init`: a pSp checkpoint whose encoder to continue. `demo`: the bundled
+    generator on drawn faces. `held_out` samples are for validation.
+    """
+
+    recipe: Recipe
+    out: Path
+    data: Path | None = None
+    target: Path | None = None
+    masks: Path | None = None
+    generator: Path | None = None
+    weights: Path | None = None
+    init: Path | None = None
+    demo: bool = False
+    held_out: int = 100
+    amp: Precision = "none"
+    compile: bool = False
+    workers: int = 2
+    log_every: int = 50
+    validate_every: int = 1000
+    save_every: int = 1000
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for run.json; paths are absolute, as a run may be resumed from anywhere."""
+        paths = {key: str(value.resolve()) for key, value in asdict(self).items() if isinstance(value, Path)}
+        return asdict(self) | paths | {"recipe": recipes.to_json(self.recipe)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Settings":
+        """The inverse of `to_json`. Raises `PspError` for values of another version."""
+        named = {field.name: field.type for field in fields(cls)}
+        if set(values) != set(named):
+            raise PspError(f"run.json is of another version: it differs in {', '.join(set(values) ^ set(named))}")
+        paths = {key: Path(values[key]) for key, kind in named.items() if "Path" in str(kind) and values[key]}
+        return cls(**{**values, **paths, "recipe": recipes.from_json(values["recipe"])})
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the loop needs: a model with a frozen generator, its loss, and the samples."""
+
+    recipe: Recipe
+    model: PSP
+    objective: Objective
+    training: Samples
+    validation: Samples
+
+
+def build(settings: Settings, check: bool = True) -> Setup:
+    """Read and check everything a training needs before it starts. Raises `PspError` for what is missing.
+
+    `check`: read all label maps, too; of several processes one does.
+    """
+    recipe = settings.recipe
+    networks = demo_networks(recipe) if settings.demo else load_networks(recipe, settings.weights)
+    model = build_model(settings)
+    training, validation = build_samples(settings, check)  # last: it reads all label maps, or draws all faces
+    return Setup(recipe, model, Objective(recipe, networks, model.latent_avg), training, validation)
+
+
+def build_samples(settings: Settings, check: bool = True) -> tuple[Samples, Samples]:
+    """Training and held-out samples of the settings' folders; `check`: after reading all label maps."""
+    recipe, task = settings.recipe, get_task(settings.recipe.task)
+    if settings.demo:
+        items = drawn.items(task, settings.data or settings.out / "drawn", masks=recipe.mask == "labels")
+    elif settings.data is None:
+        raise PspError("give --data, the folder of training pictures, or --demo for drawn faces")
+    else:
+        check_apart(settings)
+        items = data.find_items(task, settings.data, settings.target, settings.masks)
+        if check:
+            data.check_labels(items, task)
+    if recipe.mask == "labels" and items[0].mask is None:
+        raise PspError("mask=labels looks for faces in label maps: give --masks, their folder")
+    kept, held_out = data.split(items, settings.held_out, recipe.seed)
+    make = (Samples(task, part, recipe.flip, recipe.factors, recipe.seed, part is kept) for part in (kept, held_out))
+    training, validation = make
+    return training, validation
+
+
+def check_apart(settings: Settings) -> None:
+    """Raises `PspError` where a resumed run would find its own pictures among its data."""
+    for name in ("data", "target", "masks"):
+        folder = getattr(settings, name)
+        if folder and settings.out.resolve().is_relative_to(folder.resolve()):
+            raise PspError(f"--out {settings.out} lies in --{name} {folder}: give a folder outside, it holds pictures")
+
+
+def build_model(settings: Settings) -> PSP:
+    """Encoder to train over a frozen generator, around its average w."""
+    recipe = settings.recipe
+    torch.manual_seed(recipe.seed)
+    if settings.demo:
+        model, average = demo_model(recipe)
+    else:
+        model, average = published_model(recipe, settings.generator)
+    check_render_size(recipe, model.decoder.config.size)
+    if recipe.start_from_average:
+        model.latent_avg.copy_(average_w(model.decoder) if average is None else average)
+    if not RunFolder(settings.out).steps():  # a resumed run has its own weights, and --init may be gone
+        initialise(model, settings)
+    model.decoder.requires_grad_(False).eval()
+    model.encoder.to(memory_format=torch.channels_last)
+    model.decoder.input.input.data = model.decoder.input.input.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+def demo_model(recipe: Recipe) -> tuple[PSP, torch.Tensor]:
+    """A fresh demo encoder over the bundled generator, and its average w."""
+    resnet = recipe.encoder.startswith("resnet")
+    config = replace(demo.encoder_config(recipe.task), kind=recipe.encoder, **(DEMO_RESNET if resnet else {}))
+    model = PSP(config, demo.GENERATOR)
+    generator, average = demo.load_generator()
+    model.decoder = generator
+    return model, average
+
+
+def published_model(recipe: Recipe, path: Path | None) -> tuple[PSP, torch.Tensor | None]:
+    """An encoder of the published size over the StyleGAN2 of a file, and the average w the file stores."""
+    if path is None:
+        raise PspError("give --generator, a StyleGAN2 checkpoint (.pt), or --demo for the bundled one")
+    generator, average = load_generator(path)
+    channels, config = get_task(recipe.task).channels, generator.config
+    model = PSP(published_config(recipe.encoder, channels, config.styles, config.style_dim), config)
+    model.decoder = generator
+    return model, average
+
+
+def check_render_size(recipe: Recipe, size: int) -> None:
+    """Raises `PspError` for a size that no part of a generator of `size` makes."""
+    least = 5 if "lpips" in recipe.networks else 3  # LPIPS sees nothing smaller than 32
+    sizes = [2**n for n in range(least, size.bit_length())]
+    if recipe.render_size not in (None, *sizes):
+        raise PspError(f"render_size is {recipe.render_size}, this generator can do {', '.join(map(str, sizes))}")
+
+
+def average_w(generator: Generator) -> torch.Tensor:
+    """The mean w of many seeded z, [S]."""
+    z = torch.randn(AVERAGED, generator.config.style_dim, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return torch.cat([generator.map(part) for part in z.split(10_000)]).mean(0)
+
+
+def initialise(model: PSP, settings: Settings) -> None:
+    """Start the encoder from a checkpoint, from its published backbone among the weights, or as it is."""
+    if settings.init is not None:
+        start = load_encoder(settings.init)
+        wanted = replace(model.encoder.config, input_channels=start.config.input_channels)
+        if start.config != wanted:
+            raise PspError(f"--init {settings.init} has another encoder, {start.config}: expected {wanted}")
+        continue_from(start.state_dict(), model.encoder)
+    elif settings.weights is not None and not settings.demo:
+        published = pretrained.resnet50_state if model.encoder.config.resnet else pretrained.irse50_state
+        continue_from(published(settings.weights), model.encoder)
+
+
+#: The first layer of an encoder, with the normalisation and activation that belong to it.
+STEMS = ("input_layer.", "backbone.conv1.", "backbone.bn1.")
+
+
+def continue_from(state: Mapping[str, torch.Tensor], encoder: torch.nn.Module) -> None:
+    """Load what a state dict has of an encoder; one of another kind of input keeps its own first layer."""
+    own = encoder.state_dict()
+    other = any(value.shape != own[key].shape for key, value in state.items())
+    kept = {key: value for key, value in state.items() if not (other and key.startswith(STEMS))}
+    encoder.load_state_dict(kept, strict=False)

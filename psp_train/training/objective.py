@@ -1,0 +1,127 @@
+"""The training loss of a recipe: which terms, on which pictures, weighted how (paper, section 3.2).
+
+Shapes: B batch, L styles, S style dim; pictures [B,3,H,W] in [-1,1] with H = W = 256, or the recipe's render size.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from psp_runtime.errors import PspError
+from psp_train.drawn import judges
+from psp_train.losses import published as pretrained
+from psp_train.losses.distances import FACE, w_norm
+from psp_train.recipes import Recipe
+
+#: Two pictures [B,3,H,W] -> one distance each [B].
+Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What one forward pass made: `output` and `target` pictures, `codes` [B,L,S] that the encoder found.
+
+    `mask` [B,1,H,W] is 1 on the face; `mixed` is the output with some styles of another sample, where asked for.
+    """
+
+    output: torch.Tensor
+    target: torch.Tensor
+    codes: torch.Tensor
+    mask: torch.Tensor | None = None
+    mixed: torch.Tensor | None = None
+
+
+class Objective(nn.Module):
+    """The weighted sum of a recipe's terms. `networks`: frozen distances named "lpips", "identity", "moco"."""
+
+    def __init__(self, recipe: Recipe, networks: Mapping[str, nn.Module], latent_avg: torch.Tensor) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.networks = nn.ModuleDict({name: networks[name] for name in recipe.networks})
+        self.register_buffer("latent_avg", latent_avg.clone(), persistent=False)
+
+    def forward(self, rendering: Rendering) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss, a scalar, and its terms (before their weights, detached) by the names of the recipe's fields."""
+        weights = self.recipe.weights
+        terms = {name: TERMS[name](self, rendering).float() for name in weights if self.wanted(name, rendering)}
+        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+        return total, {name: value.detach() for name, value in terms.items()}
+
+    def wanted(self, name: str, rendering: Rendering) -> bool:
+        """Terms of weight 0 are not computed; the mixing regulariser is a term of training only."""
+        return self.recipe.weights[name] != 0 and (name != "mixing" or rendering.mixed is not None)
+
+    def compare(self, network: str, rendering: Rendering) -> torch.Tensor:
+        """Mean distance of output and target by one of the networks."""
+        return self.networks[network](*masked(rendering)).mean()
+
+    def compare_crops(self, network: str, rendering: Rendering) -> torch.Tensor:
+        """The same on the inner face crop, which is not masked."""
+        return self.networks[network](crop(rendering.output), crop(rendering.target)).mean()
+
+    def code_length(self, rendering: Rendering) -> torch.Tensor:
+        """The w-norm: around the average w, if that is where codes start."""
+        return w_norm(rendering.codes, self.latent_avg if self.recipe.start_from_average else None)
+
+
+def masked(rendering: Rendering) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and target, grey outside the mask."""
+    mask = rendering.mask
+    if mask is None:
+        return rendering.output, rendering.target
+    return rendering.output * mask, rendering.target * mask
+
+
+def crop(x: torch.Tensor) -> torch.Tensor:
+    """The inner face of aligned pictures: rows 35..223, columns 32..220 of 256, in proportion for other sizes."""
+    rows, columns = (slice(_scale(s.start, x), _scale(s.stop, x)) for s in FACE)
+    return x[:, :, rows, columns]
+
+
+def _scale(position: int, x: torch.Tensor) -> int:
+    return round(position * x.shape[-1] / 256)
+
+
+def crop_mask(x: torch.Tensor) -> torch.Tensor:
+    """1 on the inner face of pictures like x, 0 elsewhere: [B,1,H,W]."""
+    mask = torch.zeros_like(x[:, :1])
+    crop(mask).fill_(1)
+    return mask
+
+
+#: The terms of the loss, by the names of the recipe's fields.
+TERMS: dict[str, Callable[[Objective, Rendering], torch.Tensor]] = {
+    "l2": lambda objective, r: F.mse_loss(*masked(r)),
+    "l1": lambda objective, r: F.l1_loss(*masked(r)),
+    "lpips": lambda objective, r: objective.compare("lpips", r),
+    "identity": lambda objective, r: objective.compare("identity", r),
+    "moco": lambda objective, r: objective.compare("moco", r),
+    "l2_crop": lambda objective, r: F.mse_loss(crop(r.output), crop(r.target)),
+    "lpips_crop": lambda objective, r: objective.compare_crops("lpips", r),
+    "mixing": lambda objective, r: F.l1_loss(r.mixed, r.output),
+    "w_norm": lambda objective, r: objective.code_length(r),
+}
+
+
+def load_networks(recipe: Recipe, weights: Path | None) -> dict[str, nn.Module]:
+    """The published networks of a recipe from a folder of weight files; one `PspError` lists all that are missing."""
+    files = {"lpips": pretrained.LPIPS_FILES[recipe.lpips_network], "identity": ("ir_se50",), "moco": ("moco",)}
+    pretrained.find(weights, [file for name in recipe.networks for file in files[name]])
+    load = {
+        "lpips": lambda: pretrained.load_lpips(weights, recipe.lpips_network),
+        "identity": lambda: pretrained.load_identity(weights),
+        "moco": lambda: pretrained.load_moco(weights),
+    }
+    return {name: load[name]() for name in recipe.networks}
+
+
+def demo_networks(recipe: Recipe) -> dict[str, nn.Module]:
+    """Networks for drawn faces in place of the published ones: feature distance and identity distance."""
+    if recipe.moco:
+        raise PspError("moco compares other things than faces, which --demo draws: set it to 0")
+    ours = judges.load_judges()
+    return {name: {"lpips": ours.perceptual, "identity": ours.identity}[name] for name in recipe.networks}

@@ -1,0 +1,200 @@
+"""The latency benchmarks, their table and the regression guard, end to end on a small model."""
+
+import json
+from pathlib import Path
+
+import latency
+import layers
+import pytest
+import regression
+import scaling
+import table
+from measure import (
+    backends,
+    report,
+    roofline,
+    timing,
+    workloads,
+)
+from measure.workloads import Piece, Workload
+from PIL import Image
+
+from psp_export.plans.build import choose_flavour
+from psp_runtime.engines.info import read_info
+from psp_runtime.errors import PspError
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+SMALL = Workload(64, 1, small=True)
+FULL, GENERATOR = workloads.FULL, workloads.GENERATOR
+PIECES = (FULL, GENERATOR, Piece("naive_wplus", "encoder"))  # without "w": exports take seconds
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A run of latency.py over the small model: the folder with its results and the result."""
+    folder = tmp_path_factory.mktemp("latency")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setattr(roofline, "MATRICES", {"cpu": (256,)})
+        patch.setattr(roofline, "COPIED_BYTES", {"cpu": 1 << 20})
+        patch.setattr(latency, "default_device", lambda: "cpu")
+        patch.setattr(scaling, "default_device", lambda: "cpu")
+        patch.setattr(layers, "default_device", lambda: "cpu")
+        patch.setattr(report, "PIECES", PIECES)
+        patch.setattr(scaling, "GENERATOR", GENERATOR)
+        options = ["--small", "--size", "64", "--seconds", "0.01", "--backend", "torch", "--backend", "onnxruntime"]
+        result = latency.run(latency.parse(options))
+        yield folder, result, options
+
+
+def test_latency_measures_every_row(measured, capsys):
+    folder, result, _ = measured
+    latency.publish(result, latency.parse(["--json", str(folder), "--plot", str(folder / "latency.png")]))
+    lines = capsys.readouterr().out.splitlines()
+    assert json.loads(lines[-1]) == result
+    assert json.loads(next(folder.glob("latency_*_cpu*.json")).read_text()) == result
+    assert Image.open(folder / "latency.png").size[0] > 1000
+    text = "\n".join(lines)
+    for row in report.ROWS:
+        assert f"{row.name}: {row.paper} s in the paper" in text
+    assert "timing of pSp inversion" in text and "not measured: naive_wplus encoder on ONNX Runtime, reference" in text
+    entries = [entry for entry in result["rows"] if entry["row"] == report.HEADLINE]
+    assert [entry["side"].split(", ")[1] for entry in entries] == ["reference form", "reference form", "ours"]
+    for entry in result["rows"]:
+        assert 0 < entry["seconds"]["median"] <= entry["seconds"]["p95"] and entry["roofline"] > 0
+    assert result["gflop"]["psp full"] == pytest.approx(roofline.work(SMALL, FULL).gflop, abs=1e-3)
+
+
+def test_engine_files_come_from_the_cache(measured, monkeypatch):
+    monkeypatch.setattr(workloads, "export", None)
+    ours = backends.Side("onnxruntime", backends.OURS)
+    for piece in PIECES:
+        info = read_info(ours.engine(SMALL, piece))
+        assert (info.part, info.output_size) == (piece.part, 64)
+
+
+@pytest.mark.skipif(choose_flavour() is None, reason="no TensorRT to build a plan with")
+def test_a_plan_is_built_of_the_cached_engine(measured):
+    plan = workloads.our_plan(SMALL, GENERATOR, "fp32")
+    info = read_info(plan)
+    assert (plan.suffix, info.part, info.backend) == (".trt", "generator", choose_flavour())
+    if not backends.cuda_devices():
+        with pytest.raises(PspError, match="needs an NVIDIA GPU"):
+            backends.Side("tensorrt", backends.OURS, device="cuda").open(SMALL, GENERATOR)
+
+
+def test_one_engine_file(measured, capsys):
+    path = str(workloads.our_engine(SMALL, FULL, "fp32"))
+    assert latency.main(["--engine", path, "--batch", "2", "--seconds", "0.01"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["batch"] == 2 and result["output_size"] == 64 and result["seconds"]["runs"] >= timing.LEAST
+    part = str(workloads.our_engine(SMALL, Piece("psp", "encoder"), "fp32"))
+    assert latency.main(["--engine", part]) == 2
+    assert "only the encoder, expected a full engine" in capsys.readouterr().err
+
+
+def test_layers_of_an_engine(measured, capsys):
+    assert layers.main(["--small", "--size", "64", "--runs", "1", "--top", "5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = json.loads(lines[-1])["layers"]
+    work = roofline.work(SMALL, FULL).gflop
+    assert work <= sum(layer["gflop"] for layer in found) < 1.5 * work  # narrow layers are padded to a block
+    assert {"encoder/stages.2", "generator/convs.1"} <= {layers.Layer(**layer).part for layer in found}
+
+
+def test_scaling_has_both_sweeps(measured, tmp_path, capsys):
+    options = ["--small", "--sizes", "64", "--batches", "1", "2", "--batch-size", "64", "--seconds", "0.01"]
+    assert scaling.main([*options, "--plot", str(tmp_path / "scaling.svg"), "--json", str(tmp_path / "s.json")]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert json.loads((tmp_path / "s.json").read_text()) == result
+    assert [point["batch"] for point in result["batches"]] == [1, 2]
+    assert result["batches"][1]["gflop"] == pytest.approx(2 * result["batches"][0]["gflop"], abs=2e-3)
+    assert result["sizes"][0]["gflop"] == pytest.approx(roofline.work(SMALL, GENERATOR).gflop, abs=1e-3)
+    svg = (tmp_path / "scaling.svg").read_text()
+    assert svg.startswith("<?xml") and "</svg>" in svg
+
+
+# What is made of results
+
+
+def stored(folder, result, name="latency_2020-01-01_cpu2.json", date="2020-01-01T00:00", **changes):
+    (folder / name).write_text(json.dumps(result | {"date": date} | changes))
+
+
+def test_table_goes_between_the_markers(measured, tmp_path):
+    _, result, _ = measured
+    published = {"size": 1024, "batch": 1, "small": False}
+    other = result["machine"] | {"kind": "another", "name": "Another machine"}
+    stored(tmp_path, result, "latency_a.json", "2020-01-01T00:00", workload=published, command="the older run")
+    stored(tmp_path, result, "latency_b.json", "2020-01-02T00:00", workload=published, command="the newer run")
+    stored(tmp_path, result, "latency_c.json", "2020-01-03T00:00", command="a small model")
+    stored(tmp_path, result, "latency_d.json", "2020-01-01T00:00", workload=published, machine=other)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{table.START}\nold\n{table.END}\nafter\n")
+    assert table.main(["--readme", str(readme), "--results", str(tmp_path)]) == 0
+    text = readme.read_text()
+    assert text.startswith(f"before\n{table.START}\n|") and text.endswith(f"{table.END}\nafter\n")
+    assert "the newer run" in text and "Another machine" in text
+    assert not any(words in text for words in ("old\n", "the older run", "a small model"))
+    entry = next(e for e in result["rows"] if e["row"] == report.HEADLINE and e["ours"])
+    cell = f"**{report.clock(entry['seconds']['median'])}** ({entry['x_torch_reference']:.1f}×"
+    assert cell in next(line for line in text.splitlines() if line.startswith("| pSp inversion | 0.105 s |"))
+    assert "| ALAE | 0.207 s | — | — | — |" in text
+
+
+@pytest.mark.parametrize(
+    "readme, results, message",
+    [
+        ("no markers", {}, "no result of the published model"),
+        ("no markers", {"latency_x.json": "{}"}, "latency_x.json is no result of latency.py"),
+        ("no markers", {"latency_x.json": None}, "put both where the tables shall be"),
+    ],
+)
+def test_table_refuses_in_one_line(measured, tmp_path, capsys, readme, results, message):
+    (tmp_path / "README.md").write_text(readme)
+    for name, text in results.items():
+        whole = measured[1] | {"workload": {"size": 1024, "batch": 1, "small": False}}
+        (tmp_path / name).write_text(json.dumps(whole) if text is None else text)
+    assert table.main(["--readme", str(tmp_path / "README.md"), "--results", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert (tmp_path / "README.md").read_text() == readme
+
+
+def test_regression_names_the_ratios_that_fell(measured, tmp_path, capsys):
+    _, result, _ = measured
+    (tmp_path / "now.json").write_text(json.dumps(result))
+    arguments = [str(tmp_path / "now.json"), "--results", str(tmp_path)]
+    assert regression.main(arguments) == 2  # nothing stored yet
+    assert "make bench writes the first one" in capsys.readouterr().err
+
+    stored(tmp_path, result)
+    assert regression.main(arguments) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["compared"] > 6
+
+    faster = [
+        entry | {"roofline": 1.3 * entry["roofline"]} for entry in result["rows"] if entry["row"] == report.HEADLINE
+    ]
+    stored(tmp_path, result, "latency_2020-01-02_cpu2.json", "2020-01-02T00:00", rows=faster)
+    assert regression.main(arguments) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert "1 of 3 ratios fell by more than 12 %:" in out
+    assert [(c["row"], c["ratio"]) for c in json.loads(out[-1])["worse"]] == [(report.HEADLINE, "roofline")]
+    assert regression.main([*arguments, "--tolerance", "0.5"]) == 0
+
+
+def test_regression_does_not_measure_what_it_cannot_compare(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(latency, "run", lambda options: pytest.fail("measured for minutes, for nothing"))
+    assert regression.main(["--results", str(tmp_path)]) == 2
+    assert "no stored result" in capsys.readouterr().err
+
+
+def test_regression_compares_only_its_kind(measured, tmp_path, capsys):
+    _, result, _ = measured
+    (tmp_path / "now.json").write_text(json.dumps(result))
+    stored(tmp_path, result, "latency_a.json", machine=result["machine"] | {"kind": "another"})
+    stored(tmp_path, result, "latency_b.json", workload=result["workload"] | {"batch": 7})
+    stored(tmp_path, result, "latency_c.json", date="2999-01-01T00:00")
+    assert regression.main([str(tmp_path / "now.json"), "--results", str(tmp_path)]) == 2
+    assert "no stored result" in capsys.readouterr().err

@@ -1,0 +1,317 @@
+"""The latency benchmarks: work is counted right, ratios are, and files come from a cache that can be trusted."""
+
+import os
+from pathlib import Path
+
+import latency
+import layers
+import numpy as np
+import pytest
+import torch
+from measure import (
+    backends,
+    machine,
+    report,
+    roofline,
+    timing,
+    workloads,
+)
+from measure.reference_form import ReferenceForm
+from measure.workloads import Piece, Workload
+from models import tiny_model
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from psp_runtime.errors import PspError
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+SMALL = Workload(64, 1, small=True)
+EAGER, ONNX_REFERENCE = "PyTorch eager, reference form", "ONNX Runtime, reference form"
+OPENVINO = ["OpenVINO, reference form", "OpenVINO, ours"]
+FULL, GENERATOR, ENCODER = workloads.FULL, workloads.GENERATOR, Piece("psp", "encoder")
+
+
+CPUINFO = {
+    "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nstepping\t: 1\n\n"
+    "processor\t: 1\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n": "AMD EPYC (family 25, model 17)",
+    "processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\n": "ARMv8 Processor rev 1 (v8l)",
+}
+
+
+@pytest.mark.parametrize("text", CPUINFO)
+def test_generations_of_one_name_are_different_kinds_of_machine(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(text)
+    facts = machine.describe("cpu")
+    assert facts["name"] == f"{facts['cores']} x {CPUINFO[text]}" and facts["kind"].startswith(facts["name"])
+
+
+def test_a_machine_without_cpuinfo_has_a_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "missing")
+    assert len(machine.cpu_name()) > 0
+
+
+def test_reference_form_is_the_trained_model():
+    model = tiny_model()
+    image = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (2, 256, 256, 3), np.uint8))
+    picture, latents = ReferenceForm(model)(image)
+    expected, codes = model(workloads_input(image))
+    assert picture.dtype == torch.uint8 and picture.shape == (2, 64, 64, 3)
+    torch.testing.assert_close(latents, codes)
+    torch.testing.assert_close(ReferenceForm(model, "encoder")(image), codes)
+    exact = ((expected + 1) / 2).clamp(0, 1).mul(255).permute(0, 2, 3, 1)
+    for found in (picture, ReferenceForm(model, "generator")(codes)):
+        assert (found.float() - exact.floor()).abs().max() <= 1
+    assert exact.std() > 10
+
+
+def workloads_input(image):
+    return image.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+# Work and floors
+
+
+def test_work_of_the_generator_is_the_sum_over_its_layers():
+    """Transposed 3x3 convolutions at the lower size, 3x3 at the higher, 1x1 to RGB, 4x4 FIR on both branches."""
+    widths = (512, 512, 512, 512, 512, 256, 128, 64, 32)
+    macs = 4 * 4 * (9 * 512 * 512 + 3 * 512)
+    for level, (i, o) in enumerate(zip(widths, widths[1:])):
+        low, high = (4 * 2**level) ** 2, (8 * 2**level) ** 2
+        macs += 9 * i * o * low + 9 * o * o * high + 3 * o * high + 16 * (o + 3) * high
+    work = roofline.work(Workload(1024), GENERATOR)
+    assert work.gflop == pytest.approx(2 * macs / 1e9, rel=1e-3)  # besides: the style affines
+    assert 150 < work.gflop < 152
+
+
+def test_work_of_the_encoder_is_that_of_its_convolutions():
+    macs = []
+
+    def count(module, inputs, output):
+        macs.append(output.numel() * module.weight[0].numel())
+
+    with FakeTensorMode():
+        model = workloads.PSP(*workloads.configs(Workload(1024), "psp"))
+        for module in model.encoder.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(count)
+        model.encoder(torch.empty(1, 3, 256, 256))
+    work = roofline.work(Workload(1024), ENCODER)
+    assert work.gflop == pytest.approx(2 * sum(macs) / 1e9, rel=1e-3)
+    assert 144 < work.gflop < 146
+    assert work.gweights == pytest.approx(0.267, abs=1e-3)
+
+
+def test_work_of_the_whole_is_the_sum_of_both():
+    whole, parts = roofline.work(SMALL, FULL), [roofline.work(SMALL, piece) for piece in (ENCODER, GENERATOR)]
+    assert whole == parts[0] + parts[1]
+
+
+def test_floor_is_the_slower_of_arithmetic_and_memory():
+    limits = roofline.Limits(gflops=100, copy_gb=10)
+    assert limits.floor(roofline.Work(200, 0.1), 1, "fp32") == 2
+    assert limits.floor(roofline.Work(200, 0.1), 3, "fp32") == 6
+    assert limits.floor(roofline.Work(1, 10), 1, "fp32") == 4
+    assert limits.floor(roofline.Work(1, 10), 1, "fp16") == 2
+    assert limits.best(roofline.Limits(90, 20)) == roofline.Limits(100, 20)
+
+
+@pytest.mark.parametrize(("by_torch", "by_onnx_runtime"), [(200, 430), (430, 200)])
+def test_a_cpu_is_as_fast_as_its_faster_library(monkeypatch, by_torch, by_onnx_runtime):
+    """The one behind torch reaches half of what ONNX Runtime does on some AMD processors."""
+    monkeypatch.setattr(roofline, "_matmul", lambda side, dtype, device: by_torch)
+    monkeypatch.setattr(roofline, "_onnx_matmul", lambda side: by_onnx_runtime)
+    monkeypatch.setattr(roofline, "COPIED_BYTES", {"cpu": 1 << 20})
+    assert roofline.measure("cpu", "fp16").gflops == 430
+
+
+def test_onnx_runtime_multiplies_what_is_counted(monkeypatch):
+    """Two seconds for a product of 64 x 64 matrices, timed by a clock of our own; and it really multiplies."""
+    seen = []
+    monkeypatch.setattr(roofline, "_fastest", lambda run, device: seen.append(run()) or 2.0)
+    assert roofline._onnx_matmul(64) == 64**3 / 1e9
+    matrix = np.random.default_rng(0).standard_normal((64, 64), np.float32)
+    np.testing.assert_allclose(seen[0][0], matrix.astype(np.float64) @ matrix, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:You are using the legacy")
+def test_layers_count_what_the_profiler_saw(tmp_path):
+    """A convolution, a transposed one, a grouped one and a product, channels in multiples of ONNX Runtime's blocks."""
+    model = nn.Sequential(
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.ConvTranspose2d(32, 64, 3, stride=2),
+        nn.Conv2d(64, 64, 3, groups=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 48),
+    )
+    x = torch.randn(2, 16, 20, 24)
+    with FlopCounterMode(display=False) as counter:
+        model(x)
+    file = tmp_path / "model.onnx"
+    torch.onnx.export(model, (x,), str(file), input_names=["x"], dynamo=False)
+    limits = roofline.Limits(gflops=1, copy_gb=1)
+    found = layers.profile(file, {"x": x.numpy()}, "cpu", 2, limits)
+    assert sum(layer.gflop for layer in found) * 1e9 == pytest.approx(counter.get_total_flops(), rel=1e-6)
+    wide = next(layer for layer in found if layer.op == "ConvTranspose")
+    moved = 4 * (32 * 64 * 9 + 2 * 32 * 10 * 12 + 2 * 64 * 21 * 25)
+    assert wide.megabytes == pytest.approx((moved + 4 * 64) / 1e6)  # and the bias
+    assert wide.floor_ms == pytest.approx(1e3 * wide.gflop) and wide.ms > 0
+
+
+# Turns and rows
+
+
+def test_sides_take_turns_until_each_had_its_time(monkeypatch):
+    now, order = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def side(name, seconds, on_device=None):
+        def run():
+            order.append(name)
+            now[0] += seconds
+
+        return backends.Runner(run, lambda: on_device, lambda: None)
+
+    slow, fast, instant = timing.Times(), timing.Times(host=[3.0]), timing.Times()
+    timing.take_turns([side("slow", 4), side("fast", 2, on_device=1.5)], 9, [slow, fast])
+    assert order == ["slow", "fast"] * 3 + ["fast", "fast"]
+    assert slow.summary() == {"median": 4, "p95": 4, "min": 4, "max": 4, "runs": 3}
+    assert fast.summary() == {"median": 2, "p95": 3, "min": 2, "max": 3, "runs": 6, "device": 1.5}
+    timing.take_turns([side("instant", 0)], 9, [instant])
+    assert instant.summary()["runs"] == timing.MOST
+
+
+def test_p95_leaves_out_one_in_twenty():
+    ninety_nine = timing.Times(host=[float(i) for i in range(1, 101)])
+    assert ninety_nine.summary()["p95"] == 95
+    assert timing.Times(host=[3.0, 1.0, 2.0]).summary()["p95"] == 3
+
+
+def test_rows_are_sums_and_ratios_of_medians():
+    eager, onnx, ours = backends.sides("cpu", ["torch", "onnxruntime"], ["fp32"])
+    assert [side.form for side in (eager, onnx, ours)] == ["reference form", "reference form", "ours"]
+    seconds = {
+        FULL: {eager: 10, onnx: 3, ours: 2},
+        ENCODER: {eager: 1},
+        GENERATOR: {eager: 9, onnx: 2, ours: 1},
+        Piece("w", "encoder"): {eager: 1, onnx: 1, ours: 0.5},
+        Piece("naive_wplus", "encoder"): {eager: 1, ours: 0.5},
+    }
+    pieces = {
+        p: {s.name: {"median": t, "p95": 2 * t, "runs": 3} for s, t in sides.items()} for p, sides in seconds.items()
+    }
+    work = {piece: roofline.Work(gflop=100, gweights=0.0) for piece in pieces}
+    limits = {"fp32": roofline.Limits(gflops=400, copy_gb=1)}
+    found = report.rows([eager, onnx, ours], pieces, work, limits, Workload(1024, batch=2))
+    by_key = {(entry["row"], entry["side"]): entry for entry in found}
+
+    row = by_key["W encoder", ours.name]
+    assert row["seconds"] == {"median": 1.5, "p95": 3}
+    assert row["x_torch_reference"] == pytest.approx(10 / 1.5, abs=1e-3) and row["x_onnxruntime_reference"] == 2
+    assert row["x_paper"] == pytest.approx(2 * 0.064 / 1.5, abs=1e-3)  # two pictures
+    assert row["roofline"] == pytest.approx(2 * 200 / 400 / 1.5, abs=1e-3)
+    assert ("naive W+", onnx.name) not in by_key and "x_onnxruntime_reference" not in by_key["naive W+", ours.name]
+    inversion, frontalization = (by_key[name, ours.name] for name in ("pSp inversion", "pSp frontalization"))
+    assert inversion["seconds"] == frontalization["seconds"] == {"median": 2, "p95": 4}
+    assert inversion["x_torch_reference"] == 5 and inversion["roofline"] == 0.25
+    assert frontalization["x_paper"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ([], [EAGER, ONNX_REFERENCE, "ONNX Runtime, ours", "OpenVINO, ours"]),
+        (["--peers"], [EAGER, ONNX_REFERENCE, "ONNX Runtime, ours", *OPENVINO, "torch.compile, reference form"]),
+        (["--backend", "openvino"], OPENVINO),
+    ],
+)
+def test_peers_are_timed_where_they_are_asked_for(monkeypatch, arguments, names):
+    timed = {}
+    monkeypatch.setattr(latency, "time_piece", lambda piece, sides, *_: timed.update({piece: sides}) or {})
+    monkeypatch.setattr(roofline, "measure", lambda *_: roofline.Limits(1, 1))
+    monkeypatch.setattr(roofline, "work", lambda *_: roofline.Work(1, 1))
+    monkeypatch.setattr(latency, "default_device", lambda: "cpu")
+    latency.run(latency.parse(arguments))
+    assert timed.keys() == set(report.PIECES)
+    assert all([side.name for side in sides] == names for sides in timed.values())
+
+
+@pytest.mark.parametrize(("device", "variable"), [("cpu", "CXX"), ("cuda", "CC")])
+def test_torch_compile_without_a_compiler_is_a_note(monkeypatch, device, variable):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv(variable, "no-such-compiler")
+    with pytest.raises(PspError, match="no-such-compiler was not found"):
+        backends.Side("torch.compile", backends.REFERENCE, device=device).prepared(SMALL, FULL)
+
+
+def test_a_side_that_torch_cannot_run_is_a_note(monkeypatch):
+    def full(self, *arguments):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nSee the documentation.")
+
+    monkeypatch.setattr(ReferenceForm, "forward", full)
+    notes: latency.Notes = {}
+    times = latency.time_piece(ENCODER, [backends.Side("torch", backends.REFERENCE)], SMALL, 0.0, notes)
+    side = "PyTorch eager, reference form"
+    assert (times, notes) == ({}, {f"{side}: CUDA out of memory.": [f"psp encoder on {side}"]})
+
+
+def test_other_pictures_are_not_timed(monkeypatch):
+    monkeypatch.setattr(latency, "tidy", lambda: None)
+    eager, _, ours = backends.sides("cpu", ["torch", "onnxruntime"], ["fp16"])
+    rng = np.random.default_rng(0)
+    good = {"output": rng.integers(0, 200, (1, 16, 16, 3), np.uint8), "latents": rng.normal(size=(1, 4, 8))}
+
+    def opened(side, **changes):
+        return latency.Opened(side, backends.Runner(lambda: good | changes, lambda: None, lambda: None))
+
+    opened(ours).compare(opened(eager))
+    opened(eager, latents=1.01 * good["latents"]).compare(opened(ours))  # the gate is that of FP16 either way
+    with pytest.raises(latency.DifferentPicture, match="ONNX Runtime, ours, FP16 differs from PyTorch eager.*dB"):
+        opened(ours, output=good["output"] + np.uint8(9)).compare(opened(eager))
+    with pytest.raises(latency.DifferentPicture, match="in latents: a relative error of 1.0e-02"):
+        opened(eager, latents=1.01 * good["latents"]).compare(opened(eager))
+    with pytest.raises(latency.DifferentPicture):
+        opened(ours, latents=np.nan * good["latents"]).compare(opened(eager))
+
+
+@pytest.mark.filterwarnings("ignore:You are using the legacy")
+def test_the_reference_form_that_does_not_export():
+    """What `NOT_EXPORTABLE` says is so: torch's exporter refuses it."""
+    with pytest.raises(PspError, match="cannot be exported"):
+        workloads.reference_engine(SMALL, Piece("naive_wplus", "encoder"))
+    with pytest.raises(torch.onnx.errors.SymbolicValueError, match="adaptive_avg_pool2d"):
+        torch.onnx.export(nn.AdaptiveAvgPool2d(7), (torch.zeros(1, 1, 16, 16),), "unused.onnx", dynamo=False)
+
+
+# The cache
+
+
+def test_cache_holds_whole_folders_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def fail(folder):
+        (folder / "half").write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        workloads.cached("a", fail)
+    assert list(workloads.cache_folder().iterdir()) == []
+    folder = workloads.cached("a", lambda folder: (folder / "whole").write_text("whole"))
+    assert folder == workloads.cached("a", fail) and (folder / "whole").read_text() == "whole"
+    with pytest.raises(OSError, match="disk full"):  # a plan of this TensorRT does not open in that one
+        workloads.cached("a", fail, "TensorRT 10.13.2")
+
+
+def test_cache_forgets_what_earlier_sources_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    names = ["a-000000000000", "a-111111111111", "a-b-000000000000"]
+    for name in names:
+        (workloads.cache_folder() / name).mkdir(parents=True)
+    for name in (names[0], names[2]):
+        os.utime(workloads.cache_folder() / name, (1, 1))
+    made = workloads.cached("a", lambda folder: None)
+    assert {folder.name for folder in workloads.cache_folder().iterdir()} == {*names[1:], made.name}

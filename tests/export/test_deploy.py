@@ -1,0 +1,133 @@
+"""The deployable form against the trained networks, and FP16 on weights that overflow a plain half-precision model."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hardened import harden_encoder, harden_generator, psnr
+from models import WideConvolutions, golden_model, inputs, relative_error, tiny_checkpoint, tiny_model
+
+from psp_export import export
+from psp_export.deploy import DeployedEncoder, DeployedGenerator, DeployedMapping, DeployedPSP
+from psp_export.deploy.precision import TARGET_PEAK, balance_encoder, channel_peaks, power_of_two, to_half
+from psp_export.graphs import trace as graph
+from psp_export.verify import parity as verify
+from psp_train.networks import EncoderConfig
+from psp_train.networks.psp import to_input, to_picture
+
+KINDS = [("psp", "rgb", 3), ("psp", "sketch", 1), ("psp", "labels", 19), ("w", "rgb", 3), ("naive_wplus", "rgb", 3)]
+KINDS += [("resnet_w", "rgb", 3), ("resnet_wplus", "rgb", 3), ("resnet_wplus", "labels", 19)]
+
+
+@pytest.mark.parametrize(("encoder", "kind", "channels"), KINDS)
+def test_deployed_equals_trained(encoder, kind, channels):
+    model = tiny_model(encoder, channels)
+    images = torch.from_numpy(verify.pictures(kind, channels, 3, seed=0))
+    style, alpha = inputs("style", (3, 10, 32)), inputs("alpha", (3, 10)).clamp(0, 1)
+    expected, latents = model(to_input(images, kind, channels), style, alpha)
+    output, deployed_latents = DeployedPSP(model, kind)(images, style, alpha)
+    assert relative_error(deployed_latents, latents.numpy()) < 1e-5
+    assert (output.int() - to_picture(expected).int()).abs().max() <= 1
+    assert to_picture(expected).float().std() > 20  # the test would pass on black pictures otherwise
+
+
+def test_mapping():
+    model = tiny_model()
+    z = inputs("z", (5, 32))
+    assert relative_error(DeployedMapping(model.decoder)(z), model.decoder.map(z).numpy()) < 1e-5
+
+
+@pytest.mark.parametrize(("encoder", "kind", "channels"), KINDS)
+def test_balancing_is_exact_and_reaches_its_target(encoder, kind, channels):
+    model = tiny_model(encoder, channels)
+    images = torch.from_numpy(verify.pictures(kind, channels, 3, seed=0))
+    deployed = DeployedEncoder(model.encoder, model.latent_avg, kind)
+    before = deployed(images)
+    balance_encoder(deployed, images)
+    assert torch.equal(deployed(images), before)  # powers of two
+    peaks = channel_peaks(deployed, images)
+    for stage in range(4):
+        stream = [peak for name, peak in peaks.items() if name.startswith(f"stages.{stage}.") and ".norm" not in name]
+        assert max(float(peak.max()) for peak in stream) <= TARGET_PEAK
+
+
+# ---- FP16 on hard weights ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hard_model():
+    model = golden_model("psp_64", 64)
+    harden_generator(model)
+    harden_encoder(model)
+    return model
+
+
+@pytest.mark.slow
+def test_plain_half_fails_on_hard_weights_and_ours_holds(hard_model, tmp_path):
+    images = torch.from_numpy(verify.pictures("rgb", 0, 2, seed=5))
+    x = to_input(images, "rgb", 3)
+    expected = to_picture(hard_model(x)[0])
+    assert expected.float().std() > 20  # a picture, not a plain colour
+
+    deployed = DeployedPSP(hard_model, "rgb").eval()
+    balance_encoder(deployed.encoder, torch.from_numpy(verify.pictures("rgb", 0, 4, seed=6)))
+    to_half(deployed)
+    style, alpha = torch.zeros(2, 10, 512), torch.zeros(2, 10)
+    output, latents = deployed(images, style, alpha)
+    assert torch.isfinite(latents).all()
+    assert psnr(output, expected) >= 50
+
+    # On a GPU the graph really computes in FP16: every one of its tensors must stay far from overflow.
+    info = export.engine_info(tiny_checkpoint(), export.Options(precision="fp16"))
+    info = replace(info, output_size=64, styles=10, style_dim=512)
+    path = tmp_path / "hard.onnx"
+    graph.save(graph.to_onnx(deployed, info), path)
+    feeds = {"image": images.numpy(), "style": style.numpy(), "alpha": alpha.numpy()}
+    assert verify.check_headroom(path, [verify.Case(feeds, expected.numpy(), latents.numpy())]) >= verify.HEADROOM
+    assert len(verify.fp16_peaks(path, [feeds])) > 300
+
+    # The same weights in a plain .half(): the encoder loses the codes. The generator in its training form holds, as it
+    # computes its scales from normalised styles too.
+    plain = golden_model("psp_64", 64)
+    plain.load_state_dict(hard_model.state_dict())
+    plain.half()
+    latents = hard_model.encode(x)
+    with WideConvolutions():
+        codes = plain.encoder(x.half())
+        picture = plain.decoder(latents.half()).float()
+    assert not torch.isfinite(codes).all() or relative_error(codes.float(), latents.numpy()) > 0.1
+    assert psnr(to_picture(picture), expected) >= 50
+
+
+@pytest.mark.parametrize("kind", ["psp", "w", "naive_wplus", "resnet_w", "resnet_wplus"])
+def test_half_precision_of_every_encoder(kind):
+    model = tiny_model(kind)
+    images = torch.from_numpy(verify.pictures("rgb", 0, 3, seed=5))
+    expected, latents = model(to_input(images, "rgb", 3))
+    deployed = DeployedPSP(model, "rgb")
+    balance_encoder(deployed.encoder, images)
+    to_half(deployed)
+    output, half_latents = deployed(images, torch.zeros(3, 10, 32), torch.zeros(3, 10))
+    assert half_latents.dtype == torch.float32
+    assert relative_error(half_latents, latents.numpy()) < 0.01
+    assert psnr(output, to_picture(expected)) > 40
+
+
+def test_stages_of_equal_width_are_refused():
+    """Their first unit would have no projection, and the stages could not be told apart."""
+    with pytest.raises(ValueError, match="each stage must differ"):
+        EncoderConfig(widths=(8, 8, 16, 20))
+
+
+def test_a_channel_asleep_during_calibration_is_not_blown_up():
+    assert power_of_two(torch.tensor([1e-9, 1.0, 64.0, 1e6])).tolist() == [2**-10, 2**-6, 1, 2**14]
+
+
+def test_generator_without_noise_drops_it():
+    model = tiny_model()
+    for layer in [model.decoder.conv1, *model.decoder.convs]:
+        layer.noise.weight.zero_()
+    deployed = DeployedGenerator(model.decoder)
+    assert all(layer.noise is None for layer in deployed.convs)
+    w = inputs("w", (1, 10, 32))
+    assert (deployed(w).int() - to_picture(model.decoder(w)).int()).abs().max() <= 1

@@ -1,0 +1,82 @@
+"""A run on an open engine: its stages overlap, and its threads are shared out."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_family import write_family
+
+from psp_runtime.engines.session import open_session
+from psp_runtime.pictures import loading as images
+from psp_runtime.pipeline import Pipeline
+from psp_runtime.run.execution import Run
+from psp_runtime.run.options import Options
+from psp_runtime.run.plan import make_plan
+
+PICTURES = 12
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Callable[..., Run]:
+    """Run a folder of pictures with some options, one thread unless they say otherwise."""
+    engine = write_family(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for index in range(PICTURES):
+        Image.fromarray(np.full((256, 256, 3), 20 * index, np.uint8)).save(tmp_path / "photos" / f"{index:02}.png")
+
+    def run(*inputs: str, **given: Any) -> Run:
+        paths = tuple(tmp_path / name for name in inputs or ["photos"])
+        options = Options(inputs=paths, engine=engine, out=str(tmp_path / "r"), **{"threads": 1, **given})
+        with Pipeline(open_session(engine, "cpu"), options.batch) as pipeline:
+            run = Run(make_plan(options, pipeline.info), pipeline)
+            assert run.all() == 0
+        return run
+
+    return run
+
+
+def slow(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    def slowly(*arguments: Any, **named: Any) -> Any:
+        time.sleep(seconds)
+        return function(*arguments, **named)
+
+    return slowly
+
+
+def test_decoding_running_and_encoding_overlap(finished: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three stages of 40 ms each: one after the other a picture takes 120 ms, overlapped little more than 40."""
+    for owner, name in ((images, "load"), (Pipeline, "translate"), (images, "save")):
+        monkeypatch.setattr(owner, name, slow(getattr(owner, name), 0.04))
+    run = finished()
+    assert run.made == PICTURES and run.seconds < 0.6 * PICTURES * 0.12
+    for stage in (run.decode, run.engine, run.encode):
+        assert stage.seconds >= PICTURES * 0.04 and 0.5 < stage.busy(run.seconds) <= 1
+
+
+@pytest.mark.parametrize("stage", ["decode", "engine", "encode"])
+def test_the_slowest_stage_is_named(finished: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    owner, name = {"decode": (images, "load"), "engine": (Pipeline, "translate"), "encode": (images, "save")}[stage]
+    monkeypatch.setattr(owner, name, slow(getattr(owner, name), 0.03))
+    assert finished().summary().split("; ")[2].startswith(f"{stage} limits): ")
+
+
+def test_idle_threads_write_the_pictures_of_one_input(
+    finished: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, save = threading.Barrier(4), images.save
+
+    def save_with_others(*arguments: Any) -> None:
+        together.wait(20)  # four at once, or this fails
+        save(*arguments)
+
+    monkeypatch.setattr(images, "save", save_with_others)
+    assert finished("photos/03.png", mix=8, threads=4).made == 8
+
+
+def test_threads_are_no_more_than_inputs(finished: Callable[..., Run]) -> None:
+    assert finished("photos/01.png", "photos/02.png", threads=16).encode.threads == 2

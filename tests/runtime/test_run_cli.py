@@ -1,0 +1,484 @@
+import contextlib
+import errno
+import functools
+import os
+import pty
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_runs import Outcome, PspRun, runner
+from PIL import Image
+from tiny_engines import STYLE_DIM, STYLES, expected_output, write_onnx, write_plan
+
+from psp_runtime.cli import MOST_PIXELS, app
+from psp_runtime.errors import PspError
+from psp_runtime.pictures import loading as images
+from psp_runtime.run import files
+
+REPOSITORY = Path(__file__).parents[2]
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 256, 256, 3), np.uint8)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with an engine, a picture, and a folder of pictures."""
+    monkeypatch.chdir(tmp_path)
+    write_onnx(tmp_path / "psp.onnx")
+    Image.fromarray(PIXELS[0]).save("image.png")
+    Path("photos").mkdir()
+    for index, pixels in enumerate(PIXELS):
+        Image.fromarray(pixels).save(f"photos/p{index}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def psp_run(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> PspRun:
+    """Run psp-run in this process: exit code, stdout, stderr."""
+    return runner(monkeypatch, capsys)
+
+
+def names(folder: Path | str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def is_output_of(path: Path | str, pixels: np.ndarray) -> bool:
+    latents = np.float32(pixels.mean()) * np.arange(32, dtype=np.float32) / 2550
+    difference = np.asarray(Image.open(path)).astype(int) - expected_output(pixels, latents)
+    return bool(np.abs(difference).max() <= 1)
+
+
+def one_error(outcome: Outcome, code: int = 2) -> str:
+    """The text of the one line on stderr; nothing else may be printed."""
+    assert outcome[0] == code and outcome[1] == ""
+    assert outcome[2].startswith("error: ") and outcome[2].count("\n") == 1
+    return outcome[2].removeprefix("error: ").strip()
+
+
+def test_one_picture_goes_to_the_working_folder(psp_run: PspRun) -> None:
+    code, out, err = psp_run("photos/p3.png", "--engine", "psp.onnx")
+    assert (code, err) == (0, "") and is_output_of("p3_out.png", PIXELS[3])
+    assert re.fullmatch(r"1 picture in \d+\.\d\d s \(\d+\.\d pictures/s, cpu\): p3_out\.png\n", out)
+
+
+def test_out_names_the_picture_and_its_format(psp_run: PspRun, here: Path) -> None:
+    assert psp_run("image.png", "--engine", "psp.onnx", "--out", "new/result.JPG")[0] == 0
+    assert Image.open("new/result.JPG").format == "JPEG" and names("new") == ["result.JPG"]
+
+
+@pytest.mark.parametrize("out", ["results", "results/", "made/before"])
+def test_out_names_a_folder(psp_run: PspRun, out: str) -> None:
+    Path("made/before").mkdir(parents=True)
+    assert psp_run("image.png", "--engine", "psp.onnx", "--out", out)[0] == 0
+    assert names(out) == ["image_out.png"]
+
+
+def test_an_existing_folder_wins_over_a_picture_suffix(psp_run: PspRun) -> None:
+    Path("odd.png").mkdir()
+    assert psp_run("image.png", "--engine", "psp.onnx", "--out", "odd.png")[0] == 0
+    assert names("odd.png") == ["image_out.png"]
+
+
+def test_a_folder_with_every_option(psp_run: PspRun) -> None:
+    code, out, err = psp_run(
+        *("photos", "--engine", "psp.onnx", "--out", "results/", "--batch", 4, "--threads", 2, "--size", 32),
+        *("--save-latents", "codes.npy", "--device", "cpu"),
+    )
+    assert (code, err) == (0, "") and out.startswith("6 pictures in ") and out.endswith("results/\n")
+    assert names("results") == [f"p{index}_out.png" for index in range(6)]
+    assert Image.open("results/p5_out.png").size == (32, 32)
+    codes = np.load("codes.npy")
+    assert codes.shape == (6, STYLES, STYLE_DIM) and codes.dtype == np.float32
+    np.testing.assert_allclose(codes[:, -1, -1], PIXELS.mean(axis=(1, 2, 3)) * 31 / 2550, rtol=1e-4)
+
+
+def test_a_folder_without_out_and_in_order(psp_run: PspRun) -> None:
+    assert psp_run("photos", "--engine", "psp.onnx")[0] == 0
+    assert all(is_output_of(f"p{index}_out.png", pixels) for index, pixels in enumerate(PIXELS))
+
+
+def test_latents_into_a_folder(psp_run: PspRun) -> None:
+    assert psp_run("photos", "image.png", "--engine", "psp.onnx", "--out", "r", "--save-latents", "codes")[0] == 0
+    assert names("codes") == ["image.npy", *(f"p{index}.npy" for index in range(6))]
+    assert np.load("codes/p1.npy").shape == (STYLES, STYLE_DIM)
+
+
+def test_a_folder_says_what_limited_it(psp_run: PspRun) -> None:
+    out = psp_run("photos", "--engine", "psp.onnx", "--out", "r")[1]
+    match = re.search(r"cpu; busy: decode (\d+)%, engine (\d+)%, encode (\d+)%; (\w+) limits\): r/", out)
+    shares = dict(zip(("decode", "engine", "encode"), map(int, match.groups()[:3]), strict=True))
+    assert shares[match[4]] == max(shares.values()) and 0 < max(shares.values()) <= 100
+
+
+@pytest.mark.parametrize(
+    ("ending", "quality", "compression"), [("jpg", 20, 3), ("webp", 20, 3), ("png", None, 9), (None, None, 9)]
+)
+def test_a_folder_in_another_format(
+    psp_run: PspRun, here: Path, ending: str | None, quality: int | None, compression: int | None
+) -> None:
+    """Both sides of each option: quality and compression make files smaller, and sheets have formats of their own."""
+    for index in range(6):
+        Image.linear_gradient("L").rotate(30 * index).convert("RGB").save(f"photos/p{index}.png")
+    named = ["--format", ending] if ending else []
+    assert psp_run("photos", "--engine", "psp.onnx", "--out", "r1", *named, "--grid", "g1.png")[0] == 0
+    small = ["--compression", compression, *(["--quality", quality] if quality else [])]
+    assert psp_run("photos", "--engine", "psp.onnx", "--out", "r2", *named, *small, "--grid", "g2.png")[0] == 0
+    kind = {"jpg": "JPEG", "webp": "WEBP"}.get(ending, "PNG")
+    for index in range(6):
+        name = f"p{index}_out.{ending or 'png'}"
+        assert Image.open(f"r1/{name}").format == Image.open(f"r2/{name}").format == kind
+    size = {folder: sum(path.stat().st_size for path in Path(folder).iterdir()) for folder in ("r1", "r2")}
+    assert names("r1") == names("r2") and len(names("r1")) == 6 and size["r2"] < size["r1"]
+    np.testing.assert_array_equal(np.asarray(Image.open("g1.png")), np.asarray(Image.open("g2.png")))
+    assert Path("g2.png").stat().st_size < Path("g1.png").stat().st_size
+
+
+def test_a_single_picture_in_another_format(psp_run: PspRun) -> None:
+    assert psp_run("image.png", "--engine", "psp.onnx", "--format", "webp")[0] == 0
+    assert Image.open("image_out.webp").format == "WEBP"
+    assert psp_run("image.png", "--engine", "psp.onnx", "--format", "jpg", "--out", "x.jpeg")[0] == 0
+    assert Image.open("x.jpeg").format == "JPEG"
+
+
+def test_no_compression_stores(psp_run: PspRun) -> None:
+    assert psp_run("image.png", "--engine", "psp.onnx", "--compression", 0)[0] == 0
+    assert 64 * 64 * 3 < Path("image_out.png").stat().st_size < 64 * 64 * 3 + 2000
+
+
+def test_codes_of_two_pictures_of_one_name(psp_run: PspRun, here: Path) -> None:
+    Image.fromarray(PIXELS[0]).save("p0.png")
+    arguments = ["p0.png", "photos/p0.png", "--engine", "psp.onnx", "--grid", "g.png", "--save-latents", "codes/"]
+    assert "p0.png and photos/p0.png would both become codes/p0.npy" in one_error(psp_run(*arguments))
+    assert not Path("codes").exists()
+
+
+def test_latents_by_another_name(psp_run: PspRun) -> None:
+    outcome = psp_run("image.png", "--engine", "psp.onnx", "--save-latents", "codes.npz")
+    assert "codes.npz: expected a name that ends in .npy, or a folder" in one_error(outcome)
+
+
+def test_a_rerun_overwrites_and_reads_no_outputs(psp_run: PspRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("photos")
+    for _ in range(2):
+        code, out, _ = psp_run(".", "--engine", "../psp.onnx")
+        assert code == 0 and out.startswith("6 pictures")
+    assert len(names(".")) == 12
+    Path("p0_out.png").write_bytes(b"stale")
+    assert psp_run(*sorted(Path().glob("*.png")), "--engine", "../psp.onnx")[0] == 0
+    assert len(names(".")) == 12 and is_output_of("p0_out.png", PIXELS[0])
+
+
+def test_a_single_picture_named_like_an_output_is_read(psp_run: PspRun) -> None:
+    assert psp_run("image.png", "--engine", "psp.onnx")[0] == 0
+    assert psp_run("image_out.png", "--engine", "psp.onnx")[0] == 0
+    assert Path("image_out_out.png").exists()
+
+
+def test_one_bad_file_of_a_folder_is_skipped(psp_run: PspRun) -> None:
+    Path("photos/p2.png").write_text("not a picture")
+    code, out, err = psp_run("photos", "--engine", "psp.onnx", "--out", "r", "--save-latents", "codes.npy")
+    assert code == 1 and out.startswith("5 pictures")
+    assert err.splitlines()[0].startswith("error: cannot read photos/p2.png: ")
+    assert err.splitlines()[1:] == ["error: 1 of 6 pictures could not be used and were skipped"]
+    assert len(names("r")) == 5 and len(np.load("codes.npy")) == 5
+
+
+def test_a_missing_file_among_several_is_skipped(psp_run: PspRun) -> None:
+    code, _, err = psp_run("image.png", "none.png", "--engine", "psp.onnx")
+    assert code == 1 and "cannot read none.png: No such file" in err and Path("image_out.png").exists()
+
+
+def test_all_bad_exits_with_1_and_a_single_bad_picture_with_2(psp_run: PspRun) -> None:
+    for path in Path("photos").iterdir():
+        path.write_bytes(b"")
+    code, out, err = psp_run("photos", "--engine", "psp.onnx", "--save-latents", "c.npy")
+    assert (code, out) == (1, "") and "6 of 6 pictures" in err and not Path("c.npy").exists()
+    assert "cannot read photos/p0.png" in one_error(psp_run("photos/p0.png", "--engine", "psp.onnx"))
+
+
+def damage(how: str, engine: Path) -> Path:
+    """An engine that is none."""
+    whole = engine.read_bytes()
+    if how == "cut in half":
+        engine.write_bytes(whole[: len(whole) // 2])
+    elif how == "empty":
+        engine.write_bytes(b"")
+    elif how == "a picture":
+        return Path("image.png")
+    elif how == "not ours":
+        engine.write_bytes(whole.replace(b"\x03psp\x12", b"\x03abc\x12"))
+    elif how == "corrupt":
+        engine.write_bytes(whole.replace(b"ReduceMean", b"ReduceLean"))
+    elif how == "a part":
+        write_onnx(engine, part="encoder")
+    elif how == "missing":
+        return Path("none.trt")
+    return engine
+
+
+@pytest.mark.parametrize("how", ["cut in half", "empty", "a picture", "not ours", "corrupt", "a part", "missing"])
+def test_bad_engines_come_before_bad_pictures(psp_run: PspRun, here: Path, how: str) -> None:
+    engine = damage(how, here / "psp.onnx")
+    message = one_error(psp_run("none.jpg", "--engine", engine, "--out", "r/"))
+    assert "none.jpg" not in message and engine.name in message
+    # What only opening the engine shows comes after the check that outputs can be written.
+    assert Path("r").exists() == (how == "corrupt")
+    assert not list(here.glob("*_out.png"))
+
+
+def test_outputs_that_meet(psp_run: PspRun, here: Path) -> None:
+    Image.fromarray(PIXELS[1]).save("photos/p1.jpg")
+    message = one_error(psp_run("photos", "--engine", "psp.onnx", "--out", "r"))
+    assert "photos/p1.jpg and photos/p1.png would both become r/p1_out.png" in message
+    assert not Path("r").exists()
+
+
+@pytest.mark.parametrize("out", ["image.png", "./photos/../image.png"])
+def test_an_output_never_overwrites_an_input(psp_run: PspRun, here: Path, out: str) -> None:
+    before = Path("image.png").read_bytes()
+    assert "is an input too" in one_error(psp_run("image.png", "--engine", "psp.onnx", "--out", out))
+    assert Path("image.png").read_bytes() == before
+
+
+def test_outputs_that_meet_under_other_names(psp_run: PspRun, here: Path) -> None:
+    message = one_error(
+        psp_run("image.png", "--engine", "psp.onnx", "--out", here / "x.png", "--grid", "photos/../x.png")
+    )
+    assert "image.png and --grid would both become photos/../x.png" in message and not Path("x.png").exists()
+
+
+def test_names_that_macos_takes_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(PspError, match="is an input too"):
+        files.check_clashes([("Caf\u00e9.png", tmp_path / "CAFE\u0301.png")], [tmp_path / "caf\u00e9.png"])
+
+
+def test_an_input_elsewhere_named_like_an_output(psp_run: PspRun) -> None:
+    Image.fromarray(PIXELS[1]).save("p0_out.png")
+    message = one_error(psp_run("photos/p0.png", "p0_out.png", "--engine", "psp.onnx"))
+    assert "p0_out.png, the output of photos/p0.png, is an input too" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["photos", "--out", "r.png"], "--out r.png names one picture"),
+        (["image.png", "photos", "--out", "r.png"], "--out r.png names one picture"),
+        (["image.png", "--out", "r.gif"], "must end in one of .png, .jpg"),
+        (["image.png", "--out", "note/"], "note: it is a file, expected a folder"),
+        (["photos", "--out", "note"], "note: it is a file, expected a folder"),
+        (["image.png", "--out", "note/r.png"], "note: it is a file, expected a folder"),
+        (["image.png", "--out", "note/deeper/r.png"], "Not a directory"),
+        (["image.png", "--save-latents", "note/codes.npy"], "note: it is a file"),
+        (["empty"], "no pictures in empty: expected files named .png"),
+        (["none/none.png"], "cannot read none/none.png: No such file"),
+        (["image.png", "--device", "cuda"], "cannot run with --device cuda"),
+        (["image.png", "--format", "jpg", "--out", "r.png"], "--out r.png and --format jpg contradict each other"),
+        (["photos", "--format", "jpg", "--grid", "g.png"], "--format is for single pictures, and only a sheet"),
+        (["image.png", "--quality", "101"], "--quality 101: expected 1 to 100"),
+        (["image.png", "--quality", "0", "--format", "jpg"], "--quality 0: expected 1 to 100"),
+        (["image.png", "--compression", "10"], "--compression 10: expected 0 to 9"),
+        (["image.png", "--quality", "80"], "--quality is for JPEG and WEBP files, this run writes PNG"),
+        (["photos", "--compression", "9", "--format", "webp"], "--compression is for PNG files, this run writes WEBP"),
+        ([""], "one of the arguments is empty"),
+        (["image.png", "--save-latents", ""], "one of the arguments is empty"),
+    ],
+)
+def test_mistakes_are_one_line(
+    psp_run: PspRun, here: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psp_runtime.engines.devices.cuda_devices", lambda: 0)
+    Path("note").write_text("a file")
+    Path("empty").mkdir()
+    assert message in one_error(psp_run(*arguments, "--engine", "psp.onnx"))
+    assert Path("note").read_text() == "a file" and not list(here.rglob("*_out.png"))
+
+
+def test_a_read_only_folder_is_found_before_inference(
+    psp_run: PspRun, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "r/tmp123")
+
+    monkeypatch.setattr("psp_runtime.run.files.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("psp_runtime.cli.open_session", lambda *_: pytest.fail("opened the engine"))
+    assert one_error(psp_run("photos", "--engine", "psp.onnx", "--out", "r")) == (
+        "cannot write into r: Read-only file system"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission(psp_run: PspRun) -> None:
+    Path("r").mkdir(mode=0o500)
+    assert "cannot write into r: Permission denied" in one_error(
+        psp_run("photos", "--engine", "psp.onnx", "--out", "r")
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["image.png"], ["--engine", "psp.onnx"], ["image.png", "--info", "psp.onnx"], ["--info", "a", "--engine", "b"]],
+)
+def test_incomplete_and_contradicting_commands(psp_run: PspRun, arguments: list[str]) -> None:
+    assert "--info ENGINE" in one_error(psp_run(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", "0"], "'--batch'"),
+        (["--size", "x"], "'--size'"),
+        (["--size", "8192"], "'--size'"),
+        (["--device", "tpu"], "'tpu' is not one of 'auto', 'cuda', 'cpu'"),
+        (["--nonsense"], "No such option: --nonsense"),
+        (["-dash.png"], "No such option: -d"),
+        (["--out"], "'--out' requires an argument"),
+        (["--couple=3"], "'--couple' does not take a value"),
+    ],
+)
+def test_wrong_options_are_one_line_too(psp_run: PspRun, arguments: list[str], message: str) -> None:
+    error = one_error(psp_run("image.png", "--engine", "psp.onnx", *arguments))
+    assert message in error and error.endswith(": see psp-run --help")
+
+
+def test_nothing_at_all_shows_the_help(psp_run: PspRun) -> None:
+    code, out, err = psp_run()
+    assert code in (0, 2) and "psp-run [OPTIONS] [INPUTS]" in out + err and "--engine" in out + err
+
+
+def test_the_widest_couple_fits_into_a_webp(tmp_path: Path) -> None:
+    for width, fits in ((2 * MOST_PIXELS, True), (2 * MOST_PIXELS + 2, False)):
+        with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="WebP limit"):
+            Image.new("RGB", (width, 1)).save(tmp_path / "wide.webp")
+
+
+def test_links_that_lead_to_themselves(psp_run: PspRun) -> None:
+    Path("loop.png").symlink_to("loop.png")
+    assert "cannot read loop.png: " in one_error(psp_run("loop.png", "--engine", "psp.onnx"))
+    assert psp_run("image.png", "--engine", "psp.onnx", "--out", "loop.png")[0] == 0
+    assert is_output_of("loop.png", PIXELS[0])
+
+
+def test_info_without_a_gpu_and_without_opening(psp_run: PspRun, here: Path) -> None:
+    write_plan(here / "psp.trt", "labels", parity=None, part="full")
+    code, out, err = psp_run("--info", "psp.trt")
+    facts = dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines())
+    assert (code, err) == (0, "") and len({re.search(r"  +", line).end() for line in out.splitlines()}) == 1
+    assert facts["task"] == "segmentation" and facts["input"] == "uint8 [B,256,256] ids of 19 classes"
+    assert facts["made with"] == "tensorrt 10.13.2" and facts["made for"] == "sm_90"
+    assert facts["parity"] == "not verified" and facts["mixed layers"] == "2-3 at 0.5"
+    assert "psnr 61.5, max 1" in psp_run("--info", "psp.onnx")[1]
+
+
+def test_info_of_no_engine(psp_run: PspRun) -> None:
+    assert "no engine at none.trt" in one_error(psp_run("--info", "none.trt"))
+    assert "image.png is not an engine" in one_error(psp_run("--info", "image.png"))
+
+
+def test_a_plan_without_a_gpu_says_what_runs_instead(
+    psp_run: PspRun, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psp_runtime.engines.devices.cuda_devices", lambda: 0)
+    write_plan(here / "psp.trt")
+    code, _, err = psp_run("image.png", "--engine", "psp.trt")
+    assert code == 0 and is_output_of("image_out.png", PIXELS[0])
+    assert err == "warning: psp.trt needs an NVIDIA GPU with its driver: running psp.onnx on the CPU instead\n"
+    assert "needs an NVIDIA GPU" in one_error(psp_run("image.png", "--engine", "psp.trt", "--device", "cuda"))
+
+
+def test_long_pictures_are_warned_about_in_one_line(psp_run: PspRun) -> None:
+    for name in ("image.png", "photos/p0.png"):
+        Image.fromarray(PIXELS[0, :90]).save(name)
+    code, _, err = psp_run("image.png", "photos", "--engine", "psp.onnx")
+    assert code == 0 and err == f"warning: {images.SQUEEZED}\n"
+
+
+def test_a_failing_save_keeps_earlier_outputs(psp_run: PspRun, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("image_out.png").write_bytes(b"earlier")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    message = one_error(psp_run("image.png", "--engine", "psp.onnx"))
+    assert message == "cannot write image_out.png: No space left on device"
+    assert Path("image_out.png").read_bytes() == b"earlier" and not list(here.glob(".*"))
+
+
+def start(*arguments: str, **options: object) -> "subprocess.Popen[str]":
+    """psp-run as a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-m", "psp_runtime", *arguments]
+    return subprocess.Popen(command, text=True, env=environment, **{"stdout": pipe, "stderr": pipe, **options})
+
+
+def test_a_file_that_may_not_grow(here: Path) -> None:
+    """What a full disk is, without filling one: writing fails in the middle of a file."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+
+    process = start("image.png", "--engine", "psp.onnx", "--save-latents", "c.npy", preexec_fn=limit)
+    out, err = process.communicate(timeout=30)
+    assert one_error((process.returncode, out, err)) == "cannot write image_out.png: File too large"
+    assert not list(here.glob(".*")) and not Path("image_out.png").exists() and not Path("c.npy").exists()
+
+
+def many_pictures(count: int) -> None:
+    for index in range(count):
+        os.link("image.png", f"photos/x{index}.png")
+
+
+def test_ctrl_c_in_the_middle(here: Path) -> None:
+    many_pictures(3000)
+    # A shell that started the tests in the background has Ctrl-C ignored, and children inherit that.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = start("photos", "--engine", "psp.onnx", "--out", "r", preexec_fn=heed)
+    deadline = time.monotonic() + 20
+    while not list(Path("r").glob("*.png")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    assert 0 < len(names("r")) < 3000 and not list(Path("r").glob(".*"))
+    for path in Path("r").iterdir():
+        Image.open(path).load()
+
+
+def test_the_progress_bar_is_for_terminals(here: Path) -> None:
+    Path("photos/p1.png").write_bytes(b"")
+    terminal, other_end = pty.openpty()
+    process = start("photos", "--engine", "psp.onnx", "--out", "r", stderr=other_end)
+    out, _ = process.communicate(timeout=30)
+    os.close(other_end)
+    shown = os.read(terminal, 100000).decode()
+    os.close(terminal)
+    assert process.returncode == 1 and out.startswith("5 pictures") and len(names("r")) == 5
+    assert "psp-run" in shown and "100%" in shown and "error: cannot read photos/p1.png" in shown
+
+
+def test_a_closed_pipe_is_quiet(here: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start("--info", "psp.onnx", stdout=writer)
+    os.close(writer)
+    assert process.communicate(timeout=30)[1] == ""
+
+
+def test_names_that_are_not_text(here: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    os.rename("image.png", f"{name}.png")
+    process = start(f"{name}.png", "--engine", "psp.onnx")
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "") and Path(f"{name}_out.png").exists()
+
+
+def test_the_app_has_one_command() -> None:
+    assert len(app.registered_commands) == 1

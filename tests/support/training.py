@@ -1,0 +1,149 @@
+"""Tiny trainings: all of the real ones, small enough for tests. As a script, one of several processes of a training:
+
+python tests/support/training.py SETTINGS.json
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from models import TINY_GENERATOR, inputs, tiny_model
+from PIL import Image
+from torch import nn
+
+from psp_runtime.tasks import get_task
+from psp_train.drawn import parameters as faces
+from psp_train.losses.distances import Frozen
+from psp_train.networks import PSP, EncoderConfig
+from psp_train.networks.encoder import build_encoder
+from psp_train.recipes import make_recipe
+from psp_train.seeded import seeded_state_dict
+from psp_train.training import distributed
+from psp_train.training.build import Settings, Setup, build_samples
+from psp_train.training.distributed import Process
+from psp_train.training.objective import Objective
+from psp_train.training.trainer import Trainer
+
+ALONE = Process(0, 1, torch.device("cpu"))
+
+#: Environment of another process, which computes as this one does.
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+
+
+class Distance(Frozen):
+    """A stand-in for a published network: how differently a random convolution sees two pictures, [B]."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(nn.Conv2d(3, 6, 4, stride=4, bias=False))
+        self.network.weight.copy_(inputs("distance", (6, 3, 4, 4), seed, 0.15))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (self.network(x) - self.network(y)).float().square().mean((1, 2, 3))
+
+
+def stand_ins() -> dict[str, nn.Module]:
+    """Networks for every loss."""
+    return {name: Distance(seed) for seed, name in enumerate(("lpips", "identity", "moco"))}
+
+
+def seeded(network: nn.Module) -> nn.Module:
+    """A network on seeded weights, in evaluation mode."""
+    shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    state = seeded_state_dict(shapes)
+    network.load_state_dict({key: torch.from_numpy(np.asarray(value)) for key, value in state.items()})
+    return network.eval()
+
+
+def draw_faces(folder: Path, count: int = 8) -> Path:
+    """Write faces/, labels/ and sketches/ of `count` drawn faces, 64x64 PNG, named a0, a1 ..."""
+    kinds = ("faces", "labels", "sketches")
+    for kind in kinds:
+        (folder / kind).mkdir(parents=True)
+    for index, vector in enumerate(faces.sample(count, 5)):
+        for kind, pixels in zip(kinds, faces.draw(vector, 64)):
+            Image.fromarray(pixels).save(folder / kind / f"a{index}.png")
+    return folder
+
+
+def make_settings(drawn: Path, out: Path, task: str = "inversion", variant: str | None = None, **values) -> Settings:
+    """A training on a folder of `draw_faces`: `values` are those of `Settings` or of the recipe."""
+    ours = {name: values.pop(name) for name in list(values) if name in Settings.__dataclass_fields__}
+    recipe = make_recipe(task, variant, dict(batch_size=2, steps=6, learning_rate=1e-3) | values)
+    source = {"rgb": "faces", "sketch": "sketches", "labels": "labels"}[get_task(task).input]
+    files = dict(data=drawn / source, target=None if source == "faces" else drawn / "faces")
+    files |= dict(masks=drawn / "labels") if recipe.mask == "labels" else {}
+    every = dict(held_out=2, workers=0, log_every=1, validate_every=3, save_every=2)
+    return Settings(recipe, out, **(files | every | ours))
+
+
+def make_setup(settings: Settings, networks: dict[str, nn.Module] | None = None) -> Setup:
+    """What `setup.build` makes, of tiny networks."""
+    model = make_model(settings)
+    objective = Objective(settings.recipe, networks or stand_ins(), model.latent_avg)
+    return Setup(settings.recipe, model, objective, *build_samples(settings))
+
+
+def make_model(settings: Settings) -> PSP:
+    """A fresh tiny encoder over a tiny seeded generator."""
+    recipe, model = settings.recipe, tiny_model()
+    torch.manual_seed(recipe.seed)
+    styles = TINY_GENERATOR.styles, TINY_GENERATOR.style_dim
+    config = EncoderConfig(recipe.encoder, get_task(recipe.task).channels, *styles, (1, 1, 1, 1), (4, 6, 8, 12))
+    model.encoder = build_encoder(config).to(memory_format=torch.channels_last)
+    model.latent_avg.copy_(model.latent_avg[0].clone())  # a mean w is the same for all styles
+    return model
+
+
+def make_trainer(settings: Settings, process: Process = ALONE, networks: dict[str, nn.Module] | None = None) -> Trainer:
+    """A trainer on its folder, as the command line makes it."""
+    settings.out.mkdir(exist_ok=True)
+    return Trainer(settings, make_setup(settings, networks), process)
+
+
+def train(settings: Settings) -> Trainer:
+    """Train to the end."""
+    trainer = make_trainer(settings)
+    trainer.run()
+    return trainer
+
+
+def metrics(run: Path) -> list[dict]:
+    """The lines of metrics.jsonl, but for the time."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def losses(run: Path) -> list[float]:
+    """The training losses of a run."""
+    return [line["loss"] for line in metrics(run) if line["split"] == "train"]
+
+
+def gradients(settings: Settings, process: Process = ALONE, follow: bool = True) -> dict[str, np.ndarray]:
+    """The encoder's gradients of the first step, and its BatchNorm statistics after it (not `follow`: as they were).
+
+    In float64, also where the code says float: float32 rounds across the kinks of leaky ReLUs.
+    """
+    with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
+        setup = make_setup(settings)
+        setup.model.double(), setup.objective.double()
+        trainer, encoder = Trainer(settings, setup, process), setup.model.encoder
+        trainer.optimizer.step = lambda: None
+        if not follow:
+            encoder.eval().train = lambda: None
+        trainer.step(1, trainer.batches(0))
+    found = {name: p.grad for name, p in encoder.named_parameters()} | dict(encoder.named_buffers())
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def main() -> None:
+    """Train by a file of settings, the first argument; where there are more processes, write gradients first."""
+    sys.modules["torch.utils.tensorboard"] = None  # as if not installed: it is slow to import
+    settings = Settings.from_json(json.loads(Path(sys.argv[1]).read_text()))
+    with distributed.joined("cpu") as process:
+        if process.world > 1:
+            np.savez(settings.out.with_name(f"gradients{process.rank}.npz"), **gradients(settings, process))
+        make_trainer(settings, process).run()

@@ -1,0 +1,307 @@
+"""The encoders over ResNet-50: their keys, where they start from, and their engines in FP32 and FP16."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hardened import harden_generator, psnr, scale_norm, spread
+from loss_networks import resnet50_table
+from models import WideConvolutions, inputs, relative_error, tiny_checkpoint, tiny_model
+from test_pretrained import NAMES, same, thin, thin_state
+
+from psp_export import export
+from psp_export.deploy import DeployedEncoder, DeployedPSP
+from psp_export.deploy.precision import balance_encoder, to_half
+from psp_export.export import Options
+from psp_export.graphs import trace as graph
+from psp_export.verify import parity as verify
+from psp_runtime import load, read_info
+from psp_train.checkpoints.psp import CheckpointError, checkpoint_dict, load_checkpoint
+from psp_train.networks import PSP, EncoderConfig, build_encoder
+from psp_train.networks.encoder import published_config
+from psp_train.networks.features import ResNet50
+from psp_train.networks.pointwise import PointwiseConv
+from psp_train.networks.psp import to_input, to_picture
+from psp_train.recipes import make_recipe
+from psp_train.training import build as setup
+from psp_train.training.build import Settings
+
+KINDS = {"resnet_w": "global", "resnet_wplus": "local"}
+HEADS = {"resnet_w": 1, "resnet_wplus": 18}
+
+
+def seen(model, task="rgb", channels=3, count=3, seed=0):
+    """Pictures as an engine takes them, and what the trained model makes of them: picture and latents."""
+    images = torch.from_numpy(verify.pictures(task, channels, count, seed))
+    output, latents = model(to_input(images, task, channels))
+    return images, to_picture(output), latents
+
+
+# ---- Networks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_and_shapes_at_the_published_size(kind):
+    with torch.device("meta"):
+        encoder = build_encoder(published_config(kind))
+    expected = {f"backbone.{key}": shape for key, shape in resnet50_table().items()}
+    for number in range(HEADS[kind]):
+        expected |= {f"heads.{number}.weight": [512, 2048], f"heads.{number}.bias": [512]}
+    assert {key: list(value.shape) for key, value in encoder.state_dict().items()} == expected
+
+
+def test_parameters_are_those_of_resnet50():
+    """With the classifier (two tensors, 1000 classes of 2048 features) 161 tensors of 25,557,032 numbers."""
+    with torch.device("meta"):
+        sizes = [parameter.numel() for parameter in build_encoder(published_config("resnet_w")).backbone.parameters()]
+    assert len(sizes) + 2 == 161
+    assert sum(sizes) + 1000 * 2048 + 1000 == 25_557_032
+
+
+def test_published_sizes():
+    assert published_config("psp", 1, 14, 64) == EncoderConfig("psp", 1, 14, 64)
+    assert published_config("resnet_w").units == (3, 4, 6, 3)
+    assert published_config("resnet_w").widths == EncoderConfig().widths
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_codes_are_linear_in_the_features(kind):
+    encoder = tiny_model(kind).encoder
+    x = inputs("x", (2, 3, 256, 256), scale=0.5)
+    codes, features = encoder(x), encoder.backbone(x)
+    assert codes.shape == (2, 10, 32)
+    for style in range(10):
+        head = encoder.heads[style if kind == "resnet_wplus" else 0]
+        assert relative_error(codes[:, style], (features @ head.weight.T + head.bias).numpy()) < 1e-5
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_pointwise_convolution_is_the_strided_one(stride):
+    conv = PointwiseConv(5, 7, stride)
+    x = inputs("x", (2, 5, 9, 8)).requires_grad_()
+    expected = torch.nn.functional.conv2d(x, conv.weight, stride=stride)
+    assert conv.stride == (stride, stride)  # the deployable form reads it
+    torch.testing.assert_close(conv(x), expected)
+    gradients = [torch.autograd.grad(y.square().sum(), (x, conv.weight)) for y in (conv(x), expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_trains_in_channels_last(kind):
+    """The widths at which oneDNN's own strided 1x1 convolution writes out of bounds."""
+    config = EncoderConfig(kind, 3, 10, 32, **setup.DEMO_RESNET)
+    encoder = build_encoder(config).to(memory_format=torch.channels_last)
+    x = inputs("x", (2, 3, 256, 256), scale=0.5).contiguous(memory_format=torch.channels_last)
+    encoder(x).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in encoder.parameters())
+
+
+# ---- Checkpoints and the start of a training -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("task", "channels"), [("inversion", 3), ("sketch", 1)])
+def test_round_trip_through_a_checkpoint(tmp_path, kind, task, channels):
+    model = tiny_model(kind, channels)
+    torch.save(checkpoint_dict(model, make_recipe(task, KINDS[kind])), tmp_path / "psp.pt")
+    loaded = load_checkpoint(tmp_path / "psp.pt")
+    assert (loaded.task.name, loaded.encoder) == (task, model.encoder.config)
+    assert same(loaded.model.state_dict(), model.state_dict())
+    assert torch.equal(loaded.model.latent_avg, model.latent_avg)
+
+
+def test_stages_of_equal_width_are_told_apart(tmp_path):
+    tiny = tiny_model("resnet_w")
+    config = replace(tiny.encoder.config, units=(1, 2, 1, 1), widths=(8, 8, 8, 8))
+    model = PSP(config, tiny.decoder.config)
+    torch.save(checkpoint_dict(model, make_recipe("inversion", "global")), tmp_path / "psp.pt")
+    assert load_checkpoint(tmp_path / "psp.pt").encoder == config
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("encoder.heads.3.bias", "missing encoder.heads.3.bias"),
+        ("encoder.heads.9.weight", "missing encoder.heads.9.weight"),
+        ("encoder.backbone.layer2.0.bn1.bias", "missing encoder.backbone.layer2.0.bn1.bias"),
+        ("encoder.backbone.layer3.0.conv1.weight", "it lacks 'encoder.backbone.layer3.0.conv1.weight'"),
+    ],
+)
+def test_a_missing_key_is_named(tmp_path, key, said):
+    data = checkpoint_dict(tiny_model("resnet_wplus"), make_recipe("inversion", "local"))
+    del data["state_dict"][key]
+    torch.save(data, tmp_path / "psp.pt")
+    with pytest.raises(CheckpointError, match=said):
+        load_checkpoint(tmp_path / "psp.pt")
+
+
+@pytest.fixture(scope="module")
+def stylegan2(tmp_path_factory):
+    """The tiny generator as a StyleGAN2 file."""
+    path = tmp_path_factory.mktemp("generator") / "stylegan2.pt"
+    model = tiny_model()
+    torch.save({"g_ema": model.decoder.state_dict(), "latent_avg": model.latent_avg[0]}, path)
+    return path
+
+
+def started(tmp_path, stylegan2, task):
+    return setup.build_model(Settings(make_recipe(task, "global"), tmp_path, generator=stylegan2, weights=tmp_path))
+
+
+@pytest.mark.parametrize(("task", "kept"), [("inversion", ()), ("sketch", ("conv1.", "bn1."))])
+def test_training_starts_from_imagenet(tmp_path, stylegan2, task, kept):
+    state = thin_state(ResNet50)
+    torch.save(state | {"fc.weight": thin((1000, 2048)), "fc.bias": thin((1000,))}, tmp_path / NAMES["resnet50"])
+    encoder = started(tmp_path, stylegan2, task).encoder
+    own = encoder.backbone.state_dict()
+    assert encoder.config == published_config("resnet_w", own["conv1.weight"].shape[1], 10, 32)
+    changed = {key for key in state if not torch.equal(own[key], state[key])}
+    assert changed == {key for key in state if key.startswith(kept)}
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_training_from_random_weights_says_so(tmp_path, stylegan2):
+    with pytest.warns(UserWarning, match=f"starts from random weights: no {NAMES['resnet50']}"):
+        started(tmp_path, stylegan2, "inversion")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_demo_encoder_is_small(kind):
+    model, _ = setup.demo_model(make_recipe("segmentation", KINDS[kind]))
+    assert model.encoder.config.kind == kind and model.encoder.config.input_channels == 19
+    assert sum(parameter.numel() for parameter in model.encoder.parameters()) < 200_000
+
+
+# ---- Engines -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_deployed_codes_are_the_trained_ones(kind):
+    model = tiny_model(kind)
+    images, _, latents = seen(model)
+    deployed = DeployedEncoder(model.encoder, model.latent_avg, "rgb")
+    assert relative_error(deployed(images), latents.numpy()) < 1e-5
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in deployed.modules())
+
+
+def harden_encoder(model) -> None:
+    """Scale every channel by 100 to 10,000 where the next convolution takes it back, and whole convolutions by as much
+    in front of a normalisation that takes it back."""
+    network = model.encoder.backbone
+    before = spread("stem", (network.conv1.out_channels,)) ** 2
+    scale_norm(network.bn1, 1, before)
+    for stage, layer in enumerate((network.layer1, network.layer2, network.layer3, network.layer4)):
+        after = spread(f"stream{stage}", (layer[0].conv3.out_channels,)) ** 2
+        for number, unit in enumerate(layer):
+            harden_bottleneck(unit, before if number == 0 else after, after, f"{stage}.{number}")
+        before = after
+    for head in model.encoder.heads:
+        head.weight.data /= before
+
+
+def harden_bottleneck(unit, before, after, name) -> None:
+    inner1, inner2 = (spread(f"{name}.{i}", (unit.conv1.out_channels,)) ** 2 for i in (1, 2))
+    harden_conv(unit.conv1, unit.bn1, before, inner1, f"{name}.conv1")
+    harden_conv(unit.conv2, unit.bn2, inner1, inner2, f"{name}.conv2")
+    harden_conv(unit.conv3, unit.bn3, inner2, after, f"{name}.conv3")
+    if isinstance(unit.downsample, torch.nn.Sequential):
+        harden_conv(*unit.downsample, before, after, f"{name}.downsample")
+
+
+def harden_conv(conv, norm, before, after, name) -> None:
+    """Inputs come scaled by `before`, outputs leave scaled by `after`; in between, the weights' own factor."""
+    factor = spread(name, (1,)) ** 2
+    conv.weight.data *= factor / before[:, None, None]
+    scale_norm(norm, factor, after)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def hard_model(request):
+    """The tiny model with gains that overflow a plain half-precision encoder."""
+    tiny = tiny_model(request.param)
+    harden_generator(tiny)
+    harden_encoder(tiny)
+    return tiny
+
+
+def test_hardening_changes_nothing(hard_model):
+    expected = tiny_model(hard_model.encoder.config.kind)
+    x = inputs("x", (2, 3, 256, 256), scale=0.5)
+    assert relative_error(hard_model.encoder(x), expected.encoder(x).numpy()) < 1e-3
+
+
+def test_half_precision_holds_on_hard_weights(hard_model, tmp_path):
+    images, expected, latents = seen(hard_model, seed=5)
+    assert expected.float().std() > 20  # a picture, not a plain colour
+    deployed = DeployedPSP(hard_model, "rgb").eval()
+    balance_encoder(deployed.encoder, torch.from_numpy(verify.pictures("rgb", 0, 6, seed=6)))
+    to_half(deployed)
+    style, alpha = torch.zeros(3, 10, 32), torch.zeros(3, 10)
+    output, codes = deployed(images, style, alpha)
+    assert codes.dtype == torch.float32 and codes.isfinite().all()
+    assert relative_error(codes, latents.numpy()) < 0.01
+    assert psnr(output, expected) >= 50
+
+    kind = hard_model.encoder.config.kind
+    info = export.engine_info(tiny_checkpoint(kind=kind), Options(precision="fp16"))
+    graph.save(graph.to_onnx(deployed, info), tmp_path / "hard.onnx")
+    feeds = {"image": images.numpy(), "style": style.numpy(), "alpha": alpha.numpy()}
+    case = verify.Case(feeds, expected.numpy(), latents.numpy())
+    assert verify.check_headroom(tmp_path / "hard.onnx", [case]) >= verify.HEADROOM
+
+
+@pytest.mark.parametrize("form", ["plain", "deployed"])
+def test_hard_weights_fail_in_half_precision_without_balancing(hard_model, form):
+    images, _, latents = seen(hard_model, seed=5)
+    if form == "deployed":  # batch normalisation folded, channels at the scale they were trained at
+        codes = to_half(DeployedEncoder(hard_model.encoder, hard_model.latent_avg, "rgb"))(images)
+    else:
+        plain = build_encoder(hard_model.encoder.config).eval().requires_grad_(False)
+        plain.load_state_dict(hard_model.encoder.state_dict())
+        with WideConvolutions():
+            codes = plain.half()(to_input(images, "rgb", 3).half()).float() + hard_model.latent_avg
+    assert not codes.isfinite().all() or relative_error(codes, latents.numpy()) > 0.1
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def exported(request, tmp_path_factory) -> tuple[str, Path]:
+    """Kind, and a folder with its engines in both precisions, parts included: the export verifies each."""
+    folder = tmp_path_factory.mktemp(request.param)
+    for precision in ("fp32", "fp16"):
+        options = Options(folder / precision, precision, "onnx", max_batch=4, parts=True)
+        export.export(tiny_checkpoint(kind=request.param), options)
+    return request.param, folder
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 60), ("fp16", 50)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_engine_equals_torch_at_every_batch(exported, precision, least, batch):
+    kind, folder = exported
+    images, expected, latents = seen(tiny_model(kind), count=batch, seed=batch)
+    with load(folder / f"{precision}.onnx") as pipeline:
+        result = pipeline.translate(images.numpy())
+    assert verify.psnr(result.output.astype(int) - expected.numpy()) > least
+    assert relative_error(result.latents, latents.numpy()) < (1e-4 if precision == "fp32" else 0.01)
+
+
+def test_engines_say_what_they_are_and_use_static_operations_of_opset_17(exported):
+    kind, folder = exported
+    for path in folder.glob("*.onnx"):
+        model = onnx.load(path)
+        onnx.checker.check_model(model, full_check=True)
+        assert read_info(path).encoder == kind
+        assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
+        operations = {node.op_type for node in model.graph.node}
+        assert not operations & {"Shape", "If", "Loop", "BatchNormalization", "Resize", "ConstantOfShape", "Expand"}
+
+
+def test_global_codes_are_one_code(exported):
+    kind, folder = exported
+    images = verify.pictures("rgb", 0, 2, seed=3)
+    with load(folder / "fp32.onnx") as pipeline:
+        codes = pipeline.translate(images).latents - tiny_model(kind).latent_avg.numpy()
+    spread_over_layers = np.abs(codes - codes[:, :1]).max()
+    assert spread_over_layers < 1e-5 if kind == "resnet_w" else spread_over_layers > 0.1
