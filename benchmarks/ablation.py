@@ -21,13 +21,14 @@ import torch
 
 from psp_train import recipes
 from psp_train.checkpoints.psp import load_checkpoint
-from psp_train.drawn import parameters as faces
+from psp_train.drawn.faces import draw, sample
 from psp_train.drawn.judges import load_judges
 from psp_train.networks import PSP
 from psp_train.networks.psp import to_input
-from psp_train.training.build import Settings, build
+from psp_train.training.build import build
 from psp_train.training.distributed import Process
 from psp_train.training.run_folder import RunFolder
+from psp_train.training.settings import Settings
 from psp_train.training.trainer import Trainer
 
 KINDS, SEEDS = ("psp", "naive_wplus", "w"), (0, 1, 2)
@@ -68,7 +69,7 @@ def train(options: argparse.Namespace, name: str, kind: str, seed: int) -> None:
 def judge(path: Path) -> dict[str, float]:
     """MSE and feature distance on held-out faces, and seconds per picture."""
     model, perceptual = load_checkpoint(path).model, load_judges().perceptual
-    pictures = np.stack([faces.draw(z).image for z in faces.sample(FACES, HELD_OUT_SEED)])
+    pictures = np.stack([draw(z).image for z in sample(FACES, HELD_OUT_SEED)])
     mse, distance = [], []
     for part in np.array_split(pictures, FACES // 8):
         target = to_input(torch.from_numpy(part), "rgb", 3)

@@ -39,7 +39,7 @@ from psp_runtime import cluster
 from psp_runtime.cluster.manifest import FOLDER
 from psp_runtime.engines.info import read_info
 from psp_runtime.engines.session import open_session
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.encoding import save
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.prefetch import cores
 from psp_runtime.run.execution import Run
@@ -99,7 +99,7 @@ def draw_pictures(folder: Path, count: int) -> None:
     folder.mkdir()
     random = np.random.default_rng(0)
     for index in range(count):
-        images.save(random.integers(0, 256, (256, 256, 3), np.uint8), folder / f"{index:04}.png")
+        save(random.integers(0, 256, (256, 256, 3), np.uint8), folder / f"{index:04}.png")
 
 
 def measure(engine: Path, folder: Path, repeats: int) -> dict[str, dict[str, list[float]]]:

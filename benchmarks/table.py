@@ -15,8 +15,8 @@ from pathlib import Path
 from measure.backends import OURS
 from measure.report import ROWS, clock
 
+from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
-from psp_runtime.pictures.loading import replacing
 
 ROOT = Path(__file__).parent.parent
 START, END = "<!-- latency -->", "<!-- /latency -->"

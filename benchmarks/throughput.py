@@ -34,14 +34,15 @@ from measure.workloads import Workload, seeded_checkpoint
 from psp_export.export import Options as Export
 from psp_export.export import export
 from psp_runtime.engines.session import Session, open_session
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.encoding import save
+from psp_runtime.pictures.loading import resize
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.prefetch import THREADS
 from psp_runtime.run import options
 from psp_runtime.run.execution import Run
 from psp_runtime.run.plan import make_plan
 from psp_train.checkpoints.psp import load_demo_checkpoint
-from psp_train.drawn import parameters as faces
+from psp_train.drawn.faces import draw, sample
 
 STAGES = ("decode", "engine", "encode")
 INPUT_SIZE, NOISE = 1024, 3.0
@@ -75,9 +76,9 @@ def draw_pictures(folder: Path, count: int) -> None:
     """Drawn faces as a camera would give them: JPEG files [INPUT_SIZE,INPUT_SIZE] with noise."""
     folder.mkdir()
     noise = np.random.default_rng(0).normal(0, NOISE, (INPUT_SIZE, INPUT_SIZE, 3))
-    for index, vector in enumerate(faces.sample(count, seed=0)):
-        drawn = images.resize(faces.draw(vector).image, INPUT_SIZE) + np.roll(noise, index, axis=0)
-        images.save(drawn.clip(0, 255).astype(np.uint8), folder / f"{index:04}.jpg")
+    for index, vector in enumerate(sample(count, seed=0)):
+        drawn = resize(draw(vector).image, INPUT_SIZE) + np.roll(noise, index, axis=0)
+        save(drawn.clip(0, 255).astype(np.uint8), folder / f"{index:04}.jpg")
 
 
 def write_engine(asked: argparse.Namespace, folder: Path) -> Path:

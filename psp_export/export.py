@@ -11,12 +11,16 @@ import torch
 from torch import nn
 
 from psp_export import output_files as targets
-from psp_export.deploy import DeployedMapping, DeployedPSP
+from psp_export.deploy import DeployedMapping, DeployedPSP, custom_ops
 from psp_export.deploy.precision import balance_encoder, to_half
-from psp_export.graphs import functions as custom_ops
-from psp_export.graphs import trace as graph
-from psp_export.plans import build as engine
+from psp_export.graphs.functions import add_bodies
+from psp_export.graphs.inspect import stored_precision
+from psp_export.graphs.trace import DEFAULT_OPSET, save, set_info, to_onnx
+from psp_export.plans.build import DEFAULT_LEVEL, BuildError, build_plan, check_timing_cache, choose_flavour
+from psp_export.plans.source import plan_source
 from psp_export.verify import parity as verify
+from psp_export.verify.cases import CALIBRATION_SEED, Case, pictures, reference_cases
+from psp_export.verify.headroom import check_headroom
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.session import OnnxSession, lacking_for_plan, open_session
 from psp_runtime.errors import EngineError, PspError
@@ -26,7 +30,7 @@ from psp_train.networks import PSP
 
 #: Called with each stage as it begins, and again with what happens in it.
 Say = Callable[..., object]
-Cases = list[verify.Case]
+Cases = list[Case]
 
 CALIBRATION_PICTURES = 6
 PARTS = ("encoder", "generator")
@@ -48,11 +52,11 @@ class Options:
     max_batch: int = 8
     workspace_mb: int = 4096
     timing_cache: Path | None = None
-    opset: int = graph.DEFAULT_OPSET
+    opset: int = DEFAULT_OPSET
     verify: bool = True
     parts: bool = False
     custom_ops: bool = False
-    optimization_level: int = engine.DEFAULT_LEVEL
+    optimization_level: int = DEFAULT_LEVEL
     tune_batch: int = 1
 
 
@@ -70,7 +74,7 @@ def check(options: Options) -> None:
     """What can be said before any work: raises `PspError` for a target or backend that will not do."""
     targets.check(options.output)
     flavour = _flavour(options)
-    engine.check_timing_cache(options.timing_cache, flavour)
+    check_timing_cache(options.timing_cache, flavour)
     unused = [flag for name, flag in PLAN_OPTIONS.items() if getattr(options, name) != getattr(Options, name)]
     if unused and flavour is None:
         warnings.warn(f"{', '.join(unused)} without effect: no plan is built", stacklevel=2)
@@ -93,7 +97,7 @@ def export(checkpoint: Checkpoint, options: Options, say: Say = lambda *words: N
     with targets.workshop(base.parent, base.name) as folder:
         if options.verify:
             say("computing the reference pictures")
-        cases = verify.reference_cases(model, info) if options.verify else []
+        cases = reference_cases(model, info) if options.verify else []
         files = _write_onnx(model, info, options.opset, folder / base.name, cases, options.parts, say)
         if flavour:
             files += _write_plans(files, flavour, options, cases, say)
@@ -112,7 +116,7 @@ def _flavour(options: Options) -> str | None:
     """The TensorRT to build plans with, or None."""
     if options.backend == "onnx":
         return None
-    flavour = engine.choose_flavour()
+    flavour = choose_flavour()
     if flavour is None and options.backend == "tensorrt":
         raise PspError(
             "no TensorRT to build a plan with: install psp-toolkit[rtx] (builds without a GPU), or "
@@ -151,7 +155,7 @@ def deployable(model: PSP, info: EngineInfo) -> DeployedPSP:
     if info.custom_ops:
         custom_ops.use_in(module)
     if info.precision == "fp16":
-        images = verify.pictures(info.input, info.classes, CALIBRATION_PICTURES, verify.CALIBRATION_SEED)
+        images = pictures(info.input, info.classes, CALIBRATION_PICTURES, CALIBRATION_SEED)
         balance_encoder(module.encoder, torch.from_numpy(images))
         to_half(module)
     return module
@@ -180,7 +184,7 @@ def _write_full(module: DeployedPSP, info: EngineInfo, opset: int, stem: Path, c
     draft = _Draft(module, info, opset, stem)
     if cases:
         say("verifying against PyTorch FP32")
-        headroom = verify.check_headroom(draft.path, cases) if info.precision == "fp16" else None
+        headroom = check_headroom(draft.path, cases) if info.precision == "fp16" else None
         draft.verified(verify.compare(verify.whole(draft.session()), info, cases, headroom))
     return draft.written()
 
@@ -202,10 +206,10 @@ class _Draft:
         part = "" if info.part == "full" else f".{info.part}"
         self.path = stem.with_name(f"{stem.name}{part}.onnx")
         self.parity = "not verified"
-        self.model = graph.to_onnx(module, info, opset)
-        self.info = replace(info, custom_ops=custom_ops.add_bodies(self.model))
-        graph.set_info(self.model, self.info)
-        graph.save(self.model, self.path)
+        self.model = to_onnx(module, info, opset)
+        self.info = replace(info, custom_ops=add_bodies(self.model))
+        set_info(self.model, self.info)
+        save(self.model, self.path)
 
     def session(self) -> OnnxSession:
         return OnnxSession(self.path, "cpu")
@@ -213,11 +217,11 @@ class _Draft:
     def verified(self, parity: verify.Parity | verify.MappingParity) -> None:
         """Write the measured parity into the file."""
         self.parity = str(parity)
-        graph.set_info(self.model, replace(self.info, parity=parity.to_metadata()))
-        graph.save(self.model, self.path)
+        set_info(self.model, replace(self.info, parity=parity.to_metadata()))
+        save(self.model, self.path)
 
     def written(self) -> Written:
-        return Written(self.path, self.info.part, engine.stored_precision(self.path), self.parity)
+        return Written(self.path, self.info.part, stored_precision(self.path), self.parity)
 
 
 def _write_plans(files: list[Written], flavour: str, options: Options, cases: Cases, say: Say) -> list[Written]:
@@ -229,7 +233,7 @@ def _write_plans(files: list[Written], flavour: str, options: Options, cases: Ca
     try:
         plans = [_build_plan(source, flavour, options, say) for source in sources]
         return _verify_plans(plans, sources[0], cases, say) if cases else plans
-    except (engine.BuildError, EngineError) as error:
+    except (BuildError, EngineError) as error:
         if options.backend == "tensorrt":
             raise
         warnings.warn(f"no plan was written: {error}", stacklevel=3)
@@ -241,9 +245,9 @@ def _build_plan(source: Written, flavour: str, options: Options, say: Say) -> Wr
     stage = f"building {target.name} with {flavour}"
     say(stage)
     how = (options.workspace_mb, options.timing_cache, options.optimization_level, options.tune_batch)
-    with custom_ops.plan_source(source.path, flavour) as path:
-        engine.build_plan(path, target, flavour, *how, tell=partial(say, stage))
-    return Written(target, source.part, engine.stored_precision(target, source.path), "not verified")
+    with plan_source(source.path, flavour) as path:
+        build_plan(path, target, flavour, *how, tell=partial(say, stage))
+    return Written(target, source.part, stored_precision(target, source.path), "not verified")
 
 
 def _verify_plans(plans: list[Written], source: Written, cases: Cases, say: Say) -> list[Written]:

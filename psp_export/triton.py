@@ -17,7 +17,7 @@ from pathlib import Path
 
 from psp_export import output_files as targets
 from psp_export.export import Written
-from psp_export.verify.parity import pictures
+from psp_export.verify.cases import pictures
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.errors import PspError
 from psp_runtime.run.files import make_writable

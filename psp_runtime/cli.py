@@ -10,13 +10,15 @@ from typing import Annotated, NoReturn
 import typer
 
 from psp_runtime import console
-from psp_runtime.directions import find_direction as learn_direction
-from psp_runtime.engines.info import EngineInfo, describe, read_info
+from psp_runtime.console import Device
+from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.prefetch import MOST_THREADS, THREADS
 from psp_runtime.run.execution import Run
+from psp_runtime.run.find_direction import find_direction as learn_direction
+from psp_runtime.run.info import describe
 from psp_runtime.run.options import LOCAL_RAY, Options
 from psp_runtime.run.plan import Plan, make_plan
 
@@ -30,14 +32,6 @@ MOST_BATCH = 10_000
 _RAY_ADDRESS = re.compile(rf"ray://.+|auto|{LOCAL_RAY}|[\w.-]+:\d+")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-class Device(str, Enum):
-    """Where to run."""
-
-    auto = "auto"
-    cuda = "cuda"
-    cpu = "cpu"
 
 
 class Format(str, Enum):

@@ -6,6 +6,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from enum import Enum
 from typing import Any, NoReturn
 
 import typer
@@ -116,3 +117,11 @@ def _warning_lines() -> Callable[..., None]:
 
 def _one_line(text: object) -> str:
     return " ".join(str(text).split("\n"))
+
+
+class Device(str, Enum):
+    """Where to run."""
+
+    auto = "auto"
+    cuda = "cuda"
+    cpu = "cpu"

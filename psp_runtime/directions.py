@@ -13,37 +13,17 @@ model and every property.
 Shapes: N examples, L styles, S style dim, D features.
 """
 
-import csv
-import re
-import warnings
-from collections.abc import Iterable
-from contextlib import closing
-from functools import partial
-from itertools import groupby, islice
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_runtime import latents as codes
-from psp_runtime.engines.info import EngineInfo
-from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
-from psp_runtime.pictures import loading as images
-from psp_runtime.pipeline import Pipeline, Source
-from psp_runtime.prefetch import map_ahead
-from psp_runtime.run import files
-from psp_runtime.run.options import Options, check
 
 Floats = NDArray[np.float64]
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0)
 FOLDS, ITERATIONS, TOLERANCE = 5, 1000, 1e-6
-#: A number in the place of a label: such a row is no heading, but a row with a wrong label.
-_NUMBER = re.compile(r"[-+]?[\d.]+")
-#: Below this accuracy on held-out examples a direction is doubtful.
-GUESSING = 0.6
 
 
 class Direction(NamedTuple):
@@ -129,92 +109,3 @@ def _sigmoid(x: Floats) -> Floats:
 
 
 # ---- psp-run --find-direction ---------------------------------------------------------------------------------
-
-
-def find_direction(options: Options, info: EngineInfo, table: Path) -> None:
-    """Learn a direction from a table of pictures (or .npy codes) and labels, and write it as .npy."""
-    check(options, info)
-    names, labels = read_table(table)
-    examples = [] if options.latents else [_listed(table, name) for name in names]
-    target = _target(options, table, examples)
-    if options.latents:
-        latents = codes.as_codes(codes.read_array(options.latents), info, f"--latents {options.latents}")
-        if len(latents) != len(labels):
-            raise PspError(f"{table} has {len(labels)} rows, {options.latents} the codes of {len(latents)} pictures")
-    else:
-        latents = _encode(options, info, examples)
-    found = fit_direction(latents, np.array(labels))
-    if found.accuracy < GUESSING:
-        warnings.warn(
-            f"only {found.accuracy:.0%} of held-out examples are told apart, guessing gets 50%: {target} may mean "
-            "nothing; give more examples, or a property that the engine's pictures show",
-            stacklevel=1,
-        )
-    files.save_array(target, found.step)
-    counts = f"{len(labels)} examples, {sum(labels)} of label 1"
-    judged = f"{found.accuracy:.0%} of held-out ones right, penalty {found.penalty:g}"
-    print(f"{target}: a direction [{info.styles},{info.style_dim}] from {counts}; {judged}")
-
-
-def read_table(table: Path) -> tuple[list[str], list[int]]:
-    """Names and labels of a CSV file of rows `picture,0-or-1`; a first row with a word for a label is a heading.
-
-    Raises `PspError` that names the first row that is neither.
-    """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(csv.reader(file), 1) if row]
-    except OSError as error:
-        raise PspError(f"cannot read {table}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PspError(f"cannot read {table}: not a CSV file ({error})") from error
-    if rows and not _NUMBER.fullmatch(rows[0][1][-1]):
-        rows = rows[1:]
-    if not rows:
-        raise PspError(f"{table} has no rows: expected lines such as face.png,1")
-    for number, row in rows:
-        if len(row) > 2 or row[-1] not in ("0", "1"):
-            raise PspError(f"{table}, line {number}: expected PICTURE,0 or PICTURE,1, given {','.join(row)!r}")
-    return [row[0] if len(row) == 2 else "" for _, row in rows], [int(row[-1]) for _, row in rows]
-
-
-def _listed(table: Path, name: str) -> Path:
-    """A file of the table: names are relative to its folder."""
-    if not name:
-        raise PspError(f"{table} has labels only: add the picture to each line, or give their codes with --latents")
-    return table.parent / name
-
-
-def _target(options: Options, table: Path, examples: list[Path]) -> Path:
-    target = Path(options.out or f"{table.stem}.npy")
-    if target.is_dir() or target.suffix != ".npy":
-        raise PspError(f"--out {target}: expected a name that ends in .npy, for the direction")
-    files.check_clashes([("--find-direction", target)], [*examples, *([options.latents] if options.latents else [])])
-    files.make_writable(target.parent)
-    return target
-
-
-def _encode(options: Options, info: EngineInfo, paths: list[Path]) -> NDArray[np.float32]:
-    """The codes [N,L,S] of pictures and of .npy files with the codes of one picture."""
-    runs = len(paths)
-    with Pipeline(open_session(options.engine, options.device, runs), options.batch, runs) as pipeline:
-        waiting = 2 * pipeline.batch + options.threads
-        with closing(map_ahead(partial(_read, info), paths, options.threads, waiting)) as sources:
-            return np.concatenate(list(_each(pipeline, sources)))
-
-
-def _read(info: EngineInfo, path: Path) -> Source:
-    """A prepared picture, or codes [L,S]."""
-    if path.suffix != ".npy":
-        return images.load(path, info.input, info.input_size, info.classes)
-    found = codes.as_codes(codes.read_array(path), info, str(path))
-    if len(found) != 1:
-        raise PspError(f"{path} has the codes of {len(found)} pictures, expected one per line of the table")
-    return np.asarray(found[0])
-
-
-def _each(pipeline: Pipeline, sources: Iterable[Any]) -> Iterable[NDArray[np.float32]]:
-    """Codes [B,L,S], a batch at a time: `encode` gives codes back as they are."""
-    for _, alike in groupby(sources, lambda source: source.dtype):
-        while batch := list(islice(alike, pipeline.batch)):
-            yield pipeline.encode(np.stack(batch))

@@ -5,7 +5,6 @@ Shapes: B pictures, N styles or steps, L styles of an engine, S style dim. Codes
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,17 +109,6 @@ def as_codes(codes: NDArray[Any], info: EngineInfo, name: str = "codes") -> Code
             f"of this engine, given {codes.dtype} {_shape(codes)}"
         )
     return _finite(one, name)
-
-
-def read_array(path: Path) -> NDArray[Any]:
-    """The array of a .npy file. Raises `PspError` for a file that is none."""
-    try:
-        with path.open("rb") as file:
-            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-    except OSError as error:
-        raise PspError(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error:  # a damaged header is parsed as Python, and fails as it likes
-        raise PspError(f"cannot read {path}: not a .npy file of numbers, or a damaged one") from error
 
 
 def _is_real(array: NDArray[Any]) -> bool:

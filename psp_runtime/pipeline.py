@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from psp_runtime import latents as codes
 from psp_runtime.engines.contract import check, code_shape, engine_inputs, image_shape, paired, run_batches
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.engines.parts import Parts
 from psp_runtime.engines.session import Session
 from psp_runtime.errors import EngineError, PictureError, PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.latents import as_direction, as_strengths, blend, check_psi, edit_alpha, layer_alpha, random_z
 from psp_runtime.pictures.decoding import Picture
+from psp_runtime.pictures.loading import load
 from psp_runtime.prefetch import THREADS, map_ahead, map_batches
 
 #: Prepared pictures, uint8 [B,256,256,3], [B,256,256,1] or [B,256,256], or W+ codes, float32 [B,L,S].
@@ -120,10 +120,10 @@ class Pipeline:
         `psi` truncates: 1 is what the generator was trained on, 0 the average face for all, between them the styles are
         less varied and safer. Raises `EngineError` without the mapping network beside the engine.
         """
-        codes.check_psi(psi)
-        w = self.parts.map(codes.random_z(count, self.info.style_dim, seed))
+        check_psi(psi)
+        w = self.parts.map(random_z(count, self.info.style_dim, seed))
         if psi != 1:
-            w = codes.blend(self.parts.average(), w, np.float32(psi))
+            w = blend(self.parts.average(), w, np.float32(psi))
         return np.repeat(w[:, None], self.info.styles, axis=1)
 
     def mix(
@@ -139,7 +139,7 @@ class Pipeline:
         """
         check("styles", styles, np.float32, (None, *code_shape(self.info)))
         every = np.broadcast_to(styles, (len(source), *styles.shape))
-        return self._mixed(source, every, codes.layer_alpha(self.info, layers, alpha))
+        return self._mixed(source, every, layer_alpha(self.info, layers, alpha))
 
     def transfer(
         self, source: Source, style_of: Source, layers: Sequence[int] | None = None, alpha: float | None = None
@@ -149,7 +149,7 @@ class Pipeline:
         `style_of` has as many pictures, or one for all; `layers` and `alpha` as in `mix`.
         """
         style = paired(self.encode(style_of), len(source), "style_of")
-        return self._mixed(source, style[:, None], codes.layer_alpha(self.info, layers, alpha))[:, 0]
+        return self._mixed(source, style[:, None], layer_alpha(self.info, layers, alpha))[:, 0]
 
     def interpolate(self, first: Source, second: Source, steps: int) -> NDArray[np.uint8]:
         """From each picture to another one in `steps` equal steps in W+: uint8 [B,steps,H,W,3].
@@ -161,7 +161,7 @@ class Pipeline:
         start, end = self._translation(first), self._translation(second)
         latents, output = (paired(array, len(first), "second") for array in (end.latents, end.output))
         share = np.linspace(0, 1, steps, dtype=np.float32)[1:-1, None, None]
-        between = self._decode_all(codes.blend(start.latents[:, None], latents[:, None], share))
+        between = self._decode_all(blend(start.latents[:, None], latents[:, None], share))
         return np.concatenate([start.output[:, None], between, output[:, None]], axis=1)
 
     def edit(
@@ -176,8 +176,8 @@ class Pipeline:
 
         `layers` limits it to some layers (default: all); `alpha` scales it there.
         """
-        step = codes.as_direction(direction, self.info) * codes.edit_alpha(self.info, layers, alpha)[:, None]
-        amounts = codes.as_strengths(strengths)[:, None, None]
+        step = as_direction(direction, self.info) * edit_alpha(self.info, layers, alpha)[:, None]
+        amounts = as_strengths(strengths)[:, None, None]
         return self._decode_all(self.encode(source)[:, None] + amounts * step)
 
     @overload
@@ -217,7 +217,7 @@ class Pipeline:
         self.close()
 
     def _load(self, picture: Picture) -> NDArray[np.uint8]:
-        return images.load(picture, self.info.input, self.info.input_size, self.info.classes)
+        return load(picture, self.info.input, self.info.input_size, self.info.classes)
 
     def _try_load(self, picture: Picture) -> NDArray[np.uint8] | PictureError:
         try:
@@ -241,7 +241,7 @@ class Pipeline:
         count = styles.shape[1]
         if _are_codes(source) or (self.parts.usable and count > 1):
             latents = self.encode(source)
-            return self._decode_all(codes.blend(latents[:, None], styles, alpha[:, None]))
+            return self._decode_all(blend(latents[:, None], styles, alpha[:, None]))
         pixels = np.repeat(source, count, axis=0)
         inputs = engine_inputs(
             self.info, pixels, styles.reshape(-1, *code_shape(self.info)), np.tile(alpha, (len(pixels), 1))

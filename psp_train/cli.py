@@ -11,8 +11,9 @@ from psp_runtime import console
 from psp_runtime.errors import PspError
 from psp_train import recipes
 from psp_train.training import distributed
-from psp_train.training.build import Settings, build
+from psp_train.training.build import build
 from psp_train.training.run_folder import RunFolder
+from psp_train.training.settings import Settings
 from psp_train.training.trainer import Trainer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from psp_runtime.errors import PspError
 from psp_runtime.tasks import get_task
-from psp_train.networks.encoder import EncoderKind
+from psp_train.networks.config import EncoderKind
 
 Flip = Literal["none", "both", "independent"]
 Choices = {

@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from psp_runtime.pictures import loading as images
-from psp_train.drawn import parameters as faces
+from psp_runtime.pictures.encoding import save
+from psp_train.drawn.faces import draw, sample
 
 DEMO = Path("demo")
 SEED = 5
@@ -14,7 +14,7 @@ SEED = 5
 def main() -> None:
     DEMO.mkdir(exist_ok=True)
     picture = DEMO / "face.png"
-    images.save(faces.draw(faces.sample(1, SEED)[0]).image, picture)
+    save(draw(sample(1, SEED)[0]).image, picture)
     run("psp_export", "--task", "inversion", "--fp16", "--output", DEMO / "psp")
     run("psp_runtime", picture, "--engine", DEMO / "psp.onnx", "--out", DEMO / "face_out.png")
     print(f"input   {picture.resolve()}\noutput  {(DEMO / 'face_out.png').resolve()}")

@@ -20,9 +20,9 @@ from PIL import Image
 
 from psp_export.export import Options, export
 from psp_runtime.errors import PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.encoding import save
 from psp_train.checkpoints.psp import load_demo_checkpoint
-from psp_train.drawn import parameters as faces
+from psp_train.drawn.faces import draw, parameters, sample
 
 GALLERY = Path("docs/gallery")
 HELD_OUT_SEED, TRAIN_SEED = 2, 1  # faces shown, faces that directions are learnt from
@@ -95,19 +95,19 @@ def learn(name: str, engine: str, here: Path) -> None:
     """The direction of a property, from drawn faces that have it or not."""
     drawn = here / "drawn"
     drawn.mkdir(exist_ok=True)
-    vectors = faces.sample(LEARNT, TRAIN_SEED)
-    lines = [f"drawn/{i}.png,{int(PROPERTIES[name](faces.parameters(z)))}" for i, z in enumerate(vectors)]
+    vectors = sample(LEARNT, TRAIN_SEED)
+    lines = [f"drawn/{i}.png,{int(PROPERTIES[name](parameters(z)))}" for i, z in enumerate(vectors)]
     (here / f"{name}.csv").write_text("\n".join(lines))
     for index, z in enumerate(vectors):
         if not (drawn / f"{index}.png").exists():
-            images.save(faces.draw(z).image, drawn / f"{index}.png")
+            save(draw(z).image, drawn / f"{index}.png")
     run(here, f"--find-direction {name}.csv --engine {engine}")
 
 
 def draw_inputs(here: Path) -> None:
     """faces/, labels/ and sketches/ of the same held-out faces."""
-    for index, z in enumerate(faces.sample(SHOWN, HELD_OUT_SEED)):
-        for kind, pixels in zip(("faces", "labels", "sketches"), faces.draw(z), strict=True):
+    for index, z in enumerate(sample(SHOWN, HELD_OUT_SEED)):
+        for kind, pixels in zip(("faces", "labels", "sketches"), draw(z), strict=True):
             (here / kind).mkdir(exist_ok=True)
             Image.fromarray(pixels).save(here / kind / f"{index}.png")
 

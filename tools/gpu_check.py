@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 import gpu_checks as checks
 
-from psp_export.plans import build as engine
+from psp_export.plans.build import DEFAULT_LEVEL
 from psp_runtime.engines.devices import cuda_devices, gpu_name
 
 #: Characters kept of what a failed check printed.
@@ -59,10 +59,10 @@ CHECKS = {
     "half": Check(checks.half, 300),
     "plan_tests": Check(checks.plan_tests, 200, plan=True),
     "plan_level_1": Check(partial(checks.plan, "fp16", 1, 1), 400, plan=True),
-    "plan_fp16": Check(partial(checks.plan, "fp16", engine.DEFAULT_LEVEL, 1), 580, plan=True),
-    "plan_fp32": Check(partial(checks.plan, "fp32", engine.DEFAULT_LEVEL, 1), 580, plan=True),
-    "plan_stressed": Check(partial(checks.plan, "stressed", engine.DEFAULT_LEVEL, 1), 400, plan=True),
-    "plan_for_batches": Check(partial(checks.plan, "fp16", engine.DEFAULT_LEVEL, 16), 580, plan=True),
+    "plan_fp16": Check(partial(checks.plan, "fp16", DEFAULT_LEVEL, 1), 580, plan=True),
+    "plan_fp32": Check(partial(checks.plan, "fp32", DEFAULT_LEVEL, 1), 580, plan=True),
+    "plan_stressed": Check(partial(checks.plan, "stressed", DEFAULT_LEVEL, 1), 400, plan=True),
+    "plan_for_batches": Check(partial(checks.plan, "fp16", DEFAULT_LEVEL, 16), 580, plan=True),
     "plan_level_5": Check(partial(checks.plan, "fp16", 5, 1), 580, plan=True),
     "onnxruntime": Check(checks.onnx_runtime, 200),
     "ops": Check(partial(checks.script, "benchmarks/ops.py"), 300),

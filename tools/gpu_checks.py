@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from gpu_measures import BATCHES, Cases, Inputs, Result, load_cases, measure, save_cases, seconds_since, worst_psnr
 
-from psp_export.plans import build as engine
+from psp_export.plans.build import TENSORRT, build_plan, choose_flavour
+from psp_export.verify.cases import reference_cases
 from psp_runtime.engines.session import OnnxSession
 from psp_runtime.engines.tensorrt.session import TensorRTSession
 
@@ -27,14 +28,13 @@ GATES = {"fp32": 48.0, "fp16": 40.0}
 def export_model(precision: str, work: Path, size: int) -> Result:
     """The ONNX file everything else runs, and the reference's pictures, which they are compared with."""
     from psp_export.export import Options, engine_info, export
-    from psp_export.verify import parity as verify
 
     checkpoint, start = published(size), time.perf_counter()
     folder = fresh(work / precision)
     options = Options(folder / "psp", precision, "onnx", verify=False, max_batch=max(BATCHES))
     files = export(checkpoint, options)
     found = {"export_s": seconds_since(start)} | megabytes(files[0].path)
-    cases = verify.reference_cases(checkpoint.model, engine_info(checkpoint, options))
+    cases = reference_cases(checkpoint.model, engine_info(checkpoint, options))
     save_cases(folder, [(case.inputs, case.expected) for case in cases])
     return found
 
@@ -55,7 +55,6 @@ def stressed(work: Path, size: int) -> Result:
     from models import golden_model
 
     from psp_export.export import Options, engine_info, export
-    from psp_export.verify import parity as verify
     from psp_runtime.tasks import TASKS
     from psp_train.checkpoints.psp import Checkpoint
 
@@ -65,7 +64,7 @@ def stressed(work: Path, size: int) -> Result:
     configs = (model.encoder.config, model.decoder.config)
     checkpoint = Checkpoint(model, TASKS["inversion"], *configs, "1" * 64, "none", "stressed")
     info = engine_info(checkpoint, Options(precision="fp16"))
-    cases = verify.reference_cases(model, info)
+    cases = reference_cases(model, info)
     folder = fresh(work / "stressed")
     export(checkpoint, Options(folder / "psp", "fp16", "onnx"))
     save_cases(folder, [(case.inputs, case.expected) for case in cases])
@@ -78,10 +77,9 @@ def half(work: Path, size: int) -> Result:
     import torch
 
     from psp_export.export import Options, engine_info
-    from psp_export.verify import parity as verify
 
     checkpoint = published(size)
-    cases = verify.reference_cases(checkpoint.model, engine_info(checkpoint, Options(precision="fp16")))
+    cases = reference_cases(checkpoint.model, engine_info(checkpoint, Options(precision="fp16")))
     with torch.no_grad():
         return torch_half(checkpoint, cases)
 
@@ -133,7 +131,7 @@ def plan(model: str, level: int, tuned_batch: int, work: Path, size: int) -> Res
         raise RuntimeError("no TensorRT is installed in this Python")
     name = f"{model}-{flavour}-{version}-{level}-{tuned_batch}.trt"
     source, target, start = work / model / "psp.onnx", work / name, time.perf_counter()
-    cache = work / f"{flavour}-{version}.timing" if flavour == engine.TENSORRT else None
+    cache = work / f"{flavour}-{version}.timing" if flavour == TENSORRT else None
     known = bool(cache and cache.is_file())
     how = {"timing_cache": cache, "level": level, "tuned_batch": tuned_batch}
 
@@ -141,7 +139,7 @@ def plan(model: str, level: int, tuned_batch: int, work: Path, size: int) -> Res
         """A build that takes too long leaves what it was at."""
         print(f"{seconds_since(start):7.2f} s {words[:200]}", file=sys.stderr)
 
-    info = engine.build_plan(source, target, flavour, tell=tell, **how)
+    info = build_plan(source, target, flavour, tell=tell, **how)
     result: Result = {"version": info.backend_version, "build_s": seconds_since(start), "timings_known": known}
     result |= megabytes(target)
     ours: list[warnings.WarningMessage] = []
@@ -159,7 +157,7 @@ def plan(model: str, level: int, tuned_batch: int, work: Path, size: int) -> Res
 
 def tensorrt() -> tuple[str | None, str]:
     """The TensorRT of this Python that plans are built with, and its version."""
-    flavour = engine.choose_flavour()
+    flavour = choose_flavour()
     return flavour, importlib.import_module(flavour).__version__ if flavour else ""
 
 
@@ -181,7 +179,7 @@ def latency(precision: str, work: Path, size: int) -> Result:
     backends = ["torch"]
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         backends.append("onnxruntime")
-    if engine.choose_flavour():
+    if choose_flavour():
         backends.append("tensorrt")
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # FP32 is FP32: by default, torch's convolutions are TF32
     chosen = [word for backend in backends for word in ("--backend", backend)]

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from psp_export.export import Options, export
-from psp_export.verify import parity as verify
+from psp_export.verify.parity import psnr
 from psp_runtime import load
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.encoding import save
+from psp_runtime.pictures.loading import resize
 from psp_train.checkpoints.psp import load_demo_checkpoint
-from psp_train.drawn import parameters as faces
+from psp_train.drawn.faces import draw, sample
 
 HELD_OUT_SEED, FACES = 2, 200  # the seed the training script never trains on
 COLUMNS, ROWS, CELL = 8, 2, 160
@@ -27,10 +28,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         export(load_demo_checkpoint("inversion"), Options(Path(folder) / "psp", "fp16", "onnx"))
         with load(Path(folder) / "psp.onnx") as pipeline:
-            inputs = np.stack([faces.draw(z).image for z in faces.sample(FACES, HELD_OUT_SEED)])
+            inputs = np.stack([draw(z).image for z in sample(FACES, HELD_OUT_SEED)])
             outputs = np.concatenate([pipeline.translate(part).output for part in np.array_split(inputs, FACES // 8)])
-    values = np.array([verify.psnr(a.astype(int) - b) for a, b in zip(inputs, outputs, strict=True)])
-    images.save(grid(inputs, outputs), TARGET)
+    values = np.array([psnr(a.astype(int) - b) for a, b in zip(inputs, outputs, strict=True)])
+    save(grid(inputs, outputs), TARGET)
     print(f"{TARGET}: held-out faces over what the engine makes of them")
     print(json.dumps({"faces": FACES, "psnr_mean": round(values.mean(), 2), "psnr_min": round(values.min(), 2)}))
 
@@ -40,7 +41,7 @@ def grid(inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
     rows = []
     for row in range(ROWS):
         part = slice(row * COLUMNS, (row + 1) * COLUMNS)
-        rows += [np.hstack([images.resize(picture, CELL) for picture in source[part]]) for source in (inputs, outputs)]
+        rows += [np.hstack([resize(picture, CELL) for picture in source[part]]) for source in (inputs, outputs)]
     return np.vstack(rows)
 
 

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from psp_export.verify import parity as verify
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.encoding import save
+from psp_runtime.pictures.loading import resize
 from psp_runtime.pictures.previews import preview
 from psp_runtime.tasks import get_task
 from psp_train import demo
 from psp_train.data.samples import degrade, triangle
-from psp_train.drawn import parameters as faces
+from psp_train.drawn.faces import draw, parameters, sample, with_parameters
 from psp_train.drawn.judges import Judges, load_judges
 from psp_train.networks.psp import to_input, to_picture
 
@@ -49,14 +50,14 @@ class Held:
     """The held-out faces: pictures [N,256,256,3], labels [N,256,256], sketches [N,256,256,1], and the mean face."""
 
     def __init__(self) -> None:
-        self.vectors = faces.sample(FACES, SEED)
-        drawings = [faces.draw(z) for z in self.vectors]
+        self.vectors = sample(FACES, SEED)
+        drawings = [draw(z) for z in self.vectors]
         self.pictures, self.labels = (np.stack([d[i] for d in drawings]) for i in (0, 1))
         self.sketches = np.stack([d.sketch for d in drawings])[..., None]
-        self.yaw = np.array([faces.parameters(z)["yaw"] for z in self.vectors])
-        frontal = [faces.draw(faces.with_parameters(z, yaw=0)).image for z in self.vectors]
+        self.yaw = np.array([parameters(z)["yaw"] for z in self.vectors])
+        frontal = [draw(with_parameters(z, yaw=0)).image for z in self.vectors]
         self.frontal = np.stack(frontal)
-        training = np.stack([faces.draw(z).image for z in faces.sample(500, TRAIN_SEED)])
+        training = np.stack([draw(z).image for z in sample(500, TRAIN_SEED)])
         self.mean = np.repeat(training.mean(0).astype(np.uint8)[None], FACES, axis=0)
 
 
@@ -80,8 +81,8 @@ def translate(task: str, source: Array) -> Array:
 def save_grid(name: str, task: str, source: Array, target: Array, outputs: Array) -> None:
     rows = (preview(source[:COLUMNS], get_task(task).input), target[:COLUMNS], outputs[:COLUMNS])
     FOLDER.mkdir(parents=True, exist_ok=True)
-    cells = [np.hstack([images.resize(picture, CELL) for picture in row]) for row in rows]
-    images.save(np.vstack(cells), FOLDER / f"{name}.jpg")
+    cells = [np.hstack([resize(picture, CELL) for picture in row]) for row in rows]
+    save(np.vstack(cells), FOLDER / f"{name}.jpg")
 
 
 # ---- Cases: task, inputs, targets, and how results are scored -------------------------------------------------

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from psp_train import demo
-from psp_train.drawn import parameters as faces
+from psp_train.drawn.faces import FACE_DIM, PARAMETERS, draw, sample
 from psp_train.networks import Generator, GeneratorConfig
 
 TRAIN_SEED, HELD_OUT_SEED, TORCH_SEED = 1, 2, 0
@@ -32,14 +32,14 @@ FEATURES = (2, 3, 4, 5, 6, 7, 10, 11, 12)
 
 def draw_one(z):
     """RGB and, as a fourth channel, where the small features are: uint8 [256,256,4]."""
-    face = faces.draw(z)
+    face = draw(z)
     features = np.where(np.isin(face.labels, FEATURES), 255, 0).astype(np.uint8)
     return np.concatenate([face.image, features[..., None]], axis=-1)
 
 
 def draw_faces(work: Path, name: str, count: int, seed: int) -> tuple[torch.Tensor, dict[int, np.ndarray]]:
     """Face vectors [N,64], and memory maps uint8 [N,size,size,4] of the drawn faces by size."""
-    z, path = faces.sample(count, seed), work / f"{name}_256.npy"
+    z, path = sample(count, seed), work / f"{name}_256.npy"
     if not path.exists():
         with ProcessPoolExecutor() as pool:
             save_rows(path, count, 256, pool.map(draw_one, z, chunksize=64))
@@ -112,7 +112,7 @@ def train(steps: int, rates: list[dict], loss_of, report, average: torch.nn.Modu
 
 def generator_at(size: int, previous: Generator | None) -> Generator:
     """A generator of that size, continuing the layers of a smaller one."""
-    config = GeneratorConfig(size, faces.FACE_DIM, demo.GENERATOR.mapping_layers, demo.GENERATOR.channels)
+    config = GeneratorConfig(size, FACE_DIM, demo.GENERATOR.mapping_layers, demo.GENERATOR.channels)
     generator = Generator(config)
     for noise in generator.noises.tensors():  # drawn faces have nothing for noise to explain
         noise.zero_()
@@ -125,7 +125,7 @@ def generator_at(size: int, previous: Generator | None) -> Generator:
 
 def ignore_unused_coordinates(weight: torch.nn.Parameter) -> None:
     """Only the first coordinates of a face vector are drawn: keep the mapping network's other inputs at zero."""
-    used = (torch.arange(faces.FACE_DIM) < len(faces.PARAMETERS)).float()
+    used = (torch.arange(FACE_DIM) < len(PARAMETERS)).float()
     weight.data *= used
     weight.register_hook(lambda gradient: gradient * used)
 
@@ -189,7 +189,7 @@ def pack(generator: Generator) -> None:
     state = {k: v for k, v in generator.state_dict().items() if not k.startswith("noises.")}
     decoder = {f"decoder.{k}": v.half().contiguous() for k, v in state.items()}
     with torch.no_grad():
-        average = generator.map(torch.randn(100_000, faces.FACE_DIM)).mean(0)
+        average = generator.map(torch.randn(100_000, FACE_DIM)).mean(0)
     decoder["latent_avg"] = average.half()
     demo.WEIGHTS.mkdir(exist_ok=True)
     save_file(decoder, demo.WEIGHTS / "demo_generator.safetensors")

@@ -20,8 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from psp_train.drawn import judges
-from psp_train.drawn import parameters as faces
+from psp_train.drawn import faces, judges
 from psp_train.drawn.judges import IDENTITY, SIZE, Identity, Judges, Perceptual, Segmenter, Yaw
 
 TRAIN_SEED, HELD_OUT_SEED, OTHER_SEED = 11, 12, 13  # not those of tools/train_demo.py

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from measure import report
 from measure.backends import OURS
+from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
-from psp_runtime.pictures.loading import replacing
 
 INK, FAINT, GREY, ACCENT, PAPER = "#1d2733", "#5b6673", "#b4bcc6", "#0b6fd3", "#d1495b"
 FORMATS = ("png", "svg", "pdf")

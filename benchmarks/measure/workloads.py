@@ -26,7 +26,7 @@ import psp_export
 import psp_train
 from measure.reference_form import ReferenceForm
 from psp_export.export import Options, engine_info, export
-from psp_export.graphs import trace as graph
+from psp_export.graphs.trace import DEFAULT_OPSET, TENSORS, save, set_info
 from psp_export.plans.build import build_plan, choose_flavour
 from psp_runtime.engines.devices import gpu_name
 from psp_runtime.engines.info import EngineInfo
@@ -35,7 +35,7 @@ from psp_runtime.tasks import INPUT_SIZE, get_task
 from psp_train import demo
 from psp_train.checkpoints.psp import Checkpoint
 from psp_train.networks import PSP, EncoderConfig, GeneratorConfig
-from psp_train.networks.encoder import EncoderKind
+from psp_train.networks.config import EncoderKind
 from psp_train.seeded import seeded_state_dict, unit_uniform
 
 SIZES = (64, 128, 256, 512, 1024)
@@ -227,10 +227,10 @@ def _trace(module: torch.nn.Module, info: EngineInfo, arrays: dict[str, np.ndarr
             tuple(torch.from_numpy(array) for array in arrays.values()),
             str(file),
             input_names=list(arrays),
-            output_names=list(graph.TENSORS[info.part][1]),
-            opset_version=graph.DEFAULT_OPSET,
+            output_names=list(TENSORS[info.part][1]),
+            opset_version=DEFAULT_OPSET,
             dynamo=False,
         )
     model = onnx.load(str(file))
-    graph.set_info(model, info)  # so that psp_runtime opens it
-    graph.save(model, file)
+    set_info(model, info)  # so that psp_runtime opens it
+    save(model, file)

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from psp_export.deploy.convolution import conv2d, conv_transpose2d
-from psp_export.graphs import functions as custom_ops
+from psp_export.deploy.custom_ops import fused_bias_leaky_relu, upfirdn2d
+from psp_export.deploy.layers import frozen
 from psp_train.networks import Generator
 from psp_train.networks.psp import to_picture
 from psp_train.networks.stylegan2 import EqualLinear, StyledConv, ToRGB
@@ -111,11 +112,11 @@ class DeployedStyledConv(nn.Module):
     def _by_custom_ops(self, x: torch.Tensor, demodulation: torch.Tensor) -> torch.Tensor:
         if self.upsample:
             y = conv_transpose2d(x, self.weight, stride=2) * demodulation
-            y = custom_ops.upfirdn2d(y, self.fir, up=1, crop=2)
+            y = upfirdn2d(y, self.fir, up=1, crop=2)
         else:
             y = conv2d(x, self.weight, padding=1) * demodulation
         y = y if self.noise is None else y + self.noise
-        return custom_ops.fused_bias_leaky_relu(y, self.bias.reshape(-1, 1, 1))
+        return fused_bias_leaky_relu(y, self.bias.reshape(-1, 1, 1))
 
 
 class DeployedToRGB(nn.Module):
@@ -145,7 +146,7 @@ class DeployedToRGB(nn.Module):
     def upsample(self, rgb: torch.Tensor) -> torch.Tensor:
         """Zero insertion and FIR in one depthwise transposed convolution: [B,3,H,W] -> [B,3,2H,2W], FP32."""
         if self.custom_ops:
-            return custom_ops.upfirdn2d(rgb, self.fir, up=2, crop=1)
+            return upfirdn2d(rgb, self.fir, up=2, crop=1)
         return conv_transpose2d(rgb, self.fir, stride=2, padding=1, groups=3)
 
 
@@ -163,8 +164,3 @@ class DeployedMapping(nn.Module):
         for weight, bias in zip(self.weights, self.biases, strict=True):
             w = F.leaky_relu(F.linear(w, weight, bias), 0.2) * math.sqrt(2)
         return w
-
-
-def frozen(tensor: torch.Tensor) -> nn.Parameter:
-    """A detached, contiguous copy as a parameter without gradient."""
-    return nn.Parameter(tensor.detach().clone(memory_format=torch.contiguous_format), requires_grad=False)

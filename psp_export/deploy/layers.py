@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from psp_export.deploy.convolution import Conv2d
-from psp_export.deploy.generator import frozen
 
 
 class BatchedLinear(nn.Module):
@@ -58,3 +57,20 @@ def copy_prelu(prelu: nn.PReLU) -> nn.PReLU:
 def merge_convs(convs: list[nn.Conv2d], groups: int) -> nn.Conv2d:
     """Convolutions side by side in one: sharing their input (groups 1), or each with its own."""
     return make_conv(torch.cat([c.weight for c in convs]), torch.cat([c.bias for c in convs]), convs[0], groups)
+
+
+def frozen(tensor: torch.Tensor) -> nn.Parameter:
+    """A detached, contiguous copy as a parameter without gradient."""
+    return nn.Parameter(tensor.detach().clone(memory_format=torch.contiguous_format), requires_grad=False)
+
+
+class ScaleShift(nn.Module):
+    """Batch normalisation that comes before a zero-padded convolution: x * scale + shift per channel."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        scale, shift = norm_affine(norm)
+        self.scale, self.shift = frozen(scale[:, None, None].float()), frozen(shift[:, None, None].float())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale + self.shift

@@ -11,17 +11,9 @@ few pictures; `TARGET_PEAK` leaves a factor of a thousand above and 20 bits belo
 import torch
 from torch import nn
 
-from psp_export.deploy.encoder import (
-    DeployedEncoder,
-    DeployedUnit,
-    Gate,
-    Heads,
-    NaiveWPlusHead,
-    Prepare,
-    Pyramid,
-    WHead,
-)
+from psp_export.deploy.encoder import DeployedEncoder, DeployedUnit, Gate, Prepare
 from psp_export.deploy.generator import Demodulation, DeployedMapping, DeployedToRGB, Style
+from psp_export.deploy.heads import Heads, NaiveWPlusHead, Pyramid, WHead
 from psp_export.deploy.layers import BatchedLinear
 from psp_export.deploy.resnet import DeployedBottleneck, ResNetHead
 

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from psp_export.deploy.generator import frozen
-from psp_export.deploy.layers import BatchedLinear, fold_norm
+from psp_export.deploy.layers import BatchedLinear, fold_norm, frozen
 from psp_train.networks.features import Bottleneck
 from psp_train.networks.resnet import ResNetEncoder
 

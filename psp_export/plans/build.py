@@ -8,7 +8,6 @@ Enum members are looked up by name, because their numbers and their existence ch
 """
 
 import importlib
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,16 +17,14 @@ from typing import Any
 
 import onnx
 
+from psp_export.graphs.inspect import stored_precision, tensor_types
 from psp_export.plans.progress import Tell, watched
+from psp_runtime.disk import replacing
 from psp_runtime.engines.devices import cuda_devices, gpu_name, importable
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.tensorrt.engine import the_logger
 from psp_runtime.engines.tensorrt.interrupts import interrupts_noted
 from psp_runtime.errors import PspError
-from psp_runtime.pictures.loading import replacing
-
-#: Kernels and tables in a plan besides the weights, at most.
-PLAN_OVERHEAD = 16 << 20
 
 #: TensorRT's own default of its builder optimisation levels 0 to 5.
 DEFAULT_LEVEL = 3
@@ -172,13 +169,6 @@ def _float_outputs(trt: Any, layer: Any) -> list[tuple[int, str]]:
     return [(index, tensor.name) for index, tensor in outputs if tensor.dtype in (trt.float32, trt.float16)]
 
 
-def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element type of every tensor in the graph, by ONNX's own inference."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    values = [*graph.input, *graph.value_info, *graph.output]
-    return {value.name: value.type.tensor_type.elem_type for value in values}
-
-
 def check_timing_cache(path: Path | None, flavour: str | None) -> None:
     """Say before the build, which can take minutes, what will not work with a timing cache."""
     if path is None:
@@ -205,25 +195,3 @@ def _timing_cache(trt: Any, config: Any, path: Path | None) -> Iterator[None]:
     if grown is not None:
         with replacing(path) as file:
             file.write(grown.serialize())
-
-
-def stored_precision(path: Path, source: Path | None = None) -> str:
-    """The precision a file really holds: "fp16" or "fp32".
-
-    An ONNX file is judged by the weights of its convolutions, a file without any (the mapping network) by all its
-    weights. A plan is judged against its ONNX `source`: FP16 that silently became FP32 makes the weights in a plan
-    twice as large (not to be seen in a model smaller than the kernels a plan also holds).
-    """
-    model = onnx.load(str(source or path))
-    convs = [t for t in model.graph.initializer if len(t.dims) == 4 and t.dims[2] == 3] or model.graph.initializer
-    half = all(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in convs)
-    if half and source is not None:
-        half = path.stat().st_size - PLAN_OVERHEAD < 1.5 * _weight_bytes(model)
-    return "fp16" if half else "fp32"
-
-
-def _weight_bytes(model: onnx.ModelProto) -> int:
-    sizes = (
-        math.prod(t.dims) * onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize for t in model.graph.initializer
-    )
-    return sum(sizes)

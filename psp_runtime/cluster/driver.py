@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from psp_runtime import console
-from psp_runtime.cluster import artifacts as luggage
 from psp_runtime.cluster import manifest
+from psp_runtime.cluster.artifacts import pack
 from psp_runtime.cluster.connection import connected
 from psp_runtime.cluster.storage import Picture, Place, check_output, find_pictures, import_extra, open_place
 from psp_runtime.cluster.worker import Task, Worker
@@ -74,7 +74,7 @@ def run(options: Options, info: EngineInfo, inputs: list[str], threads: int | No
     places, pictures = find_pictures(inputs, out)
     _check_outputs(options, pictures, places, out)
     check_output(out)
-    packed = luggage.pack(options)
+    packed = pack(options)
     key = packed.key(options)
     waiting = manifest.without_done(pictures, manifest.read(out), *key)
     if not waiting:

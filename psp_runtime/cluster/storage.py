@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.encoding import FORMATS
 from psp_runtime.run.files import OUTPUT_ENDING, without_outputs
 
 #: Filesystems without folders, by pyarrow's names: a key may have slashes, and the first part of a path is a bucket.
@@ -69,7 +70,7 @@ class Place:
             if not self.bucket:  # there, a folder would be an object of its own: more requests than the file itself
                 self.filesystem.create_dir(os.path.dirname(path), recursive=True)
             if self.local:
-                with images.replacing(Path(path)) as local:
+                with replacing(Path(path)) as local:
                     local.write(data)
             else:
                 with self.filesystem.open_output_stream(path) as stream:
@@ -151,7 +152,7 @@ def check_output(out: Place) -> None:
         is_file = out.filesystem.get_file_info(out.root).is_file
     except OSError as error:
         raise PspError(f"cannot write into {out.name}: {error}") from error
-    if is_file or Path(out.name).suffix.lower() in images.FORMATS:
+    if is_file or Path(out.name).suffix.lower() in FORMATS:
         raise PspError(f"--out {out.name} is a file, expected a folder")
 
 
@@ -188,7 +189,7 @@ def _pictures_of(name: str, out: Place) -> tuple[Place, list[Picture]]:
     inputs = {str(path) for path in without_outputs(Path(picture.name) for picture in found)}
     kept = sorted((picture for picture in found if picture.name in inputs), key=lambda picture: picture.name)
     if not kept:
-        raise PspError(f"no pictures in {name}: expected files named {', '.join(images.FORMATS)}")
+        raise PspError(f"no pictures in {name}: expected files named {', '.join(FORMATS)}")
     return place, kept
 
 
@@ -196,4 +197,4 @@ def _is_picture(place: Place, file: str, out: Place) -> bool:
     path = Path(file)
     same = place.filesystem.type_name == out.filesystem.type_name
     within_out = same and out.root.startswith(f"{place.root}/") and place.path(file).startswith(f"{out.root}/")
-    return path.suffix.lower() in images.FORMATS and not within_out and not any(p.startswith(".") for p in path.parts)
+    return path.suffix.lower() in FORMATS and not within_out and not any(p.startswith(".") for p in path.parts)

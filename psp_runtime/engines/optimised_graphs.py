@@ -9,15 +9,14 @@ import hashlib
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from psp_runtime.disk import cache_folder, replacing
 from psp_runtime.errors import PspError
-from psp_runtime.pictures.loading import replacing
 
 #: Smaller engines open in a blink: they are not worth a copy on disk.
 SMALLEST = 64 * 2**20
@@ -25,22 +24,6 @@ SMALLEST = 64 * 2**20
 DAYS = 30
 
 GRAPH, WEIGHTS = "graph.onnx", "weights.bin"
-
-
-def cache_folder() -> Path | None:
-    """Where things are kept between runs, `psp-toolkit` in the user's cache folder; PSP_CACHE names another place.
-
-    None with PSP_CACHE=off, and where the machine knows no home: then nothing is kept.
-    """
-    asked = os.environ.get("PSP_CACHE", "")
-    if asked:
-        return None if asked == "off" else Path(asked)
-    try:
-        if sys.platform == "win32":
-            return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "psp-toolkit"
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "psp-toolkit"
-    except RuntimeError:  # no home
-        return None
 
 
 def optimised_graph(path: Path, version: str, write: Callable[[Path, str], None]) -> Path | None:

@@ -4,39 +4,17 @@ Resizing follows the reference: bilinear to a square, whatever the shape of the 
 because bilinear invents classes.
 """
 
-import contextlib
-import io
-import os
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from psp_runtime.errors import PictureError, PspError
-from psp_runtime.pictures import decoding, png
+from psp_runtime.errors import PictureError
+from psp_runtime.pictures import decoding
 from psp_runtime.pictures.decoding import Picture
-from psp_runtime.pictures.sketching import COLOURED, in_colours
 from psp_runtime.tasks import CHANNELS, INPUT_SIZE, InputKind
-
-#: Pillow's name of the format each suffix stands for.
-FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".bmp": "BMP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
-
-#: The keyword of the text in a PNG that says how it was made.
-NOTE_KEY = "psp"
 
 SQUEEZED = (
     "a picture is far from square and is squeezed into one, as the reference does: "
@@ -50,10 +28,12 @@ LOSSY_LABELS = (
     "loss: save label maps as PNG"
 )
 
-#: Quality of lossy formats where none is asked for.
-QUALITY = 95
-# WebP's effort 0 is three times quicker than its default 4, for 0.1 to 0.5 dB less at this quality.
-_LOSSY: dict[str, dict[str, Any]] = {"JPEG": {}, "WEBP": {"method": 0}}
+#: What is wrong where a photo is given instead of its sketch.
+COLOURED = (
+    "a picture in colours is read as a pencil sketch: "
+    "psp-run --sketch-from-photo and psp-train sketches draw sketches of photos"
+)
+_PLAIN = 8  # standard deviation of colour differences, in levels; drawn faces have 10 and more
 
 
 def load(
@@ -120,58 +100,6 @@ def _shrink_rows(x: NDArray[np.float32], taps: NDArray[np.float32], factor: int)
     return total
 
 
-def save(
-    pixels: NDArray[np.uint8], path: str | Path, note: str = "", quality: int = QUALITY, level: int = png.QUICKEST
-) -> None:
-    """Write uint8 [H,W,3], or grey [H,W], in the format of the path's suffix, replacing a file only when complete.
-
-    `quality` 1..100 is that of JPEG and WebP, `level` 0..9 how hard to compress a PNG. A PNG carries the `note` (ASCII)
-    as text under NOTE_KEY; files of other formats get none.
-    Raises `PspError` for an unknown suffix and for what the system refuses; then an earlier file is still there.
-    """
-    path = Path(path)
-    kind = picture_format(path)
-    if kind == "PNG":
-        encoded: bytes | memoryview = png.encode(pixels, {NOTE_KEY: note} if note else {}, level)
-    else:
-        encoded = encode(Image.fromarray(pixels), kind, _LOSSY[kind] | {"quality": quality} if kind in _LOSSY else {})
-    with replacing(path) as file:
-        file.write(encoded)
-
-
-def encode(image: Image.Image, kind: str, options: dict[str, Any]) -> memoryview:
-    """A PIL picture as the bytes of a file, with Pillow's name and options of its format.
-
-    In memory first: writing through a codec loses the reason of a failed write.
-    """
-    encoded = io.BytesIO()
-    image.save(encoded, format=kind, **options)
-    return encoded.getbuffer()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write; it takes the name `path` at the end of the block, or vanishes if the block fails."""
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        os.replace(temporary, path)
-    except OSError as error:
-        raise PspError(f"cannot write {path}: {_reason(error)}") from error
-    finally:  # nothing is left under this name once it was replaced
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def picture_format(path: Path) -> str:
-    """Pillow's name of the format `path` asks for; `PspError` names the known suffixes."""
-    try:
-        return FORMATS[path.suffix.lower()]
-    except KeyError:
-        raise PspError(f"cannot write {path}: its name must end in one of {', '.join(FORMATS)}") from None
-
-
 def _name(picture: Picture) -> str:
     if isinstance(picture, str | Path):
         return str(picture)
@@ -201,3 +129,9 @@ def _labels(image: Image.Image, name: str, size: int, classes: int) -> NDArray[n
         )
     labels = Image.fromarray(ids.astype(np.uint8))
     return np.array(labels.resize((size, size), Image.Resampling.NEAREST))
+
+
+def in_colours(picture: Image.Image) -> bool:
+    """Whether colours vary over a picture, both against green: paper and pencil of any one colour do not."""
+    x = np.asarray(picture.convert("RGB").resize((64, 64)), np.float32)
+    return bool(min((x[..., channel] - x[..., 1]).std() for channel in (0, 2)) > _PLAIN)

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
-from psp_runtime.pictures import loading as images
 from psp_runtime.pictures.decoding import MAX_PIXELS
+from psp_runtime.pictures.encoding import encode, picture_format
+from psp_runtime.pictures.loading import resize
 from psp_runtime.pictures.previews import preview
 from psp_runtime.tasks import InputKind
 
@@ -55,8 +57,8 @@ def animate(frames: Pixels, path: Path, quality: int = QUALITY) -> None:
     options = {"save_all": True, "append_images": loop[1:], "duration": time, "loop": 0, "quality": quality}
     # Key frames only: in others libwebp leaves what changes slowly as it was, until patches of the past show.
     options |= {"kmin": 0, "kmax": 1}
-    encoded = images.encode(loop[0], ANIMATIONS[path.suffix.lower()], options)
-    with images.replacing(path) as file:
+    encoded = encode(loop[0], ANIMATIONS[path.suffix.lower()], options)
+    with replacing(path) as file:
         file.write(encoded)
 
 
@@ -71,7 +73,7 @@ class Sheet:
         self.path, self.cells, self.size = path, cells, size
         self.groups = max(1, min(inputs, round((inputs * cells) ** 0.5 / cells)))
         self._kept: list[list[Pixels]] = []
-        kind = images.picture_format(path)
+        kind = picture_format(path)
         height, width = self._shape(inputs)
         if max(height, width) > _LONGEST.get(kind, 2**31) or height * width > MAX_PIXELS:
             raise PspError(
@@ -81,7 +83,7 @@ class Sheet:
 
     def add(self, group: list[Pixels]) -> None:
         """Take the pictures of the next input, of any size."""
-        self._kept.append([images.resize(picture, self.size) for picture in group])
+        self._kept.append([resize(picture, self.size) for picture in group])
 
     def draw(self) -> Pixels:
         """The sheet, uint8 [H,W,3]."""

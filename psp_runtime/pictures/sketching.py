@@ -29,20 +29,6 @@ PRESSURE, SHADE, DARK = 0.72, 0.3, 0.5  # darkness of a full line, of black area
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-#: What is wrong where a photo is given instead of its sketch.
-COLOURED = (
-    "a picture in colours is read as a pencil sketch: "
-    "psp-run --sketch-from-photo and psp-train sketches draw sketches of photos"
-)
-_PLAIN = 8  # standard deviation of colour differences, in levels; drawn faces have 10 and more
-
-
-def in_colours(picture: Image.Image) -> bool:
-    """Whether colours vary over a picture, both against green: paper and pencil of any one colour do not."""
-    x = np.asarray(picture.convert("RGB").resize((64, 64)), np.float32)
-    return bool(min((x[..., channel] - x[..., 1]).std() for channel in (0, 2)) > _PLAIN)
-
-
 def sketch(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A photo, uint8 [H,W,3] RGB, as a pencil sketch uint8 [H,W]; 255 is paper.
 

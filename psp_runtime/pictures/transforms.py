@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from psp_runtime.errors import PictureError, PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.loading import downsample, load
 from psp_runtime.tasks import INPUT_SIZE
 
 #: Factors super-resolution can be asked to undo: a 256x256 picture keeps at least 4x4 pixels.
@@ -32,7 +32,7 @@ def read_mask(path: str | Path, size: int = INPUT_SIZE) -> NDArray[np.bool_]:
 
     Raises `PictureError` for a picture that cannot be read or marks nothing.
     """
-    mask = np.asarray(images.load(path, "rgb", size).mean(-1) >= 128)
+    mask = np.asarray(load(path, "rgb", size).mean(-1) >= 128)
     if not mask.any() or mask.all():
         raise PictureError(
             f"{path} is {'white' if mask.all() else 'black'} all over: expected white where the picture is missing, "
@@ -58,7 +58,7 @@ def degrade(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     That is an input of super-resolution.
     """
     check_factor(factor)
-    small = Image.fromarray(images.downsample(pixels, factor))
+    small = Image.fromarray(downsample(pixels, factor))
     return np.array(small.resize(pixels.shape[1::-1], Image.Resampling.BILINEAR))
 
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_runtime import latents as codes
 from psp_runtime.engines import parts
 from psp_runtime.engines.info import EngineInfo
-from psp_runtime.errors import PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.latents import as_direction, as_strengths, check_psi, check_seed, edit_alpha, layer_alpha
 from psp_runtime.pictures import transforms as inputs
+from psp_runtime.pictures.loading import load
 from psp_runtime.pictures.sketching import sketch
 from psp_runtime.pipeline import Pipeline, Source
+from psp_runtime.run.latents_files import read_array
 from psp_runtime.run.options import Options, parse_layers, parse_strengths, parse_swap
 
 Pixels = NDArray[np.uint8]
@@ -81,9 +81,9 @@ def _translate(pipeline: Pipeline, source: Source) -> Made:
 def _mixing(options: Options, info: EngineInfo) -> Application:
     count, seed, psi = options.mix or 0, options.seed or 0, 1.0 if options.psi is None else options.psi
     layers, alpha = _layers(options, info), options.mix_alpha
-    amount = codes.layer_alpha(info, layers, alpha)
-    codes.check_seed(seed)
-    codes.check_psi(psi)
+    amount = layer_alpha(info, layers, alpha)
+    check_seed(seed)
+    check_psi(psi)
     if not 0 <= psi <= 1:
         warnings.warn(f"psi {psi:g} is outside 0 (average face) to 1 (no truncation): faces may look odd", stacklevel=2)
     if not options.url:  # a server says for itself whether it has one
@@ -113,7 +113,7 @@ def _morphing(options: Options, other: Pixels) -> Application:
 
 def _transferring(options: Options, info: EngineInfo, other: Pixels) -> Application:
     layers, alpha = _layers(options, info), options.mix_alpha
-    amount = codes.layer_alpha(info, layers, alpha)
+    amount = layer_alpha(info, layers, alpha)
 
     @cache
     def style(pipeline: Pipeline) -> NDArray[np.float32]:
@@ -128,10 +128,10 @@ def _transferring(options: Options, info: EngineInfo, other: Pixels) -> Applicat
 
 def _editing(options: Options, info: EngineInfo) -> Application:
     path, layers, alpha = options.edit or Path(), _layers(options, info), options.mix_alpha
-    direction = codes.as_direction(codes.read_array(path), info, f"--edit {path}")
+    direction = as_direction(read_array(path), info, f"--edit {path}")
     strengths = STRENGTHS if options.strength is None else parse_strengths(options.strength)
-    codes.as_strengths(strengths, "--strength")
-    amount = codes.edit_alpha(info, layers, alpha)
+    as_strengths(strengths, "--strength")
+    amount = edit_alpha(info, layers, alpha)
 
     def make(pipeline: Pipeline, source: Source) -> Made:
         return pipeline.edit(source, direction, strengths, layers, alpha), None
@@ -161,15 +161,15 @@ def make_reader(options: Options, info: EngineInfo) -> Callable[[Path], Pixels]:
     size, factor, swap = info.input_size, options.downsample, options.swap
     if factor is not None:
         inputs.check_factor(factor)
-        return lambda path: inputs.degrade(images.load(path, "rgb", size), factor)
+        return lambda path: inputs.degrade(load(path, "rgb", size), factor)
     if options.mask is not None:
         mask = inputs.triangle(size) if options.mask == TRIANGLE else inputs.read_mask(options.mask, size)
-        return lambda path: inputs.hide(images.load(path, "rgb", size), mask)
+        return lambda path: inputs.hide(load(path, "rgb", size), mask)
     if options.sketch_from_photo:
-        return lambda path: sketch(images.load(path, "rgb", size))[..., None]
+        return lambda path: sketch(load(path, "rgb", size))[..., None]
     if swap is not None:
-        return lambda path: _with_classes(images.load(path, info.input, size, info.classes), path, swap)
-    return lambda path: images.load(path, info.input, size, info.classes)
+        return lambda path: _with_classes(load(path, info.input, size, info.classes), path, swap)
+    return lambda path: load(path, info.input, size, info.classes)
 
 
 def _with_classes(labels: Pixels, path: Path, swap: str) -> Pixels:
@@ -178,28 +178,6 @@ def _with_classes(labels: Pixels, path: Path, swap: str) -> Pixels:
     if missing:
         warnings.warn(f"{path} has no pixel of class {min(missing)}: --swap {swap} changes nothing there", stacklevel=2)
     return labels
-
-
-def read_codes(path: Path, info: EngineInfo) -> list[tuple[Path, NDArray[np.float32]]]:
-    """The codes [L,S] in a .npy file or in each of a folder of them, each with the file its output is named after.
-
-    Raises `PspError` for files that are none, and for codes of another shape.
-    """
-    if not path.is_dir():
-        read = codes.as_codes(codes.read_array(path), info, f"--latents {path}")
-        if not len(read):
-            raise PspError(f"--latents {path}: the codes of no picture at all, {list(read.shape)}")
-        width = len(str(len(read)))
-        names = [path.with_stem(f"{path.stem}_{n:0{width}}") for n in range(1, len(read) + 1)]
-        return list(zip(names if len(read) > 1 else [path], read, strict=True))
-    files = sorted(file for file in path.glob("*.npy") if not file.name.startswith("."))
-    if not files:
-        raise PspError(f"--latents {path}: no codes in this folder, expected .npy files as --save-latents writes them")
-    every = [codes.as_codes(codes.read_array(file), info, f"--latents {file}") for file in files]
-    several = [file for file, read in zip(files, every, strict=True) if len(read) != 1]
-    if several:
-        raise PspError(f"--latents {several[0]}: expected the codes of one picture per file of a folder")
-    return [(file, read[0]) for file, read in zip(files, every, strict=True)]
 
 
 def _layers(options: Options, info: EngineInfo) -> tuple[int, ...] | None:

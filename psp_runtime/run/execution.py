@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from psp_runtime import console
 from psp_runtime.errors import PictureError
+from psp_runtime.pictures import encoding, png, sheets
 from psp_runtime.pictures import loading as images
-from psp_runtime.pictures import png, sheets
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.prefetch import Stage, map_ahead, map_batches
 from psp_runtime.run.files import Job
@@ -57,7 +57,7 @@ class Run:
             Stage("engine", pipeline.at_once),
             Stage("encode", threads),
         )
-        self.quality = images.QUALITY if plan.options.quality is None else plan.options.quality
+        self.quality = encoding.QUALITY if plan.options.quality is None else plan.options.quality
         self.level = png.QUICKEST if plan.options.compression is None else plan.options.compression
         self.made, self.seconds = 0, 0.0
 
@@ -135,7 +135,7 @@ class Run:
     def _write(self, what: tuple[Pixels, Path, str]) -> None:
         """Save one picture with its note as the options ask."""
         pixels, path, note = what
-        images.save(pixels, path, note, self.quality, self.level)
+        encoding.save(pixels, path, note, self.quality, self.level)
 
     def _frames(self, result: Result) -> Pixels:
         """The pictures of one input as they are saved, [N,H,W,3]: each beside its input with --couple."""

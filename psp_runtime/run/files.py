@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psp_runtime.errors import PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.encoding import FORMATS, picture_format
 
 #: Output names end so, before a number or INPUT_ENDING; a folder is never read back through them.
 OUTPUT_ENDING = "_out"
@@ -56,7 +56,7 @@ def find_pictures(inputs: Iterable[Path]) -> list[Path]:
     for path in inputs:
         found = list_pictures(path) if path.is_dir() else [path]
         if not found:
-            raise PspError(f"no pictures in {path}: expected files named {', '.join(images.FORMATS)}")
+            raise PspError(f"no pictures in {path}: expected files named {', '.join(FORMATS)}")
         pictures += found
     return without_outputs(pictures)
 
@@ -66,7 +66,7 @@ def list_pictures(folder: Path) -> list[Path]:
     return without_outputs(
         path
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in images.FORMATS and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in FORMATS and not path.name.startswith(".") and path.is_file()
     )
 
 
@@ -89,11 +89,11 @@ def output_bases(sources: list[Path], out: str | None, single: bool, ending: str
     """
     if out and not names_folder(out):
         if single:
-            kind = images.picture_format(Path(out))
-            if ending and kind != images.FORMATS[f".{ending}"]:
+            kind = picture_format(Path(out))
+            if ending and kind != FORMATS[f".{ending}"]:
                 raise PspError(f"--out {out} and --format {ending} contradict each other: leave one of them out")
             return [Path(out)]
-        if Path(out).suffix.lower() in images.FORMATS:
+        if Path(out).suffix.lower() in FORMATS:
             raise PspError(f"--out {out} names one picture, but the input is a folder or several: give a folder")
     return [Path(out or ".") / f"{source.stem}{OUTPUT_ENDING}.{ending or 'png'}" for source in sources]
 
@@ -136,37 +136,3 @@ def make_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise PspError(f"cannot write into {folder}: {error.strerror}") from error
-
-
-def save_array(path: Path, array: NDArray[np.float32]) -> None:
-    """Write one .npy file, replacing an earlier one only when complete."""
-    with images.replacing(path) as file:
-        np.save(file, array)
-
-
-class CodeWriter:
-    """Where W+ codes go: `name` is one .npy file for all pictures, or a folder of one per picture."""
-
-    def __init__(self, name: str) -> None:
-        path = Path(name)
-        self.file = None if names_folder(name) else path
-        self.folder = path.parent if self.file else path
-        self._kept: list[NDArray[np.float32]] = []
-        if self.file and self.file.suffix != ".npy":
-            raise PspError(f"--save-latents {name}: expected a name that ends in .npy, or a folder")
-
-    def path(self, source: Path) -> Path:
-        """The file that gets the codes of a picture."""
-        return self.file or self.folder / f"{source.stem}.npy"
-
-    def add(self, source: Path, latents: NDArray[np.float32]) -> None:
-        """Take the codes [L,S] of the next picture."""
-        if self.file:
-            self._kept.append(latents)
-        else:
-            save_array(self.path(source), latents)
-
-    def finish(self) -> None:
-        """Write the one file [N,L,S], if there is something to write."""
-        if self.file and self._kept:
-            save_array(self.file, np.stack(self._kept))

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from psp_runtime.engines.contract import image_shape
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import EngineError, PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures import encoding
 from psp_runtime.pictures.sheets import CELL, Sheet
-from psp_runtime.run import files
-from psp_runtime.run.applications import Application, make_application, make_reader, read_codes
+from psp_runtime.run import files, latents_files
+from psp_runtime.run.applications import Application, make_application, make_reader
+from psp_runtime.run.latents_files import read_codes
 from psp_runtime.run.options import Options, check, flag
 
 #: Options that name a file to read, and one to write for the whole run.
@@ -37,7 +38,7 @@ class Plan:
     jobs: list[files.Job]
     single: bool
     sheet: Sheet | None
-    codes: files.CodeWriter | None
+    codes: latents_files.CodeWriter | None
 
 
 def make_plan(options: Options, info: EngineInfo) -> Plan:
@@ -47,7 +48,7 @@ def make_plan(options: Options, info: EngineInfo) -> Plan:
     single = len(sources) == 1 and not (options.inputs and options.inputs[0].is_dir())
     jobs = _jobs(options, application, sources, single)
     sheet = _sheet(options, info, application, len(jobs))
-    codes = files.CodeWriter(options.save_latents) if options.save_latents else None
+    codes = latents_files.CodeWriter(options.save_latents) if options.save_latents else None
     _check_outputs(options, jobs, codes)
     return Plan(options, application, read, jobs, single, sheet, codes)
 
@@ -89,7 +90,7 @@ def _sheet(options: Options, info: EngineInfo, application: Application, inputs:
     return Sheet(options.grid, inputs, shown + application.count, options.size or min(CELL, info.output_size))
 
 
-def _check_outputs(options: Options, jobs: list[files.Job], codes: files.CodeWriter | None) -> None:
+def _check_outputs(options: Options, jobs: list[files.Job], codes: latents_files.CodeWriter | None) -> None:
     """Names that meet, folders that cannot be written into, and options of formats that nothing has."""
     whole = {flag(name): getattr(options, name) for name in options.given(WRITTEN)}
     read = [Path(getattr(options, name)) for name in options.given(READ)]
@@ -104,14 +105,14 @@ def _check_outputs(options: Options, jobs: list[files.Job], codes: files.CodeWri
         files.make_writable(folder)
 
 
-def _code_files(codes: files.CodeWriter, jobs: list[files.Job]) -> list[tuple[str, Path]]:
+def _code_files(codes: latents_files.CodeWriter, jobs: list[files.Job]) -> list[tuple[str, Path]]:
     """One file for all codes, or one for each input."""
     return [("--save-latents", codes.file)] if codes.file else [(str(j.source), codes.path(j.source)) for j in jobs]
 
 
 def check_formats(options: Options, suffixes: set[str]) -> None:
     """Raise `PspError` for options of formats that nothing is written in; `suffixes` such as ".png"."""
-    kinds = {images.FORMATS.get(suffix, "GIF") for suffix in suffixes}
+    kinds = {encoding.FORMATS.get(suffix, "GIF") for suffix in suffixes}
     for name in options.given(FORMATS):
         if not kinds & set(FORMATS[name]):
             given = f"this run writes {' and '.join(sorted(kinds)) or 'no pictures'}"

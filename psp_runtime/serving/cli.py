@@ -26,7 +26,7 @@ import numpy as np
 import typer
 
 from psp_runtime import console
-from psp_runtime.cli import Device
+from psp_runtime.console import Device
 from psp_runtime.engines.contract import image_shape
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.parts import check_mapping, part_path

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from psp_runtime import console
-from psp_runtime.cli import Device
+from psp_runtime.console import Device
 from psp_runtime.engines.info import read_info
 from psp_runtime.errors import EngineError, PspError
 from psp_runtime.ui.demo_engines import MIX_LAYERS, demo_engines

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from psp_runtime import __version__
-from psp_runtime.engines.optimised_graphs import cache_folder
+from psp_runtime.disk import cache_folder
 from psp_runtime.engines.parts import part_path
 from psp_runtime.errors import PspError
 

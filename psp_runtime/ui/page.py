@@ -7,8 +7,8 @@ from typing import Any
 
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.errors import PspError
-from psp_runtime.pictures import loading as images
-from psp_runtime.ui import canvas as ui_canvas
+from psp_runtime.pictures.loading import load
+from psp_runtime.ui.canvas import SIDE, Pixels, blank, brush_colours, coloured, face_labels, legend, pencilled
 from psp_runtime.ui.runs import MAKES, Runs, lacking
 
 # Only the extra `ui` has it; `ui` says so where it is missing.
@@ -83,7 +83,7 @@ class _Tab:
         else:
             self.controls["picture"] = _canvas(kind)
         if kind == "labels":
-            gr.HTML(ui_canvas.legend())
+            gr.HTML(legend())
             self._upload("Open a label map (grey or palette PNG of class ids)", self._open_labels)
             return
         if kind == "sketch":
@@ -166,7 +166,7 @@ class _Tab:
         if not path.resolve().is_relative_to(self.runs.folder.resolve()):
             return None
         try:
-            images.load(path, self.info.input, self.info.input_size, self.info.classes)
+            load(path, self.info.input, self.info.input_size, self.info.classes)
         except PspError as mistake:
             gr.Warning(self.runs.worded(mistake), title="This picture cannot be used")
             return None
@@ -200,11 +200,11 @@ class _Tab:
         return seed + 1, face if self.info.input == "rgb" else self._open_photo(face)
 
     def _open_labels(self, file: str) -> Any:
-        labels = images.load(file, "labels", self.info.input_size, self.info.classes)
-        return _on_canvas(ui_canvas.coloured(labels))
+        labels = load(file, "labels", self.info.input_size, self.info.classes)
+        return _on_canvas(coloured(labels))
 
     def _open_photo(self, file: str) -> Any:
-        return _on_canvas(ui_canvas.pencilled(images.load(file, "rgb", self.info.input_size)))
+        return _on_canvas(pencilled(load(file, "rgb", self.info.input_size)))
 
 
 def _picture(label: str, height: int) -> Any:
@@ -215,11 +215,11 @@ def _picture(label: str, height: int) -> Any:
 def _canvas(kind: str) -> Any:
     """Paper to draw on, or a face in the colours of the classes."""
     labels = kind == "labels"
-    colours = ui_canvas.brush_colours() if labels else ["#000000", "#808080"]
+    colours = brush_colours() if labels else ["#000000", "#808080"]
     return gr.ImageEditor(
-        _on_canvas(ui_canvas.coloured(ui_canvas.face_labels()) if labels else ui_canvas.blank()),
+        _on_canvas(coloured(face_labels()) if labels else blank()),
         label="Label map: paint with the colours of the classes" if labels else "Sketch",
-        image_mode="RGB", format="png", canvas_size=(ui_canvas.SIDE, ui_canvas.SIDE), fixed_canvas=True, layers=False,
+        image_mode="RGB", format="png", canvas_size=(SIDE, SIDE), fixed_canvas=True, layers=False,
         # A label map as it is stored is nearly black: it has a button of its own.
         sources=() if labels else ("upload", "webcam", "clipboard"), transforms=(), elem_classes="canvas",
         brush=gr.Brush(24 if labels else 4, colours, default_color=colours[labels], color_mode="fixed"),
@@ -227,5 +227,5 @@ def _canvas(kind: str) -> Any:
     )  # fmt: skip
 
 
-def _on_canvas(picture: ui_canvas.Pixels) -> dict[str, Any]:
+def _on_canvas(picture: Pixels) -> dict[str, Any]:
     return {"background": picture, "layers": [], "composite": picture}

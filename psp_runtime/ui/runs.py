@@ -19,7 +19,7 @@ import numpy as np
 from psp_runtime.engines.info import read_info
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.encoding import save
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.run.applications import TRIANGLE
 from psp_runtime.run.execution import Run
@@ -121,13 +121,13 @@ class Runs:
         pipeline = self.pipeline(engine)
         face = pipeline.decode(pipeline.styles(1, seed, psi=0.7))[0]
         path = self.new_folder() / f"face_{seed}.png"
-        images.save(face, path)
+        save(face, path)
         return path
 
     def save_drawing(self, picture: Pixels, kind: str) -> Path:
         """What is on a canvas [H,W,3] as a file `psp-run` reads: a sketch, or a label map of the painted colours."""
         path = self.new_folder() / ("labels.png" if kind == "labels" else "sketch.png")
-        images.save(class_ids(picture) if kind == "labels" else np.ascontiguousarray(picture), path)
+        save(class_ids(picture) if kind == "labels" else np.ascontiguousarray(picture), path)
         return path
 
     def pipeline(self, engine: Path) -> Pipeline:

@@ -8,7 +8,7 @@ import re
 import torch
 
 from psp_train.networks import EncoderConfig, GeneratorConfig
-from psp_train.networks.encoder import EncoderKind
+from psp_train.networks.config import EncoderKind
 
 State = dict[str, torch.Tensor]
 

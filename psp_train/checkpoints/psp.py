@@ -24,7 +24,7 @@ from psp_runtime.tasks import TASKS, Task, get_task
 from psp_train import demo
 from psp_train.checkpoints.architecture import State, encoder_config, generator_config
 from psp_train.networks import PSP, EncoderConfig, Generator, GeneratorConfig
-from psp_train.networks.encoder import EncoderKind
+from psp_train.networks.config import EncoderKind
 from psp_train.recipes import Recipe, to_json
 
 #: Names of `opts["encoder_type"]` in published files; those of the ResNet encoders, which nobody published, are ours.

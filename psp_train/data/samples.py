@@ -4,13 +4,7 @@ Every sample is uint8, loaded by `psp_runtime.pictures.loading` as at run time, 
 index) alone: neither the number of workers nor a restart changes it.
 """
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +13,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from psp_runtime.errors import PictureError, PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.errors import PictureError
+from psp_runtime.pictures.loading import downsample, load
 from psp_runtime.pictures.transforms import triangle
-from psp_runtime.prefetch import THREADS, map_ahead
 from psp_runtime.tasks import INPUT_SIZE, Task
-from psp_train.progress import Progress
+from psp_train.data.folders import Item
 
 Array = np.ndarray
 
@@ -39,112 +32,6 @@ class Batch(NamedTuple):
     target: torch.Tensor
     mask: torch.Tensor
     names: list[str]
-
-
-@dataclass(frozen=True)
-class Item:
-    """The files of one sample; `mask` is a label map of the target, where losses need one."""
-
-    source: Path
-    target: Path
-    mask: Path | None = None
-
-
-def pictures(folder: Path) -> list[Path]:
-    """All picture files in a folder and below it, sorted. Raises `PspError` when there are none."""
-    if not folder.is_dir():
-        raise PspError(f"no folder {folder}: expected a folder of pictures")
-    found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in images.FORMATS and _visible(p, folder)]
-    if not found:
-        raise PspError(f"no pictures in {folder}: expected files named {', '.join(images.FORMATS)}, sub-folders too")
-    return found
-
-
-def _visible(path: Path, folder: Path) -> bool:
-    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-
-def pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """Pictures of two folders that share sub-folder and stem, sorted by source.
-
-    Raises `PspError` for sources without a target and for two files of one stem.
-    """
-    inputs, outputs = _by_stem(source), _by_stem(target)
-    missing = [stem for stem in inputs if stem not in outputs]
-    if missing:
-        raise PspError(
-            f"{len(missing)} of {len(inputs)} pictures in {source} have no picture of the same name in {target}: "
-            f"the first is {inputs[missing[0]]}"
-        )
-    return [(path, outputs[stem]) for stem, path in inputs.items()]
-
-
-def _by_stem(folder: Path) -> dict[Path, Path]:
-    stems: dict[Path, Path] = {}
-    for path in pictures(folder):
-        stem = path.relative_to(folder).with_suffix("")
-        if stem in stems:
-            raise PspError(f"{stems[stem]} and {path} have one name: pairs are found by name, remove one of them")
-        stems[stem] = path
-    return stems
-
-
-def find_items(task: Task, data: Path, target: Path | None, masks: Path | None) -> list[Item]:
-    """The samples of a data folder. Sketches and label maps need `target`, the faces they belong to."""
-    if task.input != "rgb" and target is None:
-        raise PspError(f"task {task.name} translates {task.input} pictures: give --target, the folder of their faces")
-    if target is not None and target.resolve() == data.resolve():
-        raise PspError(f"--data and --target are both {data}: expected the inputs in one folder, the faces in another")
-    found = [(path, path) for path in pictures(data)] if target is None else pairs(data, target)
-    if masks is None:
-        return [Item(a, b) for a, b in found]
-    maps = _by_stem(masks)
-    root = data if target is None else target
-    lacking = [b for _, b in found if b.relative_to(root).with_suffix("") not in maps]
-    if lacking:
-        raise PspError(f"{len(lacking)} pictures have no label map in {masks}: the first is {lacking[0]}")
-    return [Item(a, b, maps[b.relative_to(root).with_suffix("")]) for a, b in found]
-
-
-def check_labels(items: Sequence[Item], task: Task) -> None:
-    """Read every label map once, in threads: `PictureError` names the first bad file and id before hours are spent."""
-    files = [item.source for item in items if task.input == "labels"] + [item.mask for item in items if item.mask]
-    if not files:
-        return
-    read = partial(images.load, kind="labels", classes=images.CHANNELS["labels"])
-    with (
-        Progress("checking label maps", len(files), unit="maps") as progress,
-        closing(map_ahead(read, files, THREADS, ahead=4 * THREADS)) as maps,
-    ):
-        for _ in maps:
-            progress.advance()
-
-
-def split(items: list[Item], held_out: int, seed: int) -> tuple[list[Item], list[Item]]:
-    """Training and held-out samples, a fixed choice per seed. Raises `PspError` when nothing is left to train on."""
-    if held_out >= len(items):
-        raise PspError(f"{len(items)} samples cannot spare {held_out} for validation: give --held-out a smaller number")
-    chosen = set(np.random.default_rng([seed, 7]).permutation(len(items))[:held_out].tolist())
-    return [x for i, x in enumerate(items) if i not in chosen], [x for i, x in enumerate(items) if i in chosen]
-
-
-#: What a fingerprint begins with; earlier ones, of file names alone, do not.
-KIND_OF_FINGERPRINT = "2:"
-
-
-def fingerprint(*parts: Sequence[Item]) -> str:
-    """Names and order of samples as a sha256: where it changes, the same position means another sample.
-
-    Names within their folders, which may have moved.
-    """
-    columns = [[[getattr(item, kind) for item in part] for part in parts] for kind in ("source", "target", "mask")]
-    return KIND_OF_FINGERPRINT + hashlib.sha256(json.dumps([_names(column) for column in columns]).encode()).hexdigest()
-
-
-def _names(parts: list[list[Path | None]]) -> list[list[str]]:
-    files = [path for part in parts for path in part if path]
-    root = os.path.commonpath([path.parent for path in files]) if files else ""
-    return [[os.path.relpath(path, root) if path else "" for path in part] for part in parts]
 
 
 class Samples(Dataset):
@@ -163,12 +50,12 @@ class Samples(Dataset):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         item = self.items[index]
-        target = images.load(item.target, "rgb")
+        target = load(item.target, "rgb")
         mask = face_mask(item.mask)
         if item.source == item.target:  # a picture that is its own target is degraded; a pair was made as it should be
             source = degrade(self.task, target, rng, self.factors if self.train else _middle(self.factors))
         else:
-            source = images.load(item.source, self.task.input)
+            source = load(item.source, self.task.input)
         source, target, mask = self._mirror(rng, source, target, mask)
         return source, target, mask, str(item.source)
 
@@ -202,7 +89,7 @@ def degrade(task: Task, pixels: Array, rng: np.random.Generator, factors: tuple[
     Super-resolution: down-sampled by one of `factors`, and bilinearly back. Inpainting: the triangle is black.
     """
     if task.name == "super_resolution":
-        small = Image.fromarray(images.downsample(pixels, int(rng.choice(factors))))
+        small = Image.fromarray(downsample(pixels, int(rng.choice(factors))))
         return np.array(small.resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BILINEAR))
     if task.name == "inpainting":
         return pixels * ~triangle()[..., None]
@@ -213,7 +100,7 @@ def face_mask(labels: Path | None) -> Array:
     """Where the face is, uint8 [256,256]: everything but background and clothes of a CelebAMask-HQ label map."""
     if labels is None:
         return np.ones((INPUT_SIZE, INPUT_SIZE), np.uint8)
-    return ~np.isin(images.load(labels, "labels"), NOT_FACE).astype(bool) * np.uint8(1)
+    return ~np.isin(load(labels, "labels"), NOT_FACE).astype(bool) * np.uint8(1)
 
 
 #: Background, hat, earring, necklace, neck, cloth.

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from psp_runtime import console
 from psp_runtime.errors import PictureError, PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.encoding import save
+from psp_runtime.pictures.loading import load
 from psp_runtime.pictures.sketching import sketch
 from psp_runtime.pipeline import THREADS, map_ahead
-from psp_train.data.samples import pictures
+from psp_train.data.folders import pictures
 from psp_train.progress import Progress
 
 Job = tuple[Path, Path]
@@ -81,9 +82,9 @@ def _is_newer(job: Job) -> bool:
 def _make(job: Job) -> PictureError | None:
     photo, drawn = job
     try:
-        pixels = images.load(photo, "rgb")
+        pixels = load(photo, "rgb")
     except PictureError as error:
         return error
     drawn.parent.mkdir(parents=True, exist_ok=True)
-    images.save(sketch(pixels), drawn)
+    save(sketch(pixels), drawn)
     return None

@@ -12,8 +12,8 @@ from PIL import Image
 
 from psp_runtime.errors import PspError
 from psp_runtime.tasks import Task
-from psp_train.data.samples import Item
-from psp_train.drawn import parameters as faces
+from psp_train.data.folders import Item
+from psp_train.drawn.faces import draw, sample
 from psp_train.progress import Progress
 
 #: Faces of a training folder, and the seeds of training and of evaluation on other faces.
@@ -58,12 +58,12 @@ def draw_folder(folder: Path, count: int = COUNT, seed: int = TRAIN_SEED) -> Non
 def _draw_all(folder: Path, count: int, seed: int) -> None:
     for kind in KINDS:
         (folder / kind).mkdir()
-    vectors = faces.sample(count, seed)
+    vectors = sample(count, seed)
     with ProcessPoolExecutor() as pool, Progress("drawing faces", count) as progress:
         for _ in pool.map(_draw, vectors, [folder] * count, range(count), chunksize=16):
             progress.advance()
 
 
 def _draw(vector: np.ndarray, folder: Path, index: int) -> None:
-    for kind, pixels in zip(KINDS, faces.draw(vector)):
+    for kind, pixels in zip(KINDS, draw(vector)):
         Image.fromarray(pixels).save(folder / kind / f"{index:05}.png", compress_level=1)

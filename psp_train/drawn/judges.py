@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from psp_train.drawn.parameters import LABELS
+from psp_train.drawn.faces import LABELS
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "judges.safetensors"
 SIZE = 128

@@ -21,9 +21,9 @@ import numpy as np
 import typer
 
 from psp_runtime import console
-from psp_runtime.cli import Device
+from psp_runtime.console import Device
+from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
-from psp_runtime.pictures import loading as images
 from psp_runtime.pipeline import THREADS, map_ahead
 from psp_runtime.tasks import Task
 from psp_train.evaluation.metrics import Metric, demo_metrics, published_metrics, to_256
@@ -82,7 +82,7 @@ def psp_eval(
     report = summary(model, values, runtime) | {"data": str(data or "drawn faces")}
     report |= {"factor": shrunk} if shrunk else {}
     if out:
-        with images.replacing(out) as file:
+        with replacing(out) as file:
             file.write(json.dumps(report | {"per_picture": values}, indent=1).encode())
     print(table(report, metrics))
     if not (demo or weights):

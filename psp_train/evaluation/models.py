@@ -16,13 +16,13 @@ import numpy as np
 import psp_runtime
 from psp_runtime.engines.devices import gpu_name
 from psp_runtime.errors import PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.loading import load
 from psp_runtime.tasks import Task, get_task
 from psp_train.evaluation.metrics import torch_device
 
 if TYPE_CHECKING:
     from psp_train.checkpoints.psp import Checkpoint
-    from psp_train.data.samples import Item
+    from psp_train.data.folders import Item
 
 Array = np.ndarray
 
@@ -98,24 +98,24 @@ def torch_model(checkpoint: "Checkpoint", device: str) -> Model:
 
 def folder_jobs(model: Model, data: Path, target: Path | None, factor: int | None) -> list[Job]:
     """The pictures of a folder; each is its own target (and degraded first) unless there is a folder of them."""
-    from psp_train.data.samples import find_items
+    from psp_train.data.folders import find_items
 
     items = find_items(model.task, data, target, None)
     return [partial(_load, model, item, data, factor) for item in items]
 
 
 def _load(model: Model, item: "Item", data: Path, factor: int | None) -> Sample:
-    target = images.load(item.target, "rgb")
+    target = load(item.target, "rgb")
     if item.source == item.target:  # a pair was made as it should be
         source = _degrade(model.task, target, factor)
     else:
-        source = images.load(item.source, model.task.input, classes=model.classes)
+        source = load(item.source, model.task.input, classes=model.classes)
     return Sample(item.source.relative_to(data).as_posix(), source, target)
 
 
 def drawn_jobs(model: Model, count: int, factor: int | None) -> list[Job]:
     """Drawn faces that no training saw. Raises `PspError` for tasks that have none."""
-    from psp_train.drawn import parameters as faces
+    from psp_train.drawn import faces
     from psp_train.drawn.dataset import HELD_OUT_SEED
 
     task = model.task
@@ -128,7 +128,7 @@ def drawn_jobs(model: Model, count: int, factor: int | None) -> list[Job]:
 
 
 def _draw(task: Task, name: str, vector: Array, factor: int | None) -> Sample:
-    from psp_train.drawn import parameters as faces
+    from psp_train.drawn import faces
 
     face = faces.draw(vector)
     if task.name == "frontalization":  # of a drawn face the other view is known

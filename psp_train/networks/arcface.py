@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from psp_train.networks.encoder import Backbone, EncoderConfig
+from psp_train.networks.config import EncoderConfig
+from psp_train.networks.encoder import Backbone
 
 #: Residual units in the four stages of IR-101; those of IR-SE50 are the encoder's.
 IR101_UNITS = (3, 13, 30, 3)

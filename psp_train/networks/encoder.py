@@ -5,57 +5,13 @@
 published state dicts. The encoders over a ResNet-50 are in `resnet.py`; `build_encoder` knows them all.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from psp_train.networks.features import RESNET50_UNITS
+from psp_train.networks.config import EncoderConfig, head_size
 from psp_train.networks.pointwise import PointwiseConv
-from psp_train.networks.resnet import ResNetEncoder
 from psp_train.networks.stylegan2 import EqualLinear
-
-EncoderKind = Literal["psp", "w", "naive_wplus", "resnet_w", "resnet_wplus"]
-
-#: Styles below MEDIUM are read from the 16x16 feature map, those below FINE from 32x32, the rest from 64x64 (figure 2).
-MEDIUM, FINE = 3, 7
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Shape of an encoder; the defaults are the published one for 1024x1024 (of other kinds: `published_config`).
-
-    `units` and `widths` are the four backbone stages. Over IR-SE the last width is also that of the feature pyramid
-    and of the map2style heads; over ResNet the widths are those inside the bottlenecks, which put out four times as
-    many channels.
-    """
-
-    kind: EncoderKind = "psp"
-    input_channels: int = 3
-    styles: int = 18
-    style_dim: int = 512
-    units: tuple[int, int, int, int] = (3, 4, 14, 3)
-    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
-
-    def __post_init__(self) -> None:
-        equal = any(a == b for a, b in zip(self.widths, self.widths[1:], strict=False))
-        if equal and not self.resnet:  # whose keys name the stages
-            raise ValueError(f"widths {self.widths}: each stage must differ from the one before, to be told apart")
-
-    @property
-    def resnet(self) -> bool:
-        """Whether the backbone is a ResNet (else IR-SE)."""
-        return self.kind in ("resnet_w", "resnet_wplus")
-
-
-def published_config(
-    kind: EncoderKind, input_channels: int = 3, styles: int = 18, style_dim: int = 512
-) -> EncoderConfig:
-    """The encoder of a kind at its full size: over IR-SE50, or over ResNet-50."""
-    config = EncoderConfig(kind, input_channels, styles, style_dim)
-    return replace(config, units=RESNET50_UNITS) if config.resnet else config
 
 
 class SqueezeExcitation(nn.Module):
@@ -191,22 +147,6 @@ class NaiveWPlusEncoder(Backbone):
         """x [B,C,256,256] -> W+ offsets [B,L,S]."""
         features = self.output_layer_2(self.stages(x)[3])
         return self.linear(features).view(-1, self.config.styles, self.config.style_dim)
-
-
-#: Every encoder has the `config` it was built from and maps x [B,C,256,256] to offsets [B,L,S].
-Encoder = Backbone | ResNetEncoder
-
-
-def build_encoder(config: EncoderConfig) -> Encoder:
-    """The encoder of `config.kind`."""
-    if config.resnet:
-        return ResNetEncoder(config)
-    return {"psp": PSPEncoder, "w": WEncoder, "naive_wplus": NaiveWPlusEncoder}[config.kind](config)
-
-
-def head_size(style: int) -> int:
-    """Side of the feature map that map2style head number `style` reads."""
-    return 16 if style < MEDIUM else 32 if style < FINE else 64
 
 
 def upsample_add(x: torch.Tensor, lateral: torch.Tensor) -> torch.Tensor:

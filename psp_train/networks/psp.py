@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from psp_runtime.tasks import InputKind
-from psp_train.networks.encoder import EncoderConfig, build_encoder
+from psp_train.networks.config import EncoderConfig
+from psp_train.networks.encoders import build_encoder
 from psp_train.networks.stylegan2 import Generator, GeneratorConfig
 
 

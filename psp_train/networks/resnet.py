@@ -19,7 +19,7 @@ from torch import nn
 from psp_train.networks.features import ResNet50
 
 if TYPE_CHECKING:  # `encoder.py` builds on this module
-    from psp_train.networks.encoder import EncoderConfig
+    from psp_train.networks.config import EncoderConfig
 
 
 class ResNetEncoder(nn.Module):

@@ -7,14 +7,12 @@ machine uses, and why: `python -m psp_train.ops`. docs/ops.md has the definition
 import contextlib
 from collections.abc import Iterator
 
-from psp_train.ops import fused_bias_leaky_relu as _activation
-from psp_train.ops import upfirdn2d as _resampling
-from psp_train.ops.fused_bias_leaky_relu import fused_bias_leaky_relu
-from psp_train.ops.upfirdn2d import upfirdn2d
+from psp_train.ops.fused_bias_leaky_relu import _forward, _gradient, fused_bias_leaky_relu
+from psp_train.ops.upfirdn2d import _upfirdn2d, upfirdn2d
 
 __all__ = ["fused_bias_leaky_relu", "plain_torch", "upfirdn2d"]
 
-_OPERATORS = (_activation._forward, _activation._gradient, _resampling._upfirdn2d)
+_OPERATORS = (_forward, _gradient, _upfirdn2d)
 
 
 @contextlib.contextmanager

@@ -1,74 +1,32 @@
 """What a training starts from: settings -> recipe, model, loss and samples."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from psp_runtime.errors import PspError
 from psp_runtime.tasks import get_task
-from psp_train import demo, recipes
+from psp_train import demo
 from psp_train.checkpoints.psp import load_encoder, load_generator
-from psp_train.data import samples as data
+from psp_train.data import folders
 from psp_train.data.samples import Samples
 from psp_train.drawn import dataset as drawn
-from psp_train.losses import published as pretrained
+from psp_train.losses.published import irse50_state, resnet50_state
 from psp_train.networks import PSP, Generator
-from psp_train.networks.encoder import published_config
+from psp_train.networks.config import published_config
 from psp_train.recipes import Recipe
 from psp_train.training.objective import Objective, demo_networks, load_networks
 from psp_train.training.run_folder import RunFolder
-
-Precision = Literal["none", "bf16", "fp16"]
+from psp_train.training.settings import Settings
 
 #: z vectors whose average w is taken when a generator's file stores none.
 AVERAGED = 100_000
 
 #: A ResNet encoder as small as the demo's own.
 DEMO_RESNET: dict[str, Any] = dict(units=(1, 1, 1, 1), widths=(8, 16, 24, 32))
-
-
-@dataclass(frozen=True)
-class Settings:
-    """One training: its recipe, its files, and how it runs. Stored as run.json.
-
-    `data`, `target`, `masks`: folders of sources, their faces, label maps of those. `generator`: StyleGAN2 `.pt`.
-    `weights`: folder of published networks. `init`: a pSp checkpoint whose encoder to continue. `demo`: the bundled
-    generator on drawn faces. `held_out` samples are for validation.
-    """
-
-    recipe: Recipe
-    out: Path
-    data: Path | None = None
-    target: Path | None = None
-    masks: Path | None = None
-    generator: Path | None = None
-    weights: Path | None = None
-    init: Path | None = None
-    demo: bool = False
-    held_out: int = 100
-    amp: Precision = "none"
-    compile: bool = False
-    workers: int = 2
-    log_every: int = 50
-    validate_every: int = 1000
-    save_every: int = 1000
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for run.json; paths are absolute, as a run may be resumed from anywhere."""
-        paths = {key: str(value.resolve()) for key, value in asdict(self).items() if isinstance(value, Path)}
-        return asdict(self) | paths | {"recipe": recipes.to_json(self.recipe)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Settings":
-        """The inverse of `to_json`. Raises `PspError` for values of another version."""
-        named = {field.name: field.type for field in fields(cls)}
-        if set(values) != set(named):
-            raise PspError(f"run.json is of another version: it differs in {', '.join(set(values) ^ set(named))}")
-        paths = {key: Path(values[key]) for key, kind in named.items() if "Path" in str(kind) and values[key]}
-        return cls(**{**values, **paths, "recipe": recipes.from_json(values["recipe"])})
 
 
 @dataclass(frozen=True)
@@ -103,12 +61,12 @@ def build_samples(settings: Settings, check: bool = True) -> tuple[Samples, Samp
         raise PspError("give --data, the folder of training pictures, or --demo for drawn faces")
     else:
         check_apart(settings)
-        items = data.find_items(task, settings.data, settings.target, settings.masks)
+        items = folders.find_items(task, settings.data, settings.target, settings.masks)
         if check:
-            data.check_labels(items, task)
+            folders.check_labels(items, task)
     if recipe.mask == "labels" and items[0].mask is None:
         raise PspError("mask=labels looks for faces in label maps: give --masks, their folder")
-    kept, held_out = data.split(items, settings.held_out, recipe.seed)
+    kept, held_out = folders.split(items, settings.held_out, recipe.seed)
     make = (Samples(task, part, recipe.flip, recipe.factors, recipe.seed, part is kept) for part in (kept, held_out))
     training, validation = make
     return training, validation
@@ -186,7 +144,7 @@ def initialise(model: PSP, settings: Settings) -> None:
             raise PspError(f"--init {settings.init} has another encoder, {start.config}: expected {wanted}")
         continue_from(start.state_dict(), model.encoder)
     elif settings.weights is not None and not settings.demo:
-        published = pretrained.resnet50_state if model.encoder.config.resnet else pretrained.irse50_state
+        published = resnet50_state if model.encoder.config.resnet else irse50_state
         continue_from(published(settings.weights), model.encoder)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
-from psp_runtime.pictures.loading import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,8 @@ from torch import nn
 
 from psp_runtime.errors import PspError
 from psp_train.drawn import judges
-from psp_train.losses import published as pretrained
 from psp_train.losses.distances import FACE, w_norm
+from psp_train.losses.published import LPIPS_FILES, find, load_identity, load_lpips, load_moco
 from psp_train.recipes import Recipe
 
 #: Two pictures [B,3,H,W] -> one distance each [B].
@@ -109,12 +109,12 @@ TERMS: dict[str, Callable[[Objective, Rendering], torch.Tensor]] = {
 
 def load_networks(recipe: Recipe, weights: Path | None) -> dict[str, nn.Module]:
     """The published networks of a recipe from a folder of weight files; one `PspError` lists all that are missing."""
-    files = {"lpips": pretrained.LPIPS_FILES[recipe.lpips_network], "identity": ("ir_se50",), "moco": ("moco",)}
-    pretrained.find(weights, [file for name in recipe.networks for file in files[name]])
+    files = {"lpips": LPIPS_FILES[recipe.lpips_network], "identity": ("ir_se50",), "moco": ("moco",)}
+    find(weights, [file for name in recipe.networks for file in files[name]])
     load = {
-        "lpips": lambda: pretrained.load_lpips(weights, recipe.lpips_network),
-        "identity": lambda: pretrained.load_identity(weights),
-        "moco": lambda: pretrained.load_moco(weights),
+        "lpips": lambda: load_lpips(weights, recipe.lpips_network),
+        "identity": lambda: load_identity(weights),
+        "moco": lambda: load_moco(weights),
     }
     return {name: load[name]() for name in recipe.networks}
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
+from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
-from psp_runtime.pictures.loading import replacing
 
 KEPT = 2
 

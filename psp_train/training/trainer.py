@@ -17,20 +17,22 @@ import numpy as np
 import torch
 from torch import nn
 
+from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
-from psp_runtime.pictures.loading import replacing
 from psp_runtime.tasks import get_task
 from psp_train.checkpoints.psp import checkpoint_dict
-from psp_train.data.samples import KIND_OF_FINGERPRINT, Batch, Order, fingerprint, training_batches
+from psp_train.data.folders import KIND_OF_FINGERPRINT, fingerprint
+from psp_train.data.samples import Batch, Order, training_batches
 from psp_train.networks.psp import mix, to_input
 from psp_train.networks.stylegan2 import first_layers
 from psp_train.progress import Progress
 from psp_train.recipes import Recipe
-from psp_train.training.build import Settings, Setup
+from psp_train.training.build import Setup
 from psp_train.training.distributed import Process, distribute, mean_over_processes
 from psp_train.training.objective import Rendering, crop_mask
 from psp_train.training.ranger import Ranger
 from psp_train.training.run_folder import RunFolder
+from psp_train.training.settings import Settings
 from psp_train.training.validation import Board, validate
 
 AMP = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

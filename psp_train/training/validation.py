@@ -6,7 +6,7 @@ from types import TracebackType
 import numpy as np
 import torch
 
-from psp_runtime.pictures.loading import save
+from psp_runtime.pictures.encoding import save
 from psp_runtime.pictures.previews import preview
 from psp_train.data.samples import Batch, validation_batches
 from psp_train.networks import PSP

@@ -22,7 +22,8 @@ from tiny_engines import STYLE_DIM, STYLES, write_onnx, write_plan
 
 from psp_export.export import Options, engine_info
 from psp_export.plans import build as engine
-from psp_export.verify import parity as verify
+from psp_export.verify.cases import reference_cases
+from psp_export.verify.parity import GATES
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.session import OnnxSession
 
@@ -117,7 +118,7 @@ def test_gpu_tests_that_were_all_skipped_are_no_success(tmp_path: Path, monkeypa
 
 
 def test_the_gates_are_those_of_the_export() -> None:
-    assert gpu_checks.GATES == verify.GATES
+    assert gpu_checks.GATES == GATES
     assert gpu_checks.agreeing({"psnr": 40.0}, "fp16") == {"psnr": 40.0}
     for psnr, precision in ((39.9, "fp16"), (47.9, "fp32"), (float("nan"), "fp16")):
         with pytest.raises(ArithmeticError, match="less than 4[08].0 dB"):
@@ -256,7 +257,7 @@ def test_an_export_leaves_an_engine_and_pictures_it_agrees_with(
     assert found["megabytes"] > 0 and read_info(tmp_path / precision / "psp.onnx").max_batch == 16
     session = OnnxSession(tmp_path / precision / "psp.onnx", "cpu")
     for given, expected in gpu_measures.load_cases(tmp_path / precision):
-        assert gpu_measures.worst_psnr(session.run(given)["output"], expected) > verify.GATES[precision]
+        assert gpu_measures.worst_psnr(session.run(given)["output"], expected) > GATES[precision]
 
 
 def test_plan_tests_that_were_skipped_are_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +269,7 @@ def test_plan_tests_that_were_skipped_are_no_success(tmp_path: Path, monkeypatch
 
 def test_half_precision_is_watched_in_every_module(monkeypatch: pytest.MonkeyPatch, cuda_is_the_cpu: None) -> None:
     checkpoint = tiny_checkpoint()
-    cases = verify.reference_cases(checkpoint.model, engine_info(checkpoint, Options(precision="fp16")))[:1]
+    cases = reference_cases(checkpoint.model, engine_info(checkpoint, Options(precision="fp16")))[:1]
     with torch.no_grad():
         found = gpu_checks.torch_half(checkpoint, cases)
         assert found["psnr"] > 40 and found["half_tensors"] > 50 and 0 < found["largest"] < 65504 / 8

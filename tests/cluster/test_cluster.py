@@ -23,8 +23,8 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ra
 fs = pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed: pip install '.[ray]'")
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed: pip install '.[ray]'")
 
-from psp_runtime.cluster import artifacts as luggage  # noqa: E402
 from psp_runtime.cluster import manifest  # noqa: E402
+from psp_runtime.cluster.artifacts import pack  # noqa: E402
 from psp_runtime.cluster.storage import find_pictures, open_place  # noqa: E402
 
 PICTURES, BROKEN = 30, "photos/p07.png"
@@ -216,7 +216,7 @@ def test_what_a_run_reads_travels_with_it(cluster: None, tmp_path: Path) -> None
     write_onnx(tmp_path / "psp.mapping.onnx", part="mapping")
     Image.new("L", (8, 8), 255).save(mask)
     options = Options(engine=engine, mask=str(mask), batch=2, threads=3, ray="ray://head:10001")
-    packed = luggage.pack(options).sent()
+    packed = pack(options).sent()
     assert packed.unpack(options, tmp_path / "there") == options, "files that are here are used where they are"
     wanted = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for name in wanted:

@@ -10,8 +10,8 @@ from cluster_runs import free_port, write_pictures
 from PIL import Image
 from tiny_engines import tiny_info, write_onnx
 
-from psp_runtime.cluster import artifacts as luggage
 from psp_runtime.cluster import connection, driver, manifest
+from psp_runtime.cluster.artifacts import pack
 from psp_runtime.cluster.storage import Picture, find_pictures, open_place
 from psp_runtime.errors import PspError
 from psp_runtime.run.options import Options
@@ -96,7 +96,7 @@ def test_the_key_is_of_what_shapes_outputs(tmp_path: Path) -> None:
 
     def key(**changes: object) -> tuple[str, str]:
         changed = replace(options, **changes)
-        return luggage.pack(changed).key(changed)
+        return pack(changed).key(changed)
 
     assert key() == key(batch=4, threads=7, out="x", device="cpu", ray="auto", actors=9)
     assert len({key(), key(mask="triangle"), key(size=64), key(couple=True), key(mask=None)}) == 5

@@ -10,7 +10,7 @@ import torch
 from psp_runtime.tasks import TASKS, get_task
 from psp_train import demo
 from psp_train.data.samples import degrade
-from psp_train.drawn import parameters as faces
+from psp_train.drawn.faces import draw, parameters, sample
 from psp_train.drawn.judges import load_judges
 from psp_train.networks.psp import to_input
 
@@ -21,8 +21,8 @@ COUNT, HELD_OUT_SEED = 8, 2
 @pytest.fixture(scope="module")
 def drawn():
     """Vectors, and the drawings' pictures, labels and sketches as arrays [N,256,256,...]."""
-    vectors = faces.sample(COUNT, HELD_OUT_SEED)
-    drawings = [faces.draw(z) for z in vectors]
+    vectors = sample(COUNT, HELD_OUT_SEED)
+    drawings = [draw(z) for z in vectors]
     return vectors, *(np.stack([drawing[i] for drawing in drawings]) for i in range(3))
 
 
@@ -65,7 +65,7 @@ def test_the_result_has_the_label_map_of_the_input(drawn, task):
 
 def test_frontalization_turns_faces_to_the_camera_and_keeps_who_they_are(drawn):
     vectors, pictures = drawn[:2]
-    turned = np.abs([faces.parameters(z)["yaw"] for z in vectors]).mean()
+    turned = np.abs([parameters(z)["yaw"] for z in vectors]).mean()
     judges, output = load_judges(), translate("frontalization", pictures)
     assert judges.yaw(output).abs().mean() < turned / 3
     others = torch.roll(rgb(pictures), 1, dims=0)

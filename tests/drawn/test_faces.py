@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from psp_export.verify import parity as verify
-from psp_train.drawn import parameters as faces
-from psp_train.drawn.parameters import FACE_DIM, LABELS, PARAMETERS, draw, parameters, sample, with_parameters
+from psp_export.verify.parity import psnr
+from psp_train.drawn import faces
+from psp_train.drawn.faces import FACE_DIM, LABELS, PARAMETERS, draw, parameters, sample, with_parameters
 
 NAMES = [parameter.name for parameter in PARAMETERS]
 SKIN_LABELS = [LABELS.index(name) for name in ("skin", "nose", "neck")]
@@ -148,7 +148,7 @@ def test_sketch_is_light_paper_with_dark_lines(crowd):
 def test_sizes_agree():
     for z in sample(6, seed=17):
         small, large = draw(z, 64).image, draw(z, 256).image
-        assert verify.psnr(small - halved(large, 2)) > 30
+        assert psnr(small - halved(large, 2)) > 30
 
 
 @pytest.mark.parametrize("shape", [(FACE_DIM - 1,), (1, FACE_DIM), ()])

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from psp_train.drawn import judges
-from psp_train.drawn import parameters as faces
+from psp_train.drawn import faces, judges
 
 SEED, COUNT = 14, 40  # tools/train_judges.py trains on seed 11 and measures on 12
 

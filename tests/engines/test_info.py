@@ -6,8 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 from tiny_engines import tiny_info, write_onnx, write_plan
 
-from psp_runtime.engines import info as metadata
-from psp_runtime.engines.info import EngineInfo, read_info
+from psp_runtime.engines.info import PLAN_NAME_LIMIT, EngineInfo, read_info
 from psp_runtime.errors import EngineError, PspError
 from psp_runtime.tasks import TASKS, get_task
 
@@ -34,12 +33,12 @@ def test_json_is_compact_ascii() -> None:
 def test_a_name_tensorrt_would_drop_is_refused() -> None:
     with pytest.raises(EngineError, match="4095"):
         tiny_info(license="x" * 4000).to_plan_name()
-    room = metadata.PLAN_NAME_LIMIT - len(tiny_info(license="").to_plan_name())
-    assert len(tiny_info(license="x" * room).to_plan_name()) == metadata.PLAN_NAME_LIMIT
+    room = PLAN_NAME_LIMIT - len(tiny_info(license="").to_plan_name())
+    assert len(tiny_info(license="x" * room).to_plan_name()) == PLAN_NAME_LIMIT
 
 
 def test_the_longest_plan_name_is_read_back(tmp_path: Path) -> None:
-    room = metadata.PLAN_NAME_LIMIT - len(tiny_info(license="").to_plan_name())
+    room = PLAN_NAME_LIMIT - len(tiny_info(license="").to_plan_name())
     info = tiny_info(license="x" * room)
     (tmp_path / "a.trt").write_bytes(b"ftrt" + info.to_plan_name().encode() + bytes(10))
     assert read_info(tmp_path / "a.trt") == info

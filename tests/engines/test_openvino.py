@@ -7,8 +7,7 @@ import pytest
 from tiny_engines import write_onnx
 
 from psp_runtime.engines import devices
-from psp_runtime.engines import session as sessions
-from psp_runtime.engines.session import OnnxSession, OpenVINOSession, open_session
+from psp_runtime.engines.session import OPENVINO_FROM_RUNS, OnnxSession, OpenVINOSession, open_session, read_info
 from psp_runtime.errors import EngineError
 from psp_runtime.pipeline import Pipeline
 
@@ -54,8 +53,8 @@ def test_results_stay_when_the_next_picture_comes(tmp_path: Path) -> None:
     ("choice", "runs", "expected"),
     [
         ("", None, OpenVINOSession),
-        ("", sessions.OPENVINO_FROM_RUNS, OpenVINOSession),
-        ("", sessions.OPENVINO_FROM_RUNS - 1, OnnxSession),
+        ("", OPENVINO_FROM_RUNS, OpenVINOSession),
+        ("", OPENVINO_FROM_RUNS - 1, OnnxSession),
         ("", 1, OnnxSession),
         ("onnxruntime", None, OnnxSession),
         ("openvino", 1, OpenVINOSession),
@@ -81,7 +80,7 @@ def test_a_wrong_choice_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_graph_openvino_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_onnx(tmp_path / "psp.onnx")
-    info = sessions.read_info(path)
+    info = read_info(path)
     path.write_bytes(path.read_bytes()[:200])
     monkeypatch.setattr("psp_runtime.engines.openvino_session.read_info", lambda path: info)
     with pytest.raises(EngineError, match=r"^OpenVINO cannot open [^\n]*; PSP_CPU=onnxruntime opens it$"):

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from tiny_engines import tiny_info, write_onnx
 
+from psp_runtime import disk
 from psp_runtime.engines import onnx_session
 from psp_runtime.engines import optimised_graphs as cache
 from psp_runtime.engines.session import OnnxSession
@@ -186,7 +187,7 @@ def test_the_folder_is_the_user_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("PSP_CACHE")
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache.cache_folder() == tmp_path / "psp-toolkit"
+    assert disk.cache_folder() == tmp_path / "psp-toolkit"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.cache_folder() == tmp_path / ".cache" / "psp-toolkit"
+    assert disk.cache_folder() == tmp_path / ".cache" / "psp-toolkit"

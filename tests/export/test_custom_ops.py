@@ -13,13 +13,16 @@ from typer.testing import CliRunner
 
 from psp_export import export
 from psp_export.cli import app
+from psp_export.deploy import custom_ops
 from psp_export.deploy.generator import DeployedGenerator
 from psp_export.deploy.precision import to_half
 from psp_export.export import Options, engine_info
-from psp_export.graphs import functions as custom_ops
-from psp_export.graphs import trace as graph
-from psp_export.plans import build as engine
-from psp_export.verify import parity as verify
+from psp_export.graphs.functions import add_bodies
+from psp_export.graphs.inspect import tensor_types
+from psp_export.graphs.trace import OPSETS
+from psp_export.plans import source
+from psp_export.verify.cases import pictures, reference_cases
+from psp_export.verify.headroom import HEADROOM, fp16_peaks
 from psp_runtime import load
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_train.ops import fused_bias_leaky_relu, upfirdn2d
@@ -71,7 +74,7 @@ def traced(module: torch.nn.Module, x: torch.Tensor) -> onnx.ModelProto:
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(module.eval(), (x,), buffer, opset_version=17, dynamo=False, **names)
     model = onnx.load_from_string(buffer.getvalue())
-    custom_ops.add_bodies(model)
+    add_bodies(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -95,7 +98,7 @@ def test_the_file_holds_the_nodes_and_their_bodies(exported):
     for node in custom:
         values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         assert values["plugin_namespace"] == b"psp" and values["plugin_version"] == b"1"
-    types = engine.tensor_types(model) | {t.name: t.data_type for t in model.graph.initializer}
+    types = tensor_types(model) | {t.name: t.data_type for t in model.graph.initializer}
     assert {types[node.input[1]] for node in custom} == {onnx.TensorProto.FLOAT}  # what the kernels take
     assert {types[node.output[0]] for node in custom} == {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
     assert {node.op_type for function in model.functions for node in function.node} <= {
@@ -105,11 +108,11 @@ def test_the_file_holds_the_nodes_and_their_bodies(exported):
 
 def test_verified_like_any_other_and_every_fp16_tensor_watched(exported):
     path = exported / "psp.onnx"
-    info, types = read_info(path), engine.tensor_types(onnx.load(path))
-    assert info.custom_ops and info.parity["psnr"] >= 50 and info.parity["headroom"] >= verify.HEADROOM
+    info, types = read_info(path), tensor_types(onnx.load(path))
+    assert info.custom_ops and info.parity["psnr"] >= 50 and info.parity["headroom"] >= HEADROOM
     half = {name for name, kind in types.items() if kind == onnx.TensorProto.FLOAT16}
     assert len({node.output[0] for node in onnx.load(path).graph.node if node.domain == "psp"} & half) == 4 + 9
-    assert half <= set(verify.fp16_peaks(path, [verify.reference_cases(tiny_model(), info)[0].inputs]))
+    assert half <= set(fp16_peaks(path, [reference_cases(tiny_model(), info)[0].inputs]))
 
 
 def test_only_what_has_the_nodes_says_so(exported):
@@ -117,7 +120,7 @@ def test_only_what_has_the_nodes_says_so(exported):
     assert [read_info(exported / name).custom_ops for name in names] == [True, True, False, False]
     assert not onnx.load(exported / "psp.encoder.onnx").functions
     with load(exported / "psp.onnx") as pipeline:  # parts of the same export are used
-        images = verify.pictures("rgb", 0, 2, seed=1)[:1]
+        images = pictures("rgb", 0, 2, seed=1)[:1]
         assert pipeline.mix(images, pipeline.styles(2, seed=1)).shape == (1, 2, 64, 64, 3)
 
 
@@ -131,10 +134,10 @@ def test_metadata_of_earlier_files_reads_as_without():
 def test_inlining_leaves_standard_operations(exported):
     """What TensorRT 8.6 gets."""
     model = onnx.load(exported / "psp.onnx")
-    plain = custom_ops.inlined(model)
+    plain = source.inlined(model)
     assert not plain.functions and {node.domain for node in plain.graph.node} <= {""}
     feeds = {
-        "image": verify.pictures("rgb", 0, 2, seed=1),
+        "image": pictures("rgb", 0, 2, seed=1),
         "style": np.zeros((2, 10, 32), np.float32),
         "alpha": np.zeros((2, 10), np.float32),
     }
@@ -167,19 +170,19 @@ def test_nodes_are_the_operators():
     assert relative_error(run(model, x=x.numpy()), expected.numpy()) < 1e-6
 
 
-@pytest.mark.parametrize("opset", graph.OPSETS)
+@pytest.mark.parametrize("opset", OPSETS)
 def test_bodies_are_of_the_opset_of_the_file(opset):
     model = traced(Both(), torch.zeros(1, 5, 7, 6))
     del model.functions[:]
     model.opset_import[0].version = opset
-    assert custom_ops.add_bodies(model)
+    assert add_bodies(model)
     assert {f.opset_import[0].version for f in model.functions} == {opset}
     onnx.checker.check_model(model)
 
 
 def test_a_model_without_nodes_gets_no_bodies():
     model = traced(torch.nn.Conv2d(3, 2, 1), torch.zeros(1, 3, 4, 4))
-    assert not custom_ops.add_bodies(model) and not model.functions
+    assert not add_bodies(model) and not model.functions
 
 
 def test_the_option(monkeypatch, tmp_path):

@@ -10,8 +10,9 @@ from models import WideConvolutions, golden_model, inputs, relative_error, tiny_
 from psp_export import export
 from psp_export.deploy import DeployedEncoder, DeployedGenerator, DeployedMapping, DeployedPSP
 from psp_export.deploy.precision import TARGET_PEAK, balance_encoder, channel_peaks, power_of_two, to_half
-from psp_export.graphs import trace as graph
-from psp_export.verify import parity as verify
+from psp_export.graphs.trace import save, to_onnx
+from psp_export.verify.cases import Case, pictures
+from psp_export.verify.headroom import HEADROOM, check_headroom, fp16_peaks
 from psp_train.networks import EncoderConfig
 from psp_train.networks.psp import to_input, to_picture
 
@@ -22,7 +23,7 @@ KINDS += [("resnet_w", "rgb", 3), ("resnet_wplus", "rgb", 3), ("resnet_wplus", "
 @pytest.mark.parametrize(("encoder", "kind", "channels"), KINDS)
 def test_deployed_equals_trained(encoder, kind, channels):
     model = tiny_model(encoder, channels)
-    images = torch.from_numpy(verify.pictures(kind, channels, 3, seed=0))
+    images = torch.from_numpy(pictures(kind, channels, 3, seed=0))
     style, alpha = inputs("style", (3, 10, 32)), inputs("alpha", (3, 10)).clamp(0, 1)
     expected, latents = model(to_input(images, kind, channels), style, alpha)
     output, deployed_latents = DeployedPSP(model, kind)(images, style, alpha)
@@ -40,7 +41,7 @@ def test_mapping():
 @pytest.mark.parametrize(("encoder", "kind", "channels"), KINDS)
 def test_balancing_is_exact_and_reaches_its_target(encoder, kind, channels):
     model = tiny_model(encoder, channels)
-    images = torch.from_numpy(verify.pictures(kind, channels, 3, seed=0))
+    images = torch.from_numpy(pictures(kind, channels, 3, seed=0))
     deployed = DeployedEncoder(model.encoder, model.latent_avg, kind)
     before = deployed(images)
     balance_encoder(deployed, images)
@@ -64,13 +65,13 @@ def hard_model():
 
 @pytest.mark.slow
 def test_plain_half_fails_on_hard_weights_and_ours_holds(hard_model, tmp_path):
-    images = torch.from_numpy(verify.pictures("rgb", 0, 2, seed=5))
+    images = torch.from_numpy(pictures("rgb", 0, 2, seed=5))
     x = to_input(images, "rgb", 3)
     expected = to_picture(hard_model(x)[0])
     assert expected.float().std() > 20  # a picture, not a plain colour
 
     deployed = DeployedPSP(hard_model, "rgb").eval()
-    balance_encoder(deployed.encoder, torch.from_numpy(verify.pictures("rgb", 0, 4, seed=6)))
+    balance_encoder(deployed.encoder, torch.from_numpy(pictures("rgb", 0, 4, seed=6)))
     to_half(deployed)
     style, alpha = torch.zeros(2, 10, 512), torch.zeros(2, 10)
     output, latents = deployed(images, style, alpha)
@@ -81,10 +82,10 @@ def test_plain_half_fails_on_hard_weights_and_ours_holds(hard_model, tmp_path):
     info = export.engine_info(tiny_checkpoint(), export.Options(precision="fp16"))
     info = replace(info, output_size=64, styles=10, style_dim=512)
     path = tmp_path / "hard.onnx"
-    graph.save(graph.to_onnx(deployed, info), path)
+    save(to_onnx(deployed, info), path)
     feeds = {"image": images.numpy(), "style": style.numpy(), "alpha": alpha.numpy()}
-    assert verify.check_headroom(path, [verify.Case(feeds, expected.numpy(), latents.numpy())]) >= verify.HEADROOM
-    assert len(verify.fp16_peaks(path, [feeds])) > 300
+    assert check_headroom(path, [Case(feeds, expected.numpy(), latents.numpy())]) >= HEADROOM
+    assert len(fp16_peaks(path, [feeds])) > 300
 
     # The same weights in a plain .half(): the encoder loses the codes. The generator in its training form holds, as it
     # computes its scales from normalised styles too.
@@ -102,7 +103,7 @@ def test_plain_half_fails_on_hard_weights_and_ours_holds(hard_model, tmp_path):
 @pytest.mark.parametrize("kind", ["psp", "w", "naive_wplus", "resnet_w", "resnet_wplus"])
 def test_half_precision_of_every_encoder(kind):
     model = tiny_model(kind)
-    images = torch.from_numpy(verify.pictures("rgb", 0, 3, seed=5))
+    images = torch.from_numpy(pictures("rgb", 0, 3, seed=5))
     expected, latents = model(to_input(images, "rgb", 3))
     deployed = DeployedPSP(model, "rgb")
     balance_encoder(deployed.encoder, images)

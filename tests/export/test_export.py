@@ -16,16 +16,19 @@ from PIL import Image
 from psp_export import export
 from psp_export.deploy import DeployedMapping
 from psp_export.export import Options, deployable
-from psp_export.graphs import trace as graph
-from psp_export.plans import build as engine
-from psp_export.verify import parity as verify
+from psp_export.graphs.inspect import stored_precision
+from psp_export.graphs.trace import to_onnx
+from psp_export.plans.build import choose_flavour
+from psp_export.verify.cases import Case, pictures, reference_cases
+from psp_export.verify.headroom import HEADROOM
+from psp_export.verify.parity import ParityError, compare, psnr
 from psp_runtime import load, read_info
-from psp_runtime.engines.info import describe
 from psp_runtime.errors import EngineError, PspError
+from psp_runtime.run.info import describe
 from psp_train.networks.psp import to_input, to_picture
 from psp_train.seeded import unit_uniform
 
-HAS_RTX = engine.choose_flavour() is not None
+HAS_RTX = choose_flavour() is not None
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def test_engine_contract(exported, precision):
     outputs = tensors(model.graph.output)
     assert {name: kind for name, (kind, _) in outputs.items()} == {"output": "UINT8", "latents": "FLOAT"}
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
-    assert engine.stored_precision(exported / f"{precision}.onnx") == precision
+    assert stored_precision(exported / f"{precision}.onnx") == precision
 
 
 def test_no_shape_arithmetic_in_the_graph(exported):
@@ -75,12 +78,12 @@ def test_no_shape_arithmetic_in_the_graph(exported):
 @pytest.mark.parametrize("batch", [1, 2, 4])
 def test_onnx_equals_torch_at_every_batch(exported, precision, least, batch):
     model = tiny_model()
-    images = verify.pictures("rgb", 0, batch + 1, seed=batch)[:batch]
+    images = pictures("rgb", 0, batch + 1, seed=batch)[:batch]
     style, alpha = inputs("style", (batch, 10, 32)), inputs("alpha", (batch, 10)).clamp(0, 1)
     expected, latents = model(to_input(torch.from_numpy(images), "rgb", 3), style, alpha)
     with load(exported / f"{precision}.onnx") as pipeline:
         result = pipeline.translate(images, style.numpy(), alpha.numpy())
-    assert verify.psnr(result.output.astype(int) - to_picture(expected).numpy()) > least
+    assert psnr(result.output.astype(int) - to_picture(expected).numpy()) > least
     assert relative_error(result.latents, latents.numpy()) < (1e-4 if precision == "fp32" else 0.01)
 
 
@@ -89,7 +92,7 @@ def test_metadata_and_parity_are_inside(exported):
     assert (info.task, info.encoder, info.output_size, info.styles, info.style_dim) == ("inversion", "psp", 64, 10, 32)
     assert (info.precision, info.backend, info.max_batch, info.part) == ("fp16", "onnx", 4, "full")
     assert info.mix_layers == (8, 9)
-    assert info.parity and info.parity["psnr"] >= 50 and info.parity["headroom"] >= verify.HEADROOM
+    assert info.parity and info.parity["psnr"] >= 50 and info.parity["headroom"] >= HEADROOM
     for part in ("encoder", "generator"):
         assert read_info(exported / f"fp16.{part}.onnx").parity["psnr"] >= 50
     raw = onnx.load(exported / "fp16.onnx").metadata_props[0].value
@@ -116,7 +119,7 @@ def test_a_wrong_mapping_network_is_caught(tmp_path, monkeypatch):
         return module
 
     monkeypatch.setattr(export, "DeployedMapping", spoiled)
-    with pytest.raises(verify.ParityError, match=r"mapping network differs .* expected at most 1e-04; nothing was"):
+    with pytest.raises(ParityError, match=r"mapping network differs .* expected at most 1e-04; nothing was"):
         export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="onnx"))
     assert list(tmp_path.iterdir()) == []
 
@@ -125,7 +128,7 @@ def test_parts_and_mapping_make_the_whole(exported):
     def run(name, feeds):
         return onnxruntime.InferenceSession(exported / f"fp32.{name}.onnx").run(None, feeds)[0]
 
-    images = verify.pictures("rgb", 0, 2, seed=3)
+    images = pictures("rgb", 0, 2, seed=3)
     latents = run("encoder", {"image": images})
     with load(exported / "fp32.onnx") as pipeline:
         whole = pipeline.translate(images)
@@ -176,7 +179,7 @@ def test_a_wrong_engine_is_caught_and_nothing_is_written(tmp_path, monkeypatch):
         return module
 
     monkeypatch.setattr(export, "deployable", spoiled)
-    with pytest.raises(verify.ParityError, match=r"expected at least 48 dB for fp32; nothing was written"):
+    with pytest.raises(ParityError, match=r"expected at least 48 dB for fp32; nothing was written"):
         export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="onnx"))
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"psp.onnx": b"an earlier export"}
 
@@ -191,11 +194,11 @@ def test_the_worst_picture_decides_and_the_error_says_what_to_do(precision, way_
     def run(given):
         return {"output": given["image"], "latents": codes}
 
-    close, far = (verify.Case({"image": expected + by}, expected, codes) for by in np.uint8([1, 6]))
-    assert verify.compare(run, info, [close]).max_difference == 1
+    close, far = (Case({"image": expected + by}, expected, codes) for by in np.uint8([1, 6]))
+    assert compare(run, info, [close]).max_difference == 1
     words = f"32.6 dB on the worst picture, expected at least .. dB for {precision}; nothing was written{way_out}"
-    with pytest.raises(verify.ParityError, match=words):
-        verify.compare(run, info, [close, far])
+    with pytest.raises(ParityError, match=words):
+        compare(run, info, [close, far])
 
 
 @pytest.mark.parametrize(("precision", "gate"), [("fp32", 1e-3), ("fp16", 2e-2)])
@@ -203,12 +206,12 @@ def test_codes_are_compared_too(precision, gate):
     """A mixed picture need not show that the codes beside it are others."""
     info = export.engine_info(tiny_checkpoint(), Options(precision=precision))
     picture, codes = np.zeros((1, 4, 4, 3), np.uint8), np.linspace(-2, 2, 6, dtype=np.float32).reshape(1, 2, 3)
-    case = verify.Case({}, picture, codes)
+    case = Case({}, picture, codes)
     for error, refused in ((0.9, False), (1.1, True), (np.nan, True)):
         outputs = {"output": picture, "latents": codes + np.float32(2 * error * gate)}
-        told = pytest.raises(verify.ParityError, match="codes of the onnx engine differ")
+        told = pytest.raises(ParityError, match="codes of the onnx engine differ")
         with told if refused else nullcontext():
-            verify.compare(lambda given, outputs=outputs: outputs, info, [case])
+            compare(lambda given, outputs=outputs: outputs, info, [case])
 
 
 def test_overflow_is_caught_though_onnx_runtime_hides_it(tmp_path, monkeypatch):
@@ -223,7 +226,7 @@ def test_overflow_is_caught_though_onnx_runtime_hides_it(tmp_path, monkeypatch):
     model.encoder.body[2].shortcut_layer[0].weight.data /= 1e5
     checkpoint = replace(tiny_checkpoint(), model=model)
     monkeypatch.setattr(export, "balance_encoder", lambda encoder, images: None)
-    with pytest.raises(verify.ParityError, match="FP16 would overflow: tensor"):
+    with pytest.raises(ParityError, match="FP16 would overflow: tensor"):
         export.export(checkpoint, Options(tmp_path / "psp", "fp16", "onnx"))
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
@@ -236,8 +239,8 @@ def test_a_model_of_a_training_that_diverged_is_refused():
     checkpoint = tiny_checkpoint()
     checkpoint.model.decoder.to_rgb1.bias.data[:] = torch.nan
     with pytest.raises(PspError, match="the checkpoint gives pictures of NaN or infinity") as caught:
-        verify.reference_cases(checkpoint.model, export.engine_info(checkpoint, Options(max_batch=1)))
-    assert not isinstance(caught.value, verify.ParityError)
+        reference_cases(checkpoint.model, export.engine_info(checkpoint, Options(max_batch=1)))
+    assert not isinstance(caught.value, ParityError)
 
 
 def test_unverified_says_so(tmp_path):
@@ -252,13 +255,13 @@ def test_a_model_too_large_for_one_file():
     module = deployable(tiny_model(), info)
     module.huge = torch.nn.Parameter(torch.empty(2**29, device="meta"), requires_grad=False)
     with pytest.raises(PspError, match=r"the ONNX model takes 2\.1 GB, one file holds 2 GB: use --fp16"):
-        graph.to_onnx(module, info)
+        to_onnx(module, info)
 
 
 def test_psnr():
-    assert verify.psnr(np.zeros((4, 4))) == 99
-    assert verify.psnr(np.full((4, 4), 255)) == pytest.approx(0)
-    assert verify.psnr(np.full((4, 4), 1)) == pytest.approx(48.13, abs=0.01)
+    assert psnr(np.zeros((4, 4))) == 99
+    assert psnr(np.full((4, 4), 255)) == pytest.approx(0)
+    assert psnr(np.full((4, 4), 1)) == pytest.approx(48.13, abs=0.01)
 
 
 # ---- Golden picture, end to end ------------------------------------------------------------------------------
@@ -286,5 +289,5 @@ def test_golden_picture_through_the_exported_engine(tmp_path, precision):
     for result, name in ((plain, "picture_out.png"), (mixed, "picture_mixed.png")):
         expected = np.asarray(Image.open(GOLDEN / name).convert("RGB")).astype(int)
         difference = result.output[0].astype(int) - expected
-        assert verify.psnr(difference) > 50
+        assert psnr(difference) > 50
         assert precision == "fp16" or np.abs(difference).max() <= 2

@@ -7,8 +7,8 @@ import pytest
 from models import tiny_checkpoint
 
 from psp_export import export
-from psp_export import output_files as targets
 from psp_export.export import Options
+from psp_export.output_files import files_of, put_in_place, stem
 from psp_runtime.errors import PspError
 
 NAMES = ("psp.onnx", "psp.mapping.onnx", "psp.trt", "model")
@@ -55,7 +55,7 @@ def stopping_at(move: int, error: BaseException, after: bool = False):
 def test_new_files_replace_the_old_and_nothing_else_stays(tmp_path):
     made = drafts(tmp_path)
     earlier_export(tmp_path)
-    assert targets.put_in_place(made, tmp_path) == [tmp_path / name for name in NAMES]
+    assert put_in_place(made, tmp_path) == [tmp_path / name for name in NAMES]
     (tmp_path / ".workshop").rmdir()
     assert contents(tmp_path) == {
         "psp.onnx": b"new psp.onnx",
@@ -76,7 +76,7 @@ def test_any_move_that_fails_takes_all_of_them_back(tmp_path, monkeypatch, move,
     error = KeyboardInterrupt() if interrupted else PermissionError(13, "Permission denied")
     monkeypatch.setattr(os, "replace", stopping_at(move, error, after=interrupted))
     with pytest.raises(KeyboardInterrupt if interrupted else PspError) as caught:
-        targets.put_in_place(made, tmp_path)
+        put_in_place(made, tmp_path)
     assert contents(tmp_path) == before
     assert not list(tmp_path.glob(".earlier-*"))
     if not interrupted:
@@ -98,7 +98,7 @@ def test_what_cannot_be_put_back_is_kept_and_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(PspError, match="Read-only file system; move the earlier files back from") as caught:
-        targets.put_in_place(made, tmp_path)
+        put_in_place(made, tmp_path)
     (kept,) = tmp_path.glob(".earlier-*")
     assert str(kept) in str(caught.value)
     assert (kept / "psp.onnx").read_bytes() == b"old engine"
@@ -107,7 +107,7 @@ def test_what_cannot_be_put_back_is_kept_and_named(tmp_path, monkeypatch):
 def test_a_link_is_replaced_not_followed(tmp_path):
     made = drafts(tmp_path)[:1]
     (tmp_path / "psp.onnx").symlink_to(tmp_path / "store.onnx")
-    targets.put_in_place(made, tmp_path)
+    put_in_place(made, tmp_path)
     assert not (tmp_path / "psp.onnx").is_symlink() and not (tmp_path / "store.onnx").exists()
 
 
@@ -125,5 +125,5 @@ def test_an_export_the_system_stops_leaves_the_earlier_one_whole(tmp_path, monke
     [("psp", "psp"), ("a/psp.trt", "a/psp"), ("psp.v1", "psp.v1"), ("my ü.plan", "my ü"), ("psp.ONNX", "psp")],
 )
 def test_stem_drops_only_the_ending_of_an_engine(output, base):
-    assert targets.stem(Path(output)) == Path(base)
-    assert targets.files_of(Path(base))[0] == Path(f"{base}.onnx")
+    assert stem(Path(output)) == Path(base)
+    assert files_of(Path(base))[0] == Path(f"{base}.onnx")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from psp_runtime.errors import PictureError
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.loading import LOSSY_LABELS, load
 
 RNG = np.random.default_rng(0)
 
@@ -27,7 +27,7 @@ def test_labels_keep_their_ids_in_every_form(tmp_path: Path) -> None:
     Image.fromarray(ids).convert("RGBA").save(tmp_path / "rgba.png")
     wanted = np.asarray(Image.fromarray(ids).resize((256, 256), Image.Resampling.NEAREST))
     for name in ("p.png", "l.png", "i16.png", "i32.tif", "rgb.png", "rgba.png"):
-        loaded = images.load(tmp_path / name, "labels")
+        loaded = load(tmp_path / name, "labels")
         assert loaded.shape == (256, 256) and loaded.dtype == np.uint8
         np.testing.assert_array_equal(loaded, wanted, err_msg=name)
 
@@ -47,17 +47,17 @@ def grey_png(ids: np.ndarray, bits: int) -> bytes:
 def test_ids_of_few_bits_are_not_stretched(tmp_path: Path, bits: int) -> None:
     ids = RNG.integers(0, min(2**bits, 19), (256, 256), np.uint8)
     (tmp_path / "a.png").write_bytes(grey_png(ids, bits))
-    np.testing.assert_array_equal(images.load(tmp_path / "a.png", "labels"), ids)
+    np.testing.assert_array_equal(load(tmp_path / "a.png", "labels"), ids)
     stretched = ids * np.uint8(255 // (2**bits - 1))  # a picture is
-    np.testing.assert_array_equal(images.load(tmp_path / "a.png", "sketch")[..., 0], stretched)
+    np.testing.assert_array_equal(load(tmp_path / "a.png", "sketch")[..., 0], stretched)
 
 
 def test_ids_of_few_bits_opened_by_the_caller(tmp_path: Path) -> None:
     ids = RNG.integers(0, 16, (256, 256), np.uint8)
     (tmp_path / "a.png").write_bytes(grey_png(ids, 4))
-    np.testing.assert_array_equal(images.load(Image.open(tmp_path / "a.png"), "labels"), ids)
+    np.testing.assert_array_equal(load(Image.open(tmp_path / "a.png"), "labels"), ids)
     (tmp_path / "a.ppm").write_bytes(b"P6 256 256 18\n" + np.repeat(ids[..., None], 3, 2).tobytes())
-    np.testing.assert_array_equal(images.load(tmp_path / "a.ppm", "labels"), ids)
+    np.testing.assert_array_equal(load(tmp_path / "a.ppm", "labels"), ids)
 
 
 @pytest.mark.parametrize("top", [18, 31, 255, 300, 65535])
@@ -66,7 +66,7 @@ def test_ids_of_a_pgm_are_not_stretched(tmp_path: Path, top: int, plain: bool) -
     ids = RNG.integers(0, 19, (256, 256), np.uint8)
     values = " ".join(map(str, ids.ravel())).encode() if plain else ids.astype(">u2" if top > 255 else "u1").tobytes()
     (tmp_path / "a.pgm").write_bytes(b"P%d 256 256 %d\n" % (2 if plain else 5, top) + values)
-    np.testing.assert_array_equal(images.load(tmp_path / "a.pgm", "labels"), ids)
+    np.testing.assert_array_equal(load(tmp_path / "a.pgm", "labels"), ids)
 
 
 @pytest.mark.parametrize(("suffix", "warned"), [("jpg", 1), ("webp", 1), ("png", 0), ("bmp", 0), ("tiff", 0)])
@@ -76,13 +76,13 @@ def test_formats_that_change_ids_are_warned_about(tmp_path: Path, suffix: str, w
     Image.fromarray(np.full((256, 256), 7, np.uint8)).save(path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        images.load(Image.open(path) if opened else path, "labels")
-    assert [str(warning.message) for warning in caught] == warned * [images.LOSSY_LABELS]
+        load(Image.open(path) if opened else path, "labels")
+    assert [str(warning.message) for warning in caught] == warned * [LOSSY_LABELS]
 
 
 def test_one_bit_labels_are_zero_and_one() -> None:
     ids = np.eye(256, dtype=np.uint8)
-    np.testing.assert_array_equal(images.load(Image.fromarray(ids * 255).convert("1"), "labels"), ids)
+    np.testing.assert_array_equal(load(Image.fromarray(ids * 255).convert("1"), "labels"), ids)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -92,19 +92,19 @@ def test_unknown_class_is_named_with_its_place(tmp_path: Path, dtype: type) -> N
     ids[9, 1] = 250
     Image.fromarray(ids).save(tmp_path / "a.png")
     with pytest.raises(PictureError, match=r"a\.png has class id 30 at \(x=5, y=7\), this engine knows 0\.\.18"):
-        images.load(tmp_path / "a.png", "labels")
-    assert images.load(tmp_path / "a.png", "labels", classes=251).max() <= 250
+        load(tmp_path / "a.png", "labels")
+    assert load(tmp_path / "a.png", "labels", classes=251).max() <= 250
 
 
 def test_ids_beyond_a_byte_do_not_wrap_around() -> None:
     with pytest.raises(PictureError, match="class id 256"):
-        images.load(Image.fromarray(np.full((256, 256), 256, np.uint16)), "labels")
+        load(Image.fromarray(np.full((256, 256), 256, np.uint16)), "labels")
 
 
 def test_colour_and_float_pictures_are_no_label_maps() -> None:
     with pytest.raises(PictureError, match="colour picture, expected a label map"):
-        images.load(RNG.integers(0, 256, (64, 64, 3), np.uint8), "labels")
+        load(RNG.integers(0, 256, (64, 64, 3), np.uint8), "labels")
     with pytest.raises(PictureError, match="CMYK picture, expected a label map"):
-        images.load(Image.new("CMYK", (4, 4)), "labels")
+        load(Image.new("CMYK", (4, 4)), "labels")
     with pytest.raises(PictureError, match="F picture, expected a label map"):
-        images.load(Image.new("F", (4, 4)), "labels")
+        load(Image.new("F", (4, 4)), "labels")

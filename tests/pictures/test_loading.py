@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from psp_runtime.errors import PictureError, PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.encoding import FORMATS, save
+from psp_runtime.pictures.loading import SQUEEZED, downsample, load, resize
 from psp_runtime.run import files
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -32,21 +33,21 @@ def picture(tmp_path: Path) -> Path:
 
 
 def test_rgb_is_the_references_bilinear_square(picture: Path) -> None:
-    pixels = images.load(picture, "rgb")
+    pixels = load(picture, "rgb")
     assert pixels.dtype == np.uint8 and pixels.flags.writeable
     np.testing.assert_array_equal(pixels, reference(Image.fromarray(NOISE)))
 
 
 def test_path_string_pil_and_array_agree(picture: Path) -> None:
-    wanted = images.load(picture, "rgb")
+    wanted = load(picture, "rgb")
     for same in (str(picture), Image.open(picture), NOISE):
-        np.testing.assert_array_equal(images.load(same, "rgb"), wanted)
+        np.testing.assert_array_equal(load(same, "rgb"), wanted)
 
 
 def test_jpeg_is_decoded_in_full(tmp_path: Path) -> None:
     large = Image.fromarray(NOISE).resize((2200, 2000))
     large.save(tmp_path / "a.jpg", quality=95)
-    np.testing.assert_array_equal(images.load(tmp_path / "a.jpg", "rgb"), reference(Image.open(tmp_path / "a.jpg")))
+    np.testing.assert_array_equal(load(tmp_path / "a.jpg", "rgb"), reference(Image.open(tmp_path / "a.jpg")))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
@@ -57,15 +58,15 @@ def test_exif_orientation_is_applied_once(tmp_path: Path, suffix: str) -> None:
     exif[0x0112] = 6  # shown turned 90 degrees clockwise
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(np.rot90(upright)).save(path, exif=exif)
-    pixels = images.load(path, "rgb").astype(int)
+    pixels = load(path, "rgb").astype(int)
     assert pixels[:100].min() > 200 and pixels[-100:].max() < 55
-    np.testing.assert_array_equal(images.load(Image.open(path), "rgb"), pixels)
+    np.testing.assert_array_equal(load(Image.open(path), "rgb"), pixels)
 
 
 def test_a_callers_picture_is_left_alone() -> None:
     given = Image.fromarray(NOISE).convert("RGBA")
     given.getexif()[0x0112] = 6
-    images.load(given, "rgb")
+    load(given, "rgb")
     assert given.size == (220, 200) and given.mode == "RGBA" and given.getexif()[0x0112] == 6
 
 
@@ -77,12 +78,12 @@ def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
     for mode, pixels in (("RGBA", rgba), ("LA", rgba), ("half", half)):
         image = Image.fromarray(pixels)
         image.convert("LA" if mode == "LA" else "RGBA").save(tmp_path / f"{mode}.png")
-    loaded = images.load(tmp_path / "RGBA.png", "rgb")
+    loaded = load(tmp_path / "RGBA.png", "rgb")
     assert tuple(loaded[0, 0]) == (200, 0, 0) and tuple(loaded[0, -1]) == (255, 255, 255)
-    assert tuple(images.load(tmp_path / "LA.png", "rgb")[0, -1]) == (255, 255, 255)
-    assert tuple(images.load(tmp_path / "half.png", "rgb")[0, -1]) == (127, 127, 127)
-    assert images.load(tmp_path / "RGBA.png", "sketch")[0, -1] == 255
-    np.testing.assert_array_equal(images.load(rgba, "rgb"), loaded)
+    assert tuple(load(tmp_path / "LA.png", "rgb")[0, -1]) == (255, 255, 255)
+    assert tuple(load(tmp_path / "half.png", "rgb")[0, -1]) == (127, 127, 127)
+    assert load(tmp_path / "RGBA.png", "sketch")[0, -1] == 255
+    np.testing.assert_array_equal(load(rgba, "rgb"), loaded)
 
 
 def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
@@ -93,8 +94,8 @@ def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
     image.save(tmp_path / "bytes.png", transparency=b"\xff\x00")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        warnings.filterwarnings("ignore", images.SQUEEZED)
-        plain, clear, by_bytes = (images.load(tmp_path / f"{name}.png", "rgb") for name in ("plain", "clear", "bytes"))
+        warnings.filterwarnings("ignore", SQUEEZED)
+        plain, clear, by_bytes = (load(tmp_path / f"{name}.png", "rgb") for name in ("plain", "clear", "bytes"))
     assert tuple(plain[0, 0]) == (10, 20, 30) and tuple(plain[-1, 0]) == (40, 50, 60)
     for pixels in (clear, by_bytes):
         assert tuple(pixels[0, 0]) == (10, 20, 30) and tuple(pixels[-1, 0]) == (255, 255, 255)
@@ -104,7 +105,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     values = np.array([[0, 257, 32768, 65535]] * 4, np.uint16)
     for name in ("a.png", "a.tif"):
         Image.fromarray(values).save(tmp_path / name)
-        whole = images.load(tmp_path / name, "rgb", size=4)
+        whole = load(tmp_path / name, "rgb", size=4)
         assert whole[0, :, 0].tolist() == [0, 1, 128, 255] and (whole == whole[..., :1]).all()
 
 
@@ -112,43 +113,43 @@ def test_transparent_sixteen_bit_grey_is_white(tmp_path: Path) -> None:
     values = np.full((256, 256), 30000, np.uint16)
     values[:, :128] = 500
     Image.fromarray(values).save(tmp_path / "a.png", transparency=500)
-    pixels = images.load(tmp_path / "a.png", "rgb")
+    pixels = load(tmp_path / "a.png", "rgb")
     assert (pixels[:, :127] == 255).all() and (pixels[:, 129:] == 117).all()
 
 
 def test_premultiplied_pictures_are_laid_on_white() -> None:
     image = Image.new("RGBA", (256, 256), (200, 0, 0, 128))
-    np.testing.assert_array_equal(images.load(image.convert("RGBa"), "rgb"), images.load(image, "rgb"))
+    np.testing.assert_array_equal(load(image.convert("RGBa"), "rgb"), load(image, "rgb"))
 
 
 def test_32_bit_and_floating_point_grey_are_refused_with_their_range(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 70000, np.int32)).save(tmp_path / "int.tif")
     Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(PictureError, match="70000"):
-        images.load(tmp_path / "int.tif", "rgb")
+        load(tmp_path / "int.tif", "rgb")
     with pytest.raises(PictureError, match="floating point"):
-        images.load(tmp_path / "float.tif", "rgb")
+        load(tmp_path / "float.tif", "rgb")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "CMYK", "YCbCr", "HSV"])
 def test_other_modes_look_like_their_rgb(mode: str) -> None:
     image = Image.fromarray(NOISE).convert(mode)
-    np.testing.assert_array_equal(images.load(image, "rgb"), reference(image))
+    np.testing.assert_array_equal(load(image, "rgb"), reference(image))
 
 
 def test_cmyk_jpeg_is_not_inverted(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), (255, 255, 255)).convert("CMYK").save(tmp_path / "a.jpg")
-    assert images.load(tmp_path / "a.jpg", "rgb").min() > 250
+    assert load(tmp_path / "a.jpg", "rgb").min() > 250
 
 
 def test_one_pixel_is_upscaled() -> None:
-    pixels = images.load(np.full((1, 1, 3), 77, np.uint8), "rgb")
+    pixels = load(np.full((1, 1, 3), 77, np.uint8), "rgb")
     assert pixels.shape == (256, 256, 3) and (pixels == 77).all()
 
 
 def test_sketch_is_grey_with_a_channel_axis(picture: Path) -> None:
     with pytest.warns(UserWarning, match="in colours is read as a pencil sketch"):
-        pixels = images.load(picture, "sketch")
+        pixels = load(picture, "sketch")
     wanted = Image.fromarray(NOISE).convert("L").resize((256, 256), Image.Resampling.BILINEAR)
     assert pixels.shape == (256, 256, 1)
     np.testing.assert_array_equal(pixels[..., 0], np.asarray(wanted))
@@ -159,15 +160,15 @@ def test_programs_are_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("was run"))
     (tmp_path / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
     with pytest.raises(PictureError, match="not a picture of a known format"):
-        images.load(tmp_path / "a.png", "rgb")
+        load(tmp_path / "a.png", "rgb")
 
 
 def test_strongly_non_square_pictures_warn() -> None:
     with pytest.warns(UserWarning, match="squeezed"):
-        images.load(np.zeros((100, 151, 3), np.uint8), "rgb")
+        load(np.zeros((100, 151, 3), np.uint8), "rgb")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        images.load(np.zeros((100, 150, 3), np.uint8), "rgb")
+        load(np.zeros((100, 150, 3), np.uint8), "rgb")
 
 
 def huge_png(width: int, height: int) -> bytes:
@@ -205,7 +206,7 @@ def encoded(kind: str) -> bytes:
 def test_damaged_pictures_are_one_line_errors(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "bad.png").write_bytes(content)
     with pytest.raises(PictureError, match=reason) as caught:
-        images.load(tmp_path / "bad.png", "rgb")
+        load(tmp_path / "bad.png", "rgb")
     assert str(caught.value).startswith(f"cannot read {tmp_path / 'bad.png'}: ")
     assert "\n" not in str(caught.value)
 
@@ -214,7 +215,7 @@ def test_the_size_limit_does_not_hang_on_pillows_setting(tmp_path: Path, monkeyp
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     (tmp_path / "bomb.png").write_bytes(huge_png(30000, 30000))
     with pytest.raises(PictureError, match="30000x30000 is too large.*178 megapixels"):
-        images.load(tmp_path / "bomb.png", "rgb")
+        load(tmp_path / "bomb.png", "rgb")
 
 
 def test_large_pictures_below_the_limit_are_no_reason_to_warn(tmp_path: Path) -> None:
@@ -236,21 +237,21 @@ def test_running_out_of_memory_is_a_picture_error(picture: Path, monkeypatch: py
 
     monkeypatch.setattr(Image.Image, "resize", exhausted)
     with pytest.raises(PictureError, match="MemoryError"):
-        images.load(picture, "rgb")
+        load(picture, "rgb")
 
 
 def test_missing_folder_and_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PictureError, match=r"none\.png: No such file"):
-        images.load(tmp_path / "none.png", "rgb")
+        load(tmp_path / "none.png", "rgb")
     with pytest.raises(PictureError, match="Is a directory"):
-        images.load(tmp_path, "rgb")
+        load(tmp_path, "rgb")
 
     def forbidden(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", forbidden)
     with pytest.raises(PictureError, match=r"a\.png: Permission denied"):
-        images.load(tmp_path / "a.png", "rgb")
+        load(tmp_path / "a.png", "rgb")
 
 
 @pytest.mark.parametrize(
@@ -259,15 +260,15 @@ def test_missing_folder_and_forbidden(tmp_path: Path, monkeypatch: pytest.Monkey
 )
 def test_arrays_of_another_kind_are_named(array: np.ndarray) -> None:
     with pytest.raises(PictureError, match=str(array.dtype)):
-        images.load(array, "rgb")
+        load(array, "rgb")
 
 
-@pytest.mark.parametrize("suffix", images.FORMATS)
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_save_follows_the_suffix(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix.upper()}"
-    images.save(NOISE, path)
+    save(NOISE, path)
     with Image.open(path) as image:
-        assert image.format == images.FORMATS[suffix]
+        assert image.format == FORMATS[suffix]
         if suffix not in (".jpg", ".jpeg", ".webp"):
             np.testing.assert_array_equal(np.asarray(image), NOISE)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
@@ -282,26 +283,26 @@ def test_quality_and_level_trade_size(tmp_path: Path) -> None:
     ):
         sizes = []
         for options in (small, large):
-            images.save(smooth, tmp_path / name, **options)
+            save(smooth, tmp_path / name, **options)
             sizes.append((tmp_path / name).stat().st_size)
         assert sizes[0] < 0.8 * sizes[1], name
 
 
 def test_grey_pictures_are_saved_too(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "a.bmp"):
-        images.save(NOISE[..., 0], tmp_path / name)
+        save(NOISE[..., 0], tmp_path / name)
         assert Image.open(tmp_path / name).mode == "L"
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), NOISE[..., 0])
 
 
 def test_save_refuses_other_suffixes(tmp_path: Path) -> None:
     with pytest.raises(PspError, match=r"out\.xyz: its name must end in one of \.png, \.jpg"):
-        images.save(NOISE, tmp_path / "out.xyz")
+        save(NOISE, tmp_path / "out.xyz")
 
 
 def test_saved_files_have_ordinary_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
-    images.save(NOISE, tmp_path / "out.png")
+    save(NOISE, tmp_path / "out.png")
     assert (tmp_path / "out.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
@@ -317,7 +318,7 @@ def test_a_failed_save_keeps_the_earlier_file(
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises((PspError, KeyboardInterrupt)) as caught:
-        images.save(NOISE, path)
+        save(NOISE, path)
     if isinstance(failure, OSError):
         assert str(caught.value) == f"cannot write {path}: No space left on device"
     assert path.read_bytes() == b"earlier" and [entry.name for entry in tmp_path.iterdir()] == ["out.png"]
@@ -329,18 +330,18 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     temporary = tmp_path / f".{os.getpid()}-{threading.get_ident()}.tmp"
     temporary.symlink_to("/dev/full")
     with pytest.raises(PspError, match=r"out\.png: No space left on device"):
-        images.save(NOISE, tmp_path / "out.png")
+        save(NOISE, tmp_path / "out.png")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_saving_below_a_file_is_an_error(picture: Path) -> None:
     with pytest.raises(PspError, match="Not a directory"):
-        images.save(NOISE, picture / "out.png")
+        save(NOISE, picture / "out.png")
 
 
 def test_resize_is_lanczos() -> None:
     wanted = Image.fromarray(NOISE).resize((50, 50), Image.Resampling.LANCZOS)
-    np.testing.assert_array_equal(images.resize(NOISE, 50), np.asarray(wanted))
+    np.testing.assert_array_equal(resize(NOISE, 50), np.asarray(wanted))
 
 
 def test_list_pictures_is_sorted_flat_and_free_of_our_outputs(tmp_path: Path) -> None:
@@ -358,4 +359,4 @@ def test_list_pictures_is_sorted_flat_and_free_of_our_outputs(tmp_path: Path) ->
 def test_downsample_is_the_references(factor):
     with np.load(GOLDEN / "super_resolution_inputs.npz") as expected:
         picture = np.asarray(Image.open(GOLDEN / "picture_256.png").convert("RGB"))
-        assert np.array_equal(images.downsample(picture, factor), expected[f"x{factor}"])
+        assert np.array_equal(downsample(picture, factor), expected[f"x{factor}"])

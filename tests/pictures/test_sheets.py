@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from psp_runtime.errors import PspError
-from psp_runtime.pictures import loading as images
 from psp_runtime.pictures import sheets
+from psp_runtime.pictures.encoding import save
 
 
 @pytest.mark.parametrize(("count", "cells", "groups"), [(1, 2, 1), (8, 2, 2), (50, 2, 5), (3, 8, 1), (4, 1, 2)])
@@ -48,6 +48,6 @@ def test_sheets_too_large_for_their_format(tmp_path: Path) -> None:
 def test_notes_are_for_pngs_only(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     for name in ("a.png", "a.jpg", "a.webp"):
-        images.save(picture, tmp_path / name, '{"seed": 1}')
+        save(picture, tmp_path / name, '{"seed": 1}')
     assert Image.open(tmp_path / "a.png").text == {"psp": '{"seed": 1}'}
     np.testing.assert_array_equal(Image.open(tmp_path / "a.png"), picture)

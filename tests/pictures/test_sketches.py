@@ -12,7 +12,7 @@ from PIL import Image
 from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures.sketching import sketch
 from psp_train.data.sketches import make_sketches
-from psp_train.drawn import parameters as faces
+from psp_train.drawn.faces import draw, sample
 
 PAPER = 255
 
@@ -69,8 +69,8 @@ def test_noise_draws_nothing():
 
 def test_sketches_of_drawn_faces_are_like_their_drawn_sketches():
     agreement, wrong = [], []
-    for vector in faces.sample(8, seed=5):
-        face = faces.draw(vector)
+    for vector in sample(8, seed=5):
+        face = draw(vector)
         ours, theirs = (a.astype(float) for a in (sketch(face.image), face.sketch))
         agreement.append(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1])
         wrong.append(np.abs(ours - theirs).mean())
@@ -79,7 +79,7 @@ def test_sketches_of_drawn_faces_are_like_their_drawn_sketches():
 
 
 def test_the_same_photo_gives_the_same_sketch_and_is_left_alone():
-    photo = faces.draw(faces.sample(1, seed=6)[0]).image
+    photo = draw(sample(1, seed=6)[0]).image
     before = photo.copy()
     assert np.array_equal(sketch(photo), sketch(photo[:, ::-1][:, ::-1]))
     assert np.array_equal(photo, before)
@@ -103,7 +103,7 @@ def photos(tmp_path):
     """Two photos, one of them in a sub-folder."""
     (tmp_path / "photos" / "more").mkdir(parents=True)
     for index, name in enumerate(("a.jpg", "more/b.png")):
-        Image.fromarray(faces.draw(faces.sample(2, seed=7)[index]).image).save(tmp_path / "photos" / name)
+        Image.fromarray(draw(sample(2, seed=7)[index]).image).save(tmp_path / "photos" / name)
     return tmp_path / "photos"
 
 

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import pytest
 from tiny_engines import write_onnx
 
-from psp_export.plans import build as engine
 from psp_export.plans import progress
+from psp_export.plans.build import build_plan, choose_flavour
 from psp_runtime.engines.tensorrt.engine import the_logger
 from psp_runtime.engines.tensorrt.interrupts import interrupts_noted
 
-FLAVOUR = engine.choose_flavour()
+FLAVOUR = choose_flavour()
 pytestmark = pytest.mark.skipif(FLAVOUR is None, reason="no TensorRT that builds here")
 
 
@@ -32,7 +32,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Builds the plan of the tiny engine, every step told."""
     monkeypatch.setattr(progress, "PAUSE", 0.0)
     source = write_onnx(tmp_path / "psp.onnx")
-    return lambda tell: engine.build_plan(source, tmp_path / "psp.trt", FLAVOUR, tell=tell)
+    return lambda tell: build_plan(source, tmp_path / "psp.trt", FLAVOUR, tell=tell)
 
 
 def test_a_build_tells_its_phases_and_steps(build, tmp_path):

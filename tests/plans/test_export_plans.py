@@ -13,7 +13,7 @@ from models import tiny_checkpoint, tiny_model
 
 from psp_export import export
 from psp_export.export import Options, deployable
-from psp_export.graphs import trace as graph
+from psp_export.graphs.trace import to_onnx
 from psp_export.plans import build as engine
 from psp_runtime import read_info
 from psp_runtime.errors import EngineError, PspError
@@ -41,7 +41,7 @@ def test_plan_carries_its_metadata(plan):
 
 def test_a_graph_tensorrt_refuses_is_one_line(tmp_path):
     info = export.engine_info(tiny_checkpoint(), Options())
-    model = graph.to_onnx(deployable(tiny_model(), info), info)
+    model = to_onnx(deployable(tiny_model(), info), info)
     for node in model.graph.node:
         if node.op_type == "ConvTranspose":
             node.op_type, node.domain = "Unheard", "nowhere"

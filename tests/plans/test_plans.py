@@ -17,8 +17,7 @@ from tiny_engines import MAX_BATCH, STYLES, write_plan
 
 from psp_runtime.engines import devices
 from psp_runtime.engines.session import open_session
-from psp_runtime.engines.tensorrt import session as plans
-from psp_runtime.engines.tensorrt.session import TensorRTSession
+from psp_runtime.engines.tensorrt.session import LANES, TensorRTSession, plan_module
 from psp_runtime.errors import EngineError
 
 
@@ -142,7 +141,7 @@ def test_many_batches_overlap_and_keep_their_order(gpu: FakeGpu, tmp_path: Path,
     session.close()  # the results are copies
     for seed, (batch, result) in enumerate(zip(BATCHES, results, strict=True)):
         reference(inputs(batch, seed), result)
-    assert gpu.most_waiting == plans.LANES
+    assert gpu.most_waiting == LANES
 
 
 def test_other_runs_come_between_and_a_stream_may_be_left(gpu: FakeGpu, tmp_path: Path, reference: Callable) -> None:
@@ -245,7 +244,7 @@ def test_ctrl_c_is_raised_behind_what_tensorrt_does(
 ) -> None:
     """Raised inside, where TensorRT logs, it would pass through C++."""
     session, given, through = TensorRTSession(tmp_path / "psp.trt"), inputs(1), []
-    trt = sys.modules[plans.plan_module(session.path, session.info)]
+    trt = sys.modules[plan_module(session.path, session.info)]
     kind = trt.Runtime if call.startswith("deserialize") else fake_tensorrt.ExecutionContext
     original = getattr(kind, call)
 

@@ -22,19 +22,22 @@ from op_cases import ROUNDING, error, random
 from tiny_plans import need_plans_that_run
 
 from psp_export import export
+from psp_export.deploy.custom_ops import use_in
 from psp_export.deploy.generator import DeployedGenerator
 from psp_export.deploy.precision import to_half
 from psp_export.export import Options
-from psp_export.graphs import functions as custom_ops
-from psp_export.graphs import trace as graph
-from psp_export.plans import build as engine
-from psp_runtime.engines.info import describe, read_info
+from psp_export.graphs.functions import add_bodies
+from psp_export.graphs.trace import save, set_info, to_onnx
+from psp_export.plans.build import build_plan, choose_flavour
+from psp_export.plans.source import plan_source
+from psp_runtime.engines.info import read_info
 from psp_runtime.engines.session import open_session
 from psp_runtime.engines.tensorrt import plugins
 from psp_runtime.errors import DeviceError, EngineError
 from psp_runtime.kernels import launches
+from psp_runtime.run.info import describe
 
-FLAVOUR = engine.choose_flavour() or "tensorrt_rtx"
+FLAVOUR = choose_flavour() or "tensorrt_rtx"
 trt = pytest.importorskip(FLAVOUR, reason="no TensorRT: install psp-toolkit[rtx]")
 
 # What a parser hands to the creator, and a plan too: names with arrays.
@@ -213,10 +216,10 @@ def source(tmp_path) -> Path:
     """The generator of the tiny model in FP16, with custom operations."""
     info = export.engine_info(tiny_checkpoint(), Options(precision="fp16", custom_ops=True))
     module = DeployedGenerator(tiny_model().decoder)
-    custom_ops.use_in(module)
-    model = graph.to_onnx(to_half(module), replace(info, part="generator"))
-    custom_ops.add_bodies(model)
-    graph.save(model, tmp_path / "psp.onnx")
+    use_in(module)
+    model = to_onnx(to_half(module), replace(info, part="generator"))
+    add_bodies(model)
+    save(model, tmp_path / "psp.onnx")
     return tmp_path / "psp.onnx"
 
 
@@ -255,8 +258,8 @@ def test_a_real_plan_with_the_plugins(source):
 @linux_rtx
 @pytest.mark.skipif(plugins.lacking(trt) != "", reason="this TensorRT-RTX lacks its library under the plain name")
 def test_plugins_in_this_process(source):
-    with custom_ops.plan_source(source, FLAVOUR) as path:
-        engine.build_plan(path, source.with_suffix(".trt"), FLAVOUR)
+    with plan_source(source, FLAVOUR) as path:
+        build_plan(path, source.with_suffix(".trt"), FLAVOUR)
     assert plugin_layers(source.with_suffix(".trt").read_bytes()) == [8, 9]
 
 
@@ -266,8 +269,8 @@ def test_a_plan_without_the_library_is_built_without_plugins(source):
     """In this very process: no abort, a warning that says what to do, and a plan that needs no plugin."""
     plan = source.with_suffix(".trt")
     warned = pytest.warns(UserWarning, match=r"psp.trt is built without plugins, for want of the library .*: ln -s")
-    with warned, custom_ops.plan_source(source, FLAVOUR) as path:
-        engine.build_plan(path, plan, FLAVOUR)
+    with warned, plan_source(source, FLAVOUR) as path:
+        build_plan(path, plan, FLAVOUR)
     assert not read_info(plan).custom_ops and read_info(source).custom_ops
     assert plugin_layers(plan.read_bytes()) == [0, 0]
     assert {path.name for path in source.parent.iterdir()} == {"psp.onnx", "psp.trt"}
@@ -277,12 +280,12 @@ def test_the_plugins_are_registered_for_files_that_have_the_nodes(source, monkey
     registered: list[str] = []
     monkeypatch.setattr(plugins, "lacking", lambda trt: "")
     monkeypatch.setattr(plugins, "register", lambda trt: registered.append(trt.__name__))
-    with custom_ops.plan_source(source, FLAVOUR) as path:
+    with plan_source(source, FLAVOUR) as path:
         assert path == source and registered == [FLAVOUR]
     model = onnx.load(source)
-    graph.set_info(model, replace(read_info(source), custom_ops=False))
-    graph.save(model, source)
-    with custom_ops.plan_source(source, FLAVOUR) as path:
+    set_info(model, replace(read_info(source), custom_ops=False))
+    save(model, source)
+    with plan_source(source, FLAVOUR) as path:
         assert path == source and registered == [FLAVOUR]
 
 

@@ -15,7 +15,7 @@ from tiny_plans import build_plan, need_plans_that_run
 
 from psp_export.export import Options, export
 from psp_export.plans import build as engine
-from psp_export.verify import parity as verify
+from psp_export.verify.parity import GATES, psnr
 from psp_runtime.engines import devices
 from psp_runtime.engines.devices import cuda_devices
 from psp_runtime.engines.info import read_info
@@ -110,5 +110,5 @@ def test_an_exported_model_runs_on_a_gpu_as_its_onnx_does(tmp_path: Path, precis
     ]
     for one, result in zip(given, session.run_many(given), strict=True):
         difference = result["output"].astype(np.float64) - onnx.run(one)["output"]
-        assert verify.psnr(difference) > verify.GATES[precision]
+        assert psnr(difference) > GATES[precision]
     session.close()

@@ -11,10 +11,10 @@ from tiny_family import MAP, STYLE_DIM, STYLES, picture_of, write_family, write_
 
 import psp_runtime
 from psp_runtime import EngineError, PictureError, Pipeline, PspError
-from psp_runtime import latents as codes
 from psp_runtime.latents import AVERAGE_SEED, AVERAGED
-from psp_runtime.pictures import loading as images
 from psp_runtime.pictures import transforms as inputs
+from psp_runtime.pictures.loading import load
+from psp_runtime.run.latents_files import read_array
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RNG = np.random.default_rng(0)
@@ -321,7 +321,7 @@ def test_masks_from_pictures_hide_what_is_white(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("factor", [2, 8, 32])
 def test_degraded_pictures_are_the_references(factor: int) -> None:
-    picture = images.load(GOLDEN / "picture_256.png", "rgb")
+    picture = load(GOLDEN / "picture_256.png", "rgb")
     with np.load(GOLDEN / "super_resolution_inputs.npz") as expected:
         small = Image.fromarray(expected[f"x{factor}"])
     wanted = np.asarray(small.resize((256, 256), Image.Resampling.BILINEAR))
@@ -344,7 +344,7 @@ def test_reading_arrays_that_are_none(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", np.array([{}], object))
     for name, message in (("a", "not a .npy file"), ("b", "not a .npy file"), ("none", "No such file")):
         with pytest.raises(PspError, match=message):
-            codes.read_array(tmp_path / f"{name}.npy")
+            read_array(tmp_path / f"{name}.npy")
 
 
 # ---- A trained architecture, exported -------------------------------------------------------------------------
@@ -365,7 +365,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_exported_model_gives_the_same_pictures_from_parts(exported: Path) -> None:
-    pixels = images.load(GOLDEN / "picture.png", "rgb")[None]
+    pixels = load(GOLDEN / "picture.png", "rgb")[None]
     with psp_runtime.load(exported / "psp.onnx", "cpu") as split:
         assert split.parts.usable and split.info.styles == 10
         styles = split.styles(3, seed=7, psi=0.7)

@@ -15,10 +15,10 @@ from tiny_family import STYLE_DIM, STYLES, write_family
 import psp_runtime
 from psp_runtime.cli import main
 from psp_runtime.directions import fit_direction as fit
-from psp_runtime.pictures import loading as images
 from psp_runtime.pictures import previews, sheets
-from psp_runtime.pictures import transforms as inputs
-from psp_runtime.pictures.sketching import COLOURED, sketch
+from psp_runtime.pictures.loading import COLOURED, LOSSY_LABELS
+from psp_runtime.pictures.sketching import sketch
+from psp_runtime.pictures.transforms import degrade, hide, triangle
 
 RNG = np.random.default_rng(0)
 PIXELS = np.kron(RNG.integers(0, 256, (3, 4, 4, 3), np.uint8), np.ones((1, 64, 64, 1), np.uint8))
@@ -157,7 +157,7 @@ def test_photos_given_as_sketches_are_warned_about(psp_run: PspRun, arguments: t
 def test_label_maps_as_jpeg_are_warned_about(psp_run: PspRun) -> None:
     Image.fromarray(np.full((256, 256), 7, np.uint8)).save("map.jpg")
     code, _, err = psp_run("map.jpg", engine="seg")
-    assert code == 0 and err == f"warning: {images.LOSSY_LABELS}\n"
+    assert code == 0 and err == f"warning: {LOSSY_LABELS}\n"
 
 
 def test_truncation_to_the_average_face(good: Callable[..., str]) -> None:
@@ -223,9 +223,9 @@ def test_an_edit_of_one_strength_and_of_some_layers(psp_run: PspRun) -> None:
 def test_super_resolution_saves_what_it_restored(good: Callable[..., str]) -> None:
     good("a.png", "--downsample", 8, engine="sr")
     assert new() == ["a_out.png", "a_out_input.png"]
-    np.testing.assert_array_equal(read("a_out_input.png"), inputs.degrade(PIXELS[0], 8))
+    np.testing.assert_array_equal(read("a_out_input.png"), degrade(PIXELS[0], 8))
     with pipeline("sr") as p:
-        np.testing.assert_array_equal(read("a_out.png"), p.translate(inputs.degrade(PIXELS[0], 8)[None]).output[0])
+        np.testing.assert_array_equal(read("a_out.png"), p.translate(degrade(PIXELS[0], 8)[None]).output[0])
     assert note("a_out.png")["downsample"] == 8
     good("a.png", "--downsample", 8, "--mix", 2, "--out", "r/x.png", engine="sr")
     assert sorted(p.name for p in Path("r").iterdir()) == ["x_1.png", "x_2.png", "x_input.png"]
@@ -234,7 +234,7 @@ def test_super_resolution_saves_what_it_restored(good: Callable[..., str]) -> No
 
 def test_inpainting_with_the_triangle_and_with_a_mask(good: Callable[..., str]) -> None:
     good("a.png", "--mask", "triangle", engine="inpaint")
-    np.testing.assert_array_equal(read("a_out_input.png"), inputs.hide(PIXELS[0], inputs.triangle()))
+    np.testing.assert_array_equal(read("a_out_input.png"), hide(PIXELS[0], triangle()))
     drawn = Image.new("L", (256, 256))
     drawn.paste(255, (0, 0, 100, 256))
     drawn.save("mask.png")

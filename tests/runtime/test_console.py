@@ -13,7 +13,7 @@ import typer
 from psp_export import cli
 from psp_runtime import console
 from psp_runtime.errors import PspError
-from psp_train import __main__ as psp_train
+from psp_train.__main__ import importlib, main
 
 
 @pytest.fixture
@@ -113,8 +113,8 @@ def test_a_closed_stdout_is_no_traceback() -> None:
 
 
 def test_psp_train_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(psp_train.importlib.util, "find_spec", lambda name: None if name == "torch" else name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else name)
     with pytest.raises(SystemExit) as caught:
-        psp_train.main()
+        main()
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: psp-train needs torch: pip install 'psp-toolkit[cpu,train]'\n"

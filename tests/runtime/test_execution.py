@@ -12,6 +12,7 @@ from PIL import Image
 from tiny_family import write_family
 
 from psp_runtime.engines.session import open_session
+from psp_runtime.pictures import encoding
 from psp_runtime.pictures import loading as images
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.run.execution import Run
@@ -68,7 +69,7 @@ def test_the_slowest_stage_is_named(finished: Callable[..., Run], monkeypatch: p
 def test_idle_threads_write_the_pictures_of_one_input(
     finished: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together, save = threading.Barrier(4), images.save
+    together, save = threading.Barrier(4), encoding.save
 
     def save_with_others(*arguments: Any) -> None:
         together.wait(20)  # four at once, or this fails

@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from psp_runtime import prefetch as ahead
 from psp_runtime.errors import PictureError
-from psp_runtime.prefetch import Stage, map_batches
+from psp_runtime.prefetch import Stage, cores, map_batches
 
 
 def test_a_stage_adds_up_what_its_threads_did() -> None:
@@ -47,10 +46,10 @@ def test_threads_are_those_this_process_may_use() -> None:
     allowed = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(allowed)})
-        assert ahead.cores() == 1
+        assert cores() == 1
     finally:
         os.sched_setaffinity(0, allowed)
-    assert ahead.cores() == len(allowed)
+    assert cores() == len(allowed)
 
 
 def test_two_batches_are_made_at_once_and_stay_in_order() -> None:

@@ -19,7 +19,7 @@ from tiny_engines import STYLE_DIM, STYLES, expected_output, write_onnx, write_p
 
 from psp_runtime.cli import MOST_PIXELS, app
 from psp_runtime.errors import PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.loading import SQUEEZED
 from psp_runtime.run import files
 
 REPOSITORY = Path(__file__).parents[2]
@@ -396,7 +396,7 @@ def test_long_pictures_are_warned_about_in_one_line(psp_run: PspRun) -> None:
     for name in ("image.png", "photos/p0.png"):
         Image.fromarray(PIXELS[0, :90]).save(name)
     code, _, err = psp_run("image.png", "photos", "--engine", "psp.onnx")
-    assert code == 0 and err == f"warning: {images.SQUEEZED}\n"
+    assert code == 0 and err == f"warning: {SQUEEZED}\n"
 
 
 def test_a_failing_save_keeps_earlier_outputs(psp_run: PspRun, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

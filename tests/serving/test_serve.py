@@ -30,8 +30,8 @@ from tiny_family import write_family
 import psp_runtime
 from psp_runtime.engines.info import read_info
 from psp_runtime.errors import EngineError, PspError
-from psp_runtime.serving import cli as serve
 from psp_runtime.serving import triton
+from psp_runtime.serving.cli import PYTHONS, Options, _serve, check
 from psp_runtime.serving.client import connect, parse_url
 from psp_runtime.serving.model import request_inputs
 from psp_runtime.serving.proxy import Gate
@@ -279,12 +279,12 @@ def test_a_second_signal_ends_it_while_a_batch_waits(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_cuts_every_caller(engine: Path, number: signal.Signals) -> None:
     """Behind the door is a server that takes a request and never answers."""
-    options = serve.Options(engine, "127.0.0.1", free_port(), 0, "psp", "cpu", 1, 1000, 1)
+    options = Options(engine, "127.0.0.1", free_port(), 0, "psp", "cpu", 1, 1000, 1)
     silent = subprocess.Popen(["sleep", "60"])
 
     async def run(behind: socket.socket) -> None:
         gate = Gate(behind.getsockname()[1], 1000, 2)
-        serving = asyncio.ensure_future(serve._serve(silent, gate, options, "cpu"))
+        serving = asyncio.ensure_future(_serve(silent, gate, options, "cpu"))
         while not gate._server:
             await asyncio.sleep(0.01)
         callers = [await asyncio.open_connection("127.0.0.1", options.port) for _ in range(2)]
@@ -337,23 +337,23 @@ def test_benchmark_reports_every_number_of_callers(
 
 
 def test_mistakes_are_one_line(engine: Path, tmp_path: Path) -> None:
-    options = serve.Options(engine, "127.0.0.1", 0, 0, "psp", "cpu", 1, 1, 1)
+    options = Options(engine, "127.0.0.1", 0, 0, "psp", "cpu", 1, 1, 1)
     with pytest.raises(PspError, match="no engine at"):
-        serve.check(serve.Options(tmp_path / "none.onnx", *list(vars(options).values())[1:]))
+        check(Options(tmp_path / "none.onnx", *list(vars(options).values())[1:]))
     with pytest.raises(PspError, match="only the mapping"):
-        serve.check(serve.Options(engine.with_name("psp.mapping.onnx"), *list(vars(options).values())[1:]))
+        check(Options(engine.with_name("psp.mapping.onnx"), *list(vars(options).values())[1:]))
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PspError, match="cannot listen on"):
-        serve.check(serve.Options(engine, "127.0.0.1", taken.getsockname()[1], 0, "psp", "cpu", 1, 1, 1))
+        check(Options(engine, "127.0.0.1", taken.getsockname()[1], 0, "psp", "cpu", 1, 1, 1))
     with pytest.raises(PspError, match="--port and --metrics-port are both 8000"):
-        serve.check(serve.Options(engine, "127.0.0.1", 8000, 8000, "psp", "cpu", 1, 1, 1))
+        check(Options(engine, "127.0.0.1", 8000, 8000, "psp", "cpu", 1, 1, 1))
     with pytest.raises(PspError, match="cannot listen on nowhere.invalid port .*; choose another"):
-        serve.check(serve.Options(engine, "nowhere.invalid", 1, 2, "psp", "cpu", 1, 1, 1))
+        check(Options(engine, "nowhere.invalid", 1, 2, "psp", "cpu", 1, 1, 1))
     for host in ("a..b", "a" * 70 + ".example"):
         with pytest.raises(PspError, match=f"--host {host}: expected an address"):
-            serve.check(serve.Options(engine, host, 1, 2, "psp", "cpu", 1, 1, 1))
+            check(Options(engine, host, 1, 2, "psp", "cpu", 1, 1, 1))
     for name in ("a/b", "x_mapping"):
         with pytest.raises(PspError, match="--name"):
-            serve.check(serve.Options(engine, "127.0.0.1", 0, 0, name, "cpu", 1, 1, 1))
+            check(Options(engine, "127.0.0.1", 0, 0, name, "cpu", 1, 1, 1))
 
 
 @pytest.mark.parametrize("delay", ["inf", "nan", "-1", "1e9"])
@@ -364,10 +364,10 @@ def test_a_delay_that_is_none(engine: Path, delay: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
 
 
-@pytest.mark.skipif(sys.version_info[:2] in serve.PYTHONS, reason="this Python is one that PyTriton runs with")
+@pytest.mark.skipif(sys.version_info[:2] in PYTHONS, reason="this Python is one that PyTriton runs with")
 def test_other_pythons_are_told(engine: Path) -> None:
     with pytest.raises(PspError, match=f"Python {platform.python_version()}, PyTriton runs with 3.10 to 3.12"):
-        serve.check(serve.Options(engine, "127.0.0.1", 0, free_port(), "psp", "cpu", 1, 1, 1))
+        check(Options(engine, "127.0.0.1", 0, free_port(), "psp", "cpu", 1, 1, 1))
 
 
 def test_urls() -> None:

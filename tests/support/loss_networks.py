@@ -13,7 +13,6 @@ SEED = int(GOLDEN["seed"])
 NAMES = {purpose: file.names[0] for purpose, file in FILES.items()}
 
 
-
 def seeded_network(kind, seed=SEED):
     """A network on seeded weights, in evaluation mode."""
     with torch.device("meta"):

@@ -8,12 +8,12 @@ from tiny_engines import write_onnx
 from psp_export.plans import build as engine
 from psp_runtime.engines import devices
 from psp_runtime.engines.devices import gpu_name
-from psp_runtime.engines.tensorrt import session as plans
+from psp_runtime.engines.tensorrt.session import PLAN_MODULES
 
 
 def build_plan(folder: Path) -> Path:
     """psp.trt in a folder, beside its ONNX file; skips where no TensorRT is installed."""
-    flavour = engine.choose_flavour() or next(filter(devices.importable, plans.PLAN_MODULES.values()), None)
+    flavour = engine.choose_flavour() or next(filter(devices.importable, PLAN_MODULES.values()), None)
     if flavour is None:
         pytest.skip("needs tensorrt or tensorrt_rtx")
     engine.build_plan(write_onnx(folder / "psp.onnx"), folder / "psp.trt", flavour)

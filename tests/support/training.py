@@ -16,16 +16,17 @@ from PIL import Image
 from torch import nn
 
 from psp_runtime.tasks import get_task
-from psp_train.drawn import parameters as faces
+from psp_train.drawn.faces import draw, sample
 from psp_train.losses.distances import Frozen
 from psp_train.networks import PSP, EncoderConfig
-from psp_train.networks.encoder import build_encoder
+from psp_train.networks.encoders import build_encoder
 from psp_train.recipes import make_recipe
 from psp_train.seeded import seeded_state_dict
 from psp_train.training import distributed
-from psp_train.training.build import Settings, Setup, build_samples
+from psp_train.training.build import Setup, build_samples
 from psp_train.training.distributed import Process
 from psp_train.training.objective import Objective
+from psp_train.training.settings import Settings
 from psp_train.training.trainer import Trainer
 
 ALONE = Process(0, 1, torch.device("cpu"))
@@ -63,8 +64,8 @@ def draw_faces(folder: Path, count: int = 8) -> Path:
     kinds = ("faces", "labels", "sketches")
     for kind in kinds:
         (folder / kind).mkdir(parents=True)
-    for index, vector in enumerate(faces.sample(count, 5)):
-        for kind, pixels in zip(kinds, faces.draw(vector, 64)):
+    for index, vector in enumerate(sample(count, 5)):
+        for kind, pixels in zip(kinds, draw(vector, 64)):
             Image.fromarray(pixels).save(folder / kind / f"a{index}.png")
     return folder
 

@@ -12,8 +12,10 @@ from training import draw_faces
 from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures import loading as images
 from psp_runtime.tasks import TASKS
+from psp_train.data import folders
 from psp_train.data import samples as data
-from psp_train.data.samples import Item, Order, Samples
+from psp_train.data.folders import Item
+from psp_train.data.samples import Order, Samples
 
 FACTORS = (1, 2, 4, 8, 16, 32)
 
@@ -67,15 +69,15 @@ def test_pictures_of_any_format_in_folders_in_folders(tmp_path):
     picture(tmp_path / ".y.png", size=8)
     (tmp_path / "notes.txt").touch()
     (tmp_path / "folder.png").mkdir()
-    assert data.pictures(tmp_path) == sorted(tmp_path / name for name in names)
+    assert folders.pictures(tmp_path) == sorted(tmp_path / name for name in names)
 
 
 def test_folders_without_pictures(tmp_path):
     with pytest.raises(PspError) as error:
-        data.pictures(tmp_path / "none")
+        folders.pictures(tmp_path / "none")
     assert "no folder" in message(error)
     with pytest.raises(PspError) as error:
-        data.pictures(tmp_path)
+        folders.pictures(tmp_path)
     assert "no pictures" in message(error) and ".png" in message(error)
 
 
@@ -84,7 +86,7 @@ def test_pairs_by_folder_and_stem(tmp_path):
         picture(tmp_path / "in" / name, size=8)
         picture((tmp_path / "out" / name).with_suffix(".jpg"), size=8)
     picture(tmp_path / "out" / "unused.png", size=8)
-    found = data.pairs(tmp_path / "in", tmp_path / "out")
+    found = folders.pairs(tmp_path / "in", tmp_path / "out")
     names = [tuple(str(p.relative_to(tmp_path)) for p in pair) for pair in found]
     assert names == [("in/2.png", "out/2.jpg"), ("in/x/1.png", "out/x/1.jpg"), ("in/y/1.png", "out/y/1.jpg")]
 
@@ -94,7 +96,7 @@ def test_a_missing_target_is_named(tmp_path):
         picture(tmp_path / "in" / f"{name}.png", size=8)
     picture(tmp_path / "out/1.png", size=8)
     with pytest.raises(PspError) as error:
-        data.pairs(tmp_path / "in", tmp_path / "out")
+        folders.pairs(tmp_path / "in", tmp_path / "out")
     assert "2 of 3 pictures" in message(error) and str(tmp_path / "in/2.png") in message(error)
 
 
@@ -103,24 +105,24 @@ def test_two_files_of_one_name(tmp_path):
     picture(tmp_path / "out/1.png", size=8)
     picture(tmp_path / "out/1.jpg", size=8)
     with pytest.raises(PspError) as error:
-        data.pairs(tmp_path / "in", tmp_path / "out")
+        folders.pairs(tmp_path / "in", tmp_path / "out")
     assert "1.jpg" in message(error) and "1.png" in message(error)
 
 
 def test_sketches_and_label_maps_need_faces(drawn):
     for task, folder in (("sketch", "sketches"), ("segmentation", "labels")):
         with pytest.raises(PspError, match="give --target"):
-            data.find_items(TASKS[task], drawn / folder, None, None)
-        found = data.find_items(TASKS[task], drawn / folder, drawn / "faces", None)
+            folders.find_items(TASKS[task], drawn / folder, None, None)
+        found = folders.find_items(TASKS[task], drawn / folder, drawn / "faces", None)
         assert found[1] == Item(drawn / folder / "a1.png", drawn / "faces/a1.png")
 
 
 def test_label_maps_of_the_targets(drawn, tmp_path):
-    found = data.find_items(TASKS["inversion"], drawn / "faces", None, drawn / "labels")
+    found = folders.find_items(TASKS["inversion"], drawn / "faces", None, drawn / "labels")
     assert found[2] == Item(drawn / "faces/a2.png", drawn / "faces/a2.png", drawn / "labels/a2.png")
     label_map(tmp_path / "a0.png", [[0]])
     with pytest.raises(PspError) as error:
-        data.find_items(TASKS["inversion"], drawn / "faces", None, tmp_path)
+        folders.find_items(TASKS["inversion"], drawn / "faces", None, tmp_path)
     assert "4 pictures have no label map" in message(error) and "a1.png" in message(error)
 
 
@@ -130,21 +132,21 @@ def test_the_first_bad_label_map_and_its_id_are_named(tmp_path):
     worse = label_map(tmp_path / "c.png", [[200]])
     face = picture(tmp_path / "faces/a.png", size=8)
     task = TASKS["segmentation"]
-    data.check_labels([Item(good, face)], task)
+    folders.check_labels([Item(good, face)], task)
     with pytest.raises(PictureError) as error:
-        data.check_labels([Item(good, face), Item(bad, face), Item(worse, face)], task)
+        folders.check_labels([Item(good, face), Item(bad, face), Item(worse, face)], task)
     assert all(part in message(error) for part in (str(bad), "class id 19", "x=1, y=1"))
     with pytest.raises(PictureError, match="class id 200"):  # as a mask, too
-        data.check_labels([Item(face, face, worse)], TASKS["inversion"])
+        folders.check_labels([Item(face, face, worse)], TASKS["inversion"])
     with pytest.raises(PictureError, match="colour picture"):
-        data.check_labels([Item(face, face)], task)
+        folders.check_labels([Item(face, face)], task)
 
 
 def test_the_first_bad_label_map_is_named_when_a_later_one_is_read_before(tmp_path, monkeypatch, capsys):
     """Label maps are read in threads: the first bad one is the first in order, not in time."""
     maps = [label_map(tmp_path / f"{i:02}.png", [[i % 19]]) for i in range(30)]
     items = [Item(path, path) for path in maps]
-    data.check_labels(items, TASKS["segmentation"])
+    folders.check_labels(items, TASKS["segmentation"])
     assert "checking label maps 30/30" in capsys.readouterr().err
     for index in (5, 6):
         label_map(maps[index], [[100 + index]])
@@ -162,34 +164,34 @@ def test_the_first_bad_label_map_is_named_when_a_later_one_is_read_before(tmp_pa
     monkeypatch.setattr(data, "THREADS", 2)
     monkeypatch.setattr(data.images, "load", slow)
     with pytest.raises(PictureError, match="class id 105"):
-        data.check_labels(items, TASKS["segmentation"])
+        folders.check_labels(items, TASKS["segmentation"])
     assert capsys.readouterr().err == ""
 
 
 def test_nothing_is_said_of_label_maps_that_are_not_there(item, capsys):
-    data.check_labels([item], TASKS["inversion"])
+    folders.check_labels([item], TASKS["inversion"])
     assert capsys.readouterr().err == ""
 
 
 def test_a_fingerprint_is_that_of_names_order_and_parts():
     a, b, c = (Item(Path(folder) / f"{name}.png", Path("x")) for folder, name in (("1", "a"), ("1", "b"), ("1", "c")))
-    known = data.fingerprint([a, b], [c])
+    known = folders.fingerprint([a, b], [c])
     moved = [Item(Path("/else/1") / item.source.name, Path("/else/x")) for item in (a, b, c)]
-    assert known == data.fingerprint(moved[:2], moved[2:])
+    assert known == folders.fingerprint(moved[:2], moved[2:])
     others = [Item(Path("2/a.png"), Path("x")), Item(a.source, Path("y")), Item(a.source, a.target, Path("m"))]
-    assert len({known, *(data.fingerprint([other, b], [c]) for other in others)}) == 4
-    assert len({known, *(data.fingerprint(*parts) for parts in (([b, a], [c]), ([a], [b, c]), ([a, b], [])))}) == 4
+    assert len({known, *(folders.fingerprint([other, b], [c]) for other in others)}) == 4
+    assert len({known, *(folders.fingerprint(*parts) for parts in (([b, a], [c]), ([a], [b, c]), ([a, b], [])))}) == 4
 
 
 def test_split_is_a_fixed_choice(drawn):
     items = [Item(Path(str(i)), Path(str(i))) for i in range(20)]
-    kept, held_out = data.split(items, 6, seed=1)
+    kept, held_out = folders.split(items, 6, seed=1)
     assert (len(kept), len(held_out)) == (14, 6)
     assert sorted(map(str, (x.source for x in kept + held_out))) == sorted(map(str, range(20)))
-    assert data.split(items, 6, seed=1) == (kept, held_out)
-    assert data.split(items, 6, seed=2) != (kept, held_out)
+    assert folders.split(items, 6, seed=1) == (kept, held_out)
+    assert folders.split(items, 6, seed=2) != (kept, held_out)
     with pytest.raises(PspError, match="give --held-out a smaller number"):
-        data.split(items, 20, seed=1)
+        folders.split(items, 20, seed=1)
 
 
 # ---- What a task does to a picture ----------------------------------------------------------------------------
@@ -295,7 +297,7 @@ def everything(batch):
 
 
 def faces_of(drawn, task="super_resolution"):
-    return samples(task, [Item(p, p) for p in data.pictures(drawn / "faces")], "both", seed=4)
+    return samples(task, [Item(p, p) for p in folders.pictures(drawn / "faces")], "both", seed=4)
 
 
 def test_every_epoch_has_every_sample_once():
@@ -333,7 +335,7 @@ def test_a_seed_of_its_own_for_every_sample(drawn):
 
 def test_batches_are_tensors_of_the_engines_kinds(drawn):
     for task, folder, shape in (("sketch", "sketches", (2, 256, 256, 1)), ("segmentation", "labels", (2, 256, 256))):
-        items = data.find_items(TASKS[task], drawn / folder, drawn / "faces", drawn / "labels")
+        items = folders.find_items(TASKS[task], drawn / folder, drawn / "faces", drawn / "labels")
         batch = next(data.training_batches(samples(task, items), Order(5, 2, 0, 0, 1), 0))
         assert batch.source.shape == shape and batch.target.shape == (2, 256, 256, 3)
         assert batch.mask.shape == (2, 256, 256) and 0 < batch.mask.float().mean() < 1

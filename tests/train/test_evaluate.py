@@ -14,16 +14,14 @@ from PIL import Image
 from tiny_engines import expected_output, write_onnx
 
 from psp_runtime.errors import PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.loading import load
 from psp_runtime.tasks import TASKS
 from psp_train.data.samples import degrade, triangle
-from psp_train.drawn import judges
-from psp_train.drawn import parameters as faces
+from psp_train.drawn import faces, judges
 from psp_train.drawn.dataset import HELD_OUT_SEED
 from psp_train.evaluation import cli as evaluate
-from psp_train.evaluation import models as subjects
 from psp_train.evaluation.metrics import MSE, compare, demo_metrics, mse, published_metrics, to_256
-from psp_train.evaluation.models import Model, Sample, drawn_jobs, folder_jobs, torch_model
+from psp_train.evaluation.models import Model, Sample, drawn_jobs, folder_jobs, open_model, torch_model
 from psp_train.losses import published as pretrained
 from psp_train.networks.psp import to_input, to_picture
 
@@ -205,7 +203,7 @@ def test_inpainting_hides_the_triangle(here):
 def test_pairs_are_not_degraded(here):
     save({name.replace(".png", ".webp"): 255 - p for name, p in zip(NAMES, PIXELS)}, "small")
     sample = folder_jobs(model(task="super_resolution"), Path("small"), Path("test"), None)[0]()
-    assert np.array_equal(sample.source, images.load("small/a.webp", "rgb"))
+    assert np.array_equal(sample.source, load("small/a.webp", "rgb"))
     assert np.array_equal(sample.target, PIXELS[0])
 
 
@@ -303,7 +301,7 @@ def test_a_checkpoint_and_its_engine_are_measured_alike(tmp_path):
 
     checkpoint = tiny_checkpoint()
     export(checkpoint, Options(tmp_path / "psp", "fp32", "onnx", verify=False))
-    with subjects.open_model(tmp_path / "psp.onnx", None, None, "cpu") as engine:
+    with open_model(tmp_path / "psp.onnx", None, None, "cpu") as engine:
         ours = engine.run(PIXELS)
     theirs = torch_model(checkpoint, "cpu").run(PIXELS)
     assert ours.dtype == theirs.dtype == np.uint8 and ours.shape == theirs.shape

@@ -8,11 +8,22 @@ import torch
 from loss_networks import NAMES, SEED, same, seeded_heads, seeded_network, thin, thin_state
 from models import KEY_TABLES, golden, inputs, relative_error
 
-from psp_train.losses import published as pretrained
 from psp_train.losses.distances import LPIPS
-from psp_train.losses.published import FILES, LPIPS_FILES, WeightsError, find
+from psp_train.losses.published import (
+    FILES,
+    LPIPS_FILES,
+    WeightsError,
+    find,
+    irse50_state,
+    load_identity,
+    load_lpips,
+    load_moco,
+    load_resnet50,
+    load_similarity,
+)
 from psp_train.networks.arcface import IR101, IRSE50
-from psp_train.networks.encoder import EncoderConfig, build_encoder
+from psp_train.networks.config import EncoderConfig
+from psp_train.networks.encoders import build_encoder
 from psp_train.networks.features import VGG16, AlexNet, ResNet50
 
 
@@ -47,7 +58,7 @@ def resnet_folder(tmp_path):
 
 
 def test_lpips_from_files_is_the_references(lpips_folder):
-    loss = pretrained.load_lpips(lpips_folder)
+    loss = load_lpips(lpips_folder)
     x = inputs("x", (2, 3, 256, 256), SEED, 0.5)
     y = x / 2 + inputs("y", (2, 3, 256, 256), SEED, 0.25)
     assert relative_error(loss(x, y), golden("losses")["lpips_per_sample"]) < 1e-4
@@ -59,7 +70,7 @@ def test_other_names_of_the_heads(lpips_folder, name):
     (lpips_folder / "lpips").mkdir()
     (lpips_folder / NAMES["lpips_alex"]).rename(lpips_folder / name)
     assert find(lpips_folder, ["lpips_alex"]) == {"lpips_alex": lpips_folder / name}
-    pretrained.load_lpips(lpips_folder)
+    load_lpips(lpips_folder)
 
 
 def test_lpips_on_vgg16(tmp_path):
@@ -67,14 +78,14 @@ def test_lpips_on_vgg16(tmp_path):
     torch.save(state | classifier((4096, 25088), (4096, 4096), (1000, 4096)), tmp_path / NAMES["vgg16"])
     heads = thin_state(lambda: LPIPS(VGG16()).heads)
     torch.save(heads, tmp_path / NAMES["lpips_vgg"])
-    loss = pretrained.load_lpips(tmp_path, "vgg")
+    loss = load_lpips(tmp_path, "vgg")
     assert same(loss.network.state_dict(), state)
     assert same(loss.heads.state_dict(), heads)
 
 
 @pytest.mark.parametrize(
     ("load", "kind", "purpose"),
-    [(pretrained.load_identity, IRSE50, "ir_se50"), (pretrained.load_similarity, IR101, "ir_101")],
+    [(load_identity, IRSE50, "ir_se50"), (load_similarity, IR101, "ir_101")],
 )
 def test_face_networks(tmp_path, load, kind, purpose):
     state = thin_state(kind)
@@ -86,7 +97,7 @@ def test_face_networks(tmp_path, load, kind, purpose):
 def test_ir_se50_starts_an_encoder(tmp_path):
     state = thin_state(IRSE50)
     torch.save(state, tmp_path / NAMES["ir_se50"])
-    start = pretrained.irse50_state(tmp_path)
+    start = irse50_state(tmp_path)
     assert same(start, {key: value for key, value in state.items() if not key.startswith("output_layer")})
     with torch.device("meta"):
         encoder = build_encoder(EncoderConfig())
@@ -98,11 +109,11 @@ def test_ir_se50_starts_an_encoder(tmp_path):
 @pytest.mark.parametrize("name", FILES["moco"].names)
 def test_moco_takes_the_query_encoder(tmp_path, name):
     torch.save(moco_file(), tmp_path / name)
-    assert same(pretrained.load_moco(tmp_path).network.state_dict(), thin_state(ResNet50))
+    assert same(load_moco(tmp_path).network.state_dict(), thin_state(ResNet50))
 
 
 def test_resnet50_is_there_to_be_trained(resnet_folder):
-    network = pretrained.load_resnet50(resnet_folder)
+    network = load_resnet50(resnet_folder)
     assert same(network.state_dict(), thin_state(ResNet50))
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert not network.training
@@ -111,7 +122,7 @@ def test_resnet50_is_there_to_be_trained(resnet_folder):
 def test_files_of_old_or_half_precision(tmp_path):
     state = {key: value for key, value in thin_state(ResNet50).items() if not key.endswith("num_batches_tracked")}
     torch.save({key: value.half() for key, value in state.items()}, tmp_path / "resnet50-19c8e357.pth")
-    loaded = pretrained.load_resnet50(tmp_path).state_dict()
+    loaded = load_resnet50(tmp_path).state_dict()
     assert same({key: loaded[key] for key in state}, state)
     assert loaded["bn1.num_batches_tracked"] == 0
 
@@ -136,13 +147,13 @@ def test_one_line_names_everything_that_is_missing(tmp_path):
 @pytest.mark.parametrize(("folder", "said"), [(None, "give --weights"), (Path("/nowhere"), "no such folder")])
 def test_no_folder(folder, said):
     with pytest.raises(WeightsError, match=f"{said}.*{NAMES['resnet50']}.*download.pytorch.org"):
-        pretrained.load_resnet50(folder)
+        load_resnet50(folder)
 
 
 def refused(folder, match):
     path = folder / NAMES["resnet50"]
     with pytest.raises(WeightsError, match=match) as error:
-        pretrained.load_resnet50(folder)
+        load_resnet50(folder)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -189,4 +200,4 @@ def test_files_of_something_else(resnet_folder, change, match):
 def test_a_resnet_is_not_moco(tmp_path):
     torch.save(moco_file(state_dict=thin_state(ResNet50)), tmp_path / NAMES["moco"])
     with pytest.raises(WeightsError, match="missing module.encoder_q.conv1.weight"):
-        pretrained.load_moco(tmp_path)
+        load_moco(tmp_path)

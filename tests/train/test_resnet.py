@@ -16,18 +16,19 @@ from psp_export import export
 from psp_export.deploy import DeployedEncoder, DeployedPSP
 from psp_export.deploy.precision import balance_encoder, to_half
 from psp_export.export import Options
-from psp_export.graphs import trace as graph
+from psp_export.graphs.trace import save, to_onnx
+from psp_export.verify import cases, headroom
 from psp_export.verify import parity as verify
 from psp_runtime import load, read_info
 from psp_train.checkpoints.psp import CheckpointError, checkpoint_dict, load_checkpoint
 from psp_train.networks import PSP, EncoderConfig, build_encoder
-from psp_train.networks.encoder import published_config
+from psp_train.networks.config import published_config
 from psp_train.networks.features import ResNet50
 from psp_train.networks.pointwise import PointwiseConv
 from psp_train.networks.psp import to_input, to_picture
 from psp_train.recipes import make_recipe
-from psp_train.training import build as setup
-from psp_train.training.build import Settings
+from psp_train.training.build import DEMO_RESNET, build_model, demo_model
+from psp_train.training.settings import Settings
 
 KINDS = {"resnet_w": "global", "resnet_wplus": "local"}
 HEADS = {"resnet_w": 1, "resnet_wplus": 18}
@@ -35,7 +36,7 @@ HEADS = {"resnet_w": 1, "resnet_wplus": 18}
 
 def seen(model, task="rgb", channels=3, count=3, seed=0):
     """Pictures as an engine takes them, and what the trained model makes of them: picture and latents."""
-    images = torch.from_numpy(verify.pictures(task, channels, count, seed))
+    images = torch.from_numpy(cases.pictures(task, channels, count, seed))
     output, latents = model(to_input(images, task, channels))
     return images, to_picture(output), latents
 
@@ -92,7 +93,7 @@ def test_pointwise_convolution_is_the_strided_one(stride):
 @pytest.mark.parametrize("kind", KINDS)
 def test_trains_in_channels_last(kind):
     """The widths at which oneDNN's own strided 1x1 convolution writes out of bounds."""
-    config = EncoderConfig(kind, 3, 10, 32, **setup.DEMO_RESNET)
+    config = EncoderConfig(kind, 3, 10, 32, **DEMO_RESNET)
     encoder = build_encoder(config).to(memory_format=torch.channels_last)
     x = inputs("x", (2, 3, 256, 256), scale=0.5).contiguous(memory_format=torch.channels_last)
     encoder(x).square().mean().backward()
@@ -148,7 +149,7 @@ def stylegan2(tmp_path_factory):
 
 
 def started(tmp_path, stylegan2, task):
-    return setup.build_model(Settings(make_recipe(task, "global"), tmp_path, generator=stylegan2, weights=tmp_path))
+    return build_model(Settings(make_recipe(task, "global"), tmp_path, generator=stylegan2, weights=tmp_path))
 
 
 @pytest.mark.parametrize(("task", "kept"), [("inversion", ()), ("sketch", ("conv1.", "bn1."))])
@@ -170,7 +171,7 @@ def test_training_from_random_weights_says_so(tmp_path, stylegan2):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_demo_encoder_is_small(kind):
-    model, _ = setup.demo_model(make_recipe("segmentation", KINDS[kind]))
+    model, _ = demo_model(make_recipe("segmentation", KINDS[kind]))
     assert model.encoder.config.kind == kind and model.encoder.config.input_channels == 19
     assert sum(parameter.numel() for parameter in model.encoder.parameters()) < 200_000
 
@@ -237,7 +238,7 @@ def test_half_precision_holds_on_hard_weights(hard_model, tmp_path):
     images, expected, latents = seen(hard_model, seed=5)
     assert expected.float().std() > 20  # a picture, not a plain colour
     deployed = DeployedPSP(hard_model, "rgb").eval()
-    balance_encoder(deployed.encoder, torch.from_numpy(verify.pictures("rgb", 0, 6, seed=6)))
+    balance_encoder(deployed.encoder, torch.from_numpy(cases.pictures("rgb", 0, 6, seed=6)))
     to_half(deployed)
     style, alpha = torch.zeros(3, 10, 32), torch.zeros(3, 10)
     output, codes = deployed(images, style, alpha)
@@ -247,10 +248,10 @@ def test_half_precision_holds_on_hard_weights(hard_model, tmp_path):
 
     kind = hard_model.encoder.config.kind
     info = export.engine_info(tiny_checkpoint(kind=kind), Options(precision="fp16"))
-    graph.save(graph.to_onnx(deployed, info), tmp_path / "hard.onnx")
+    save(to_onnx(deployed, info), tmp_path / "hard.onnx")
     feeds = {"image": images.numpy(), "style": style.numpy(), "alpha": alpha.numpy()}
-    case = verify.Case(feeds, expected.numpy(), latents.numpy())
-    assert verify.check_headroom(tmp_path / "hard.onnx", [case]) >= verify.HEADROOM
+    case = cases.Case(feeds, expected.numpy(), latents.numpy())
+    assert headroom.check_headroom(tmp_path / "hard.onnx", [case]) >= headroom.HEADROOM
 
 
 @pytest.mark.parametrize("form", ["plain", "deployed"])
@@ -300,7 +301,7 @@ def test_engines_say_what_they_are_and_use_static_operations_of_opset_17(exporte
 
 def test_global_codes_are_one_code(exported):
     kind, folder = exported
-    images = verify.pictures("rgb", 0, 2, seed=3)
+    images = cases.pictures("rgb", 0, 2, seed=3)
     with load(folder / "fp32.onnx") as pipeline:
         codes = pipeline.translate(images).latents - tiny_model(kind).latent_avg.numpy()
     spread_over_layers = np.abs(codes - codes[:, :1]).max()

@@ -17,13 +17,13 @@ from psp_runtime import console
 from psp_train import cli
 from psp_train.drawn import dataset as drawn
 from psp_train.losses import published as pretrained
-from psp_train.networks.encoder import EncoderConfig
+from psp_train.networks.config import EncoderConfig
 from psp_train.recipes import make_recipe
 from psp_train.training import build as setup
-from psp_train.training.build import Settings
 from psp_train.training.distributed import Process
 from psp_train.training.objective import load_networks
 from psp_train.training.run_folder import RunFolder
+from psp_train.training.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,10 @@ from psp_train.checkpoints.psp import load_checkpoint
 from psp_train.networks.psp import to_input
 from psp_train.recipes import Recipe, make_recipe, to_json
 from psp_train.training import run_folder as runs
-from psp_train.training.build import Settings
 from psp_train.training.distributed import Process
 from psp_train.training.ranger import Ranger
 from psp_train.training.run_folder import RunFolder
+from psp_train.training.settings import Settings
 from psp_train.training.trainer import learning_rate, make_optimizer
 
 

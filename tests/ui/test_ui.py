@@ -23,12 +23,12 @@ from tiny_family import picture_of, write_family
 
 from psp_runtime.cli import main as psp_run
 from psp_runtime.errors import EngineError, PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.loading import SQUEEZED, load
 from psp_runtime.pictures.previews import PALETTE
 from psp_runtime.run.options import Options
-from psp_runtime.ui import canvas as ui_canvas
-from psp_runtime.ui import demo_engines as ui_demo
+from psp_runtime.ui.canvas import _MEANT, CLASSES, brush_colours, class_ids, coloured, face_labels, legend, pencilled
 from psp_runtime.ui.cli import main
+from psp_runtime.ui.demo_engines import TASKS, demo_engines
 from psp_runtime.ui.runs import KEPT, MAKES, Runs, as_options, command
 
 REPOSITORY = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ def test_captions_timing_and_warnings(runs: Runs) -> None:
     shown = runs.run(Path("engines/psp.onnx"), asked("the way to another picture"))
     assert [text for _, text in shown.pictures] == ["share 0", "share 0.33", "share 0.67", "share 1"]
     assert re.fullmatch(r"4 pictures in \d+\.\d\d s of engine time \(\d+\.\d pictures/s, fp32, cpu\)", shown.timing)
-    assert shown.warnings == [images.SQUEEZED]
+    assert shown.warnings == [SQUEEZED]
     assert warnings.showwarning.__module__ != "psp_runtime.ui.runs"
 
 
@@ -145,7 +145,7 @@ def test_only_the_last_runs_are_kept(runs: Runs) -> None:
 
 def test_a_face_of_the_generators_own(runs: Runs) -> None:
     engine = Path("engines/psp.onnx")
-    face = images.load(runs.random_face(engine, 3), "rgb", 16)
+    face = load(runs.random_face(engine, 3), "rgb", 16)
     codes = runs.pipeline(engine).styles(1, 3, psi=0.7)[0]
     assert np.abs(face - picture_of(codes)).max() <= 1
     assert runs.pipeline(engine) is runs.pipeline(engine)
@@ -153,8 +153,8 @@ def test_a_face_of_the_generators_own(runs: Runs) -> None:
 
 def test_label_maps_survive_the_canvas(runs: Runs) -> None:
     labels = RNG.integers(0, 19, (64, 64), np.uint8).repeat(4, 0).repeat(4, 1)
-    saved = runs.save_drawing(ui_canvas.coloured(labels), "labels")
-    assert np.array_equal(images.load(saved, "labels", 256), labels)
+    saved = runs.save_drawing(coloured(labels), "labels")
+    assert np.array_equal(load(saved, "labels", 256), labels)
 
 
 def test_the_rim_of_a_brush_makes_no_third_class() -> None:
@@ -162,7 +162,7 @@ def test_the_rim_of_a_brush_makes_no_third_class() -> None:
     for inner, outer in ((1, 0), (13, 0), (4, 1), (11, 18)):
         share = np.clip((np.arange(40) - 17) / 5, 0, 1)[None, :, None]
         stroke = (PALETTE[outer] * (1 - share) + PALETTE[inner] * share).round().astype(np.uint8).repeat(8, 0)
-        ids = ui_canvas.class_ids(stroke)
+        ids = class_ids(stroke)
         assert set(np.unique(ids)) == {inner, outer} and ids[0, 0] == outer and ids[0, -1] == inner
 
 
@@ -170,33 +170,31 @@ def test_a_brush_at_one_edge_paints_nothing_at_the_other() -> None:
     picture = np.full((40, 40, 3), PALETTE[0], np.uint8)
     picture[-2:] = PALETTE[18]
     picture[0] = (PALETTE[0].astype(int) + PALETTE[13]) // 2  # the rim of a stroke beyond the upper edge
-    assert set(np.unique(ui_canvas.class_ids(picture)[:20])) == {0}
+    assert set(np.unique(class_ids(picture)[:20])) == {0}
 
 
 def test_the_palette_of_the_brush() -> None:
-    assert [tuple(bytes.fromhex(colour[1:])) for colour in ui_canvas.brush_colours()] == [tuple(c) for c in PALETTE]
-    assert len(ui_canvas.CLASSES) == len(PALETTE) and all(name in ui_canvas.legend() for name in ui_canvas.CLASSES)
+    assert [tuple(bytes.fromhex(colour[1:])) for colour in brush_colours()] == [tuple(c) for c in PALETTE]
+    assert len(CLASSES) == len(PALETTE) and all(name in legend() for name in CLASSES)
     far = np.abs(PALETTE[:, None].astype(int) - PALETTE).max(-1) + 255 * np.eye(len(PALETTE), dtype=int)
-    assert far.min() > 2 * ui_canvas._MEANT
+    assert far.min() > 2 * _MEANT
 
 
 def test_the_face_to_paint_on() -> None:
-    labels = ui_canvas.face_labels()
+    labels = face_labels()
     assert labels.shape == (256, 256) and {"skin", "hair", "nose", "left eye", "mouth"} <= {
-        ui_canvas.CLASSES[label] for label in np.unique(labels)
+        CLASSES[label] for label in np.unique(labels)
     }
-    assert ui_canvas.CLASSES[labels[128, 128]] == "nose"
-    left, right = (
-        np.argwhere(labels == ui_canvas.CLASSES.index(f"{side} eye"))[:, 1].mean() for side in ("left", "right")
-    )
+    assert CLASSES[labels[128, 128]] == "nose"
+    left, right = (np.argwhere(labels == CLASSES.index(f"{side} eye"))[:, 1].mean() for side in ("left", "right"))
     assert left < 128 < right
 
 
 def test_a_photo_in_pencil_is_no_longer_in_colours(runs: Runs) -> None:
-    saved = runs.save_drawing(ui_canvas.pencilled(PIXELS[0]), "sketch")
+    saved = runs.save_drawing(pencilled(PIXELS[0]), "sketch")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sketch = images.load(saved, "sketch")
+        sketch = load(saved, "sketch")
     assert sketch.shape == (256, 256, 1) and sketch.std() > 1
 
 
@@ -241,7 +239,7 @@ def test_demo_engines_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
     with pytest.raises(PspError, match=r"which needs torch: pip install .*, or give --engine"):
-        ui_demo.demo_engines(tmp_path)
+        demo_engines(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -259,23 +257,23 @@ def test_demo_engines_are_made_once(
 
     monkeypatch.setattr(subprocess, "run", export)
     monkeypatch.setenv("PSP_CACHE", str(tmp_path))
-    engines = ui_demo.demo_engines(Path("unused"))
-    assert started == list(ui_demo.TASKS) and all(engine.is_relative_to(tmp_path) for engine in engines)
+    engines = demo_engines(Path("unused"))
+    assert started == list(TASKS) and all(engine.is_relative_to(tmp_path) for engine in engines)
     assert capsys.readouterr().err.count("making the demo engine") == len(engines)
     engines[2].with_name(f"{engines[2].stem}.encoder.onnx").unlink()
-    assert ui_demo.demo_engines(Path("unused")) == engines and started[len(engines) :] == [ui_demo.TASKS[2]]
+    assert demo_engines(Path("unused")) == engines and started[len(engines) :] == [TASKS[2]]
 
 
 def test_a_failing_export_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess([], 2, "", "  0.1 s loading\nerror: no space left\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(PspError, match="^psp-export --task inversion failed: no space left$"):
-        ui_demo.demo_engines(tmp_path)
+        demo_engines(tmp_path)
 
 
 def test_there_is_a_bundled_model_for_every_demo_task() -> None:
     bundled = {path.stem.removeprefix("demo_") for path in (REPOSITORY / "psp_train" / "weights").glob("demo_*")}
-    assert set(ui_demo.TASKS) == bundled - {"generator"}
+    assert set(TASKS) == bundled - {"generator"}
 
 
 # ---- In a browser --------------------------------------------------------------------------------------------------
@@ -381,7 +379,7 @@ def test_a_painted_label_map_is_what_the_command_runs_on(
         page.get_by_label("Thumbnail 1 of 1").first.click()
         made = download(page, page.locator("[aria-label=Download]:visible").last)
         text = shown_command(page)
-    painted = np.asarray(Image.open(labels)) != ui_canvas.face_labels().repeat(2, 0).repeat(2, 1)
+    painted = np.asarray(Image.open(labels)) != face_labels().repeat(2, 0).repeat(2, 1)
     shown = made.read_bytes()
     made.unlink()
     shutil.copy(engines / "seg.onnx", "seg.onnx")

@@ -5,9 +5,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from psp_runtime.engines.optimised_graphs import cache_folder
+from psp_runtime.disk import cache_folder, replacing
 from psp_runtime.errors import PspError
-from psp_runtime.pictures.loading import replacing
 
 
 def runtime_config(trt: Any, engine: Any, cuda_graphs: bool) -> Any:

@@ -1,0 +1,108 @@
+"""The heads of the encoders in deployable form: features of three stages -> offsets [B,L,S]."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from psp_export.deploy.layers import BatchedLinear, ScaleShift, copy_conv, frozen, merge_convs
+from psp_export.deploy.resnet import ResNetHead
+from psp_train.networks.config import head_size
+from psp_train.networks.encoder import NaiveWPlusEncoder, PSPEncoder, WEncoder
+from psp_train.networks.encoders import Encoder
+from psp_train.networks.resnet import ResNetEncoder
+
+
+class Pyramid(nn.Module):
+    """Feature pyramid and map2style heads: features at 64², 32² and 16² -> offsets [B,L,S] in FP32."""
+
+    def __init__(self, encoder: PSPEncoder) -> None:
+        super().__init__()
+        self.lateral1, self.lateral2 = copy_conv(encoder.latlayer1), copy_conv(encoder.latlayer2)
+        self.double16, self.double32 = Double(16), Double(32)
+        heads = list(encoder.styles)
+        groups = [[h for i, h in enumerate(heads) if head_size(i) == size] for size in (16, 32, 64)]
+        self.heads = nn.ModuleList(Heads(group) for group in groups if group)
+
+    def forward(self, c1: torch.Tensor, c2: torch.Tensor, p3: torch.Tensor) -> torch.Tensor:
+        p2 = self.double16(p3, self.lateral1(c2))
+        p1 = self.double32(p2, self.lateral2(c1))
+        levels = zip(self.heads, (p3, p2, p1), strict=False)
+        return torch.cat([heads(level) for heads, level in levels], dim=1)
+
+
+class Double(nn.Module):
+    """Bilinear upsampling by 2 with aligned corners, plus the lateral features.
+
+    Upsampling is linear and separable: a product with a constant matrix from both sides.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        identity = torch.eye(size)[None]
+        doubled = F.interpolate(identity, scale_factor=2, mode="linear", align_corners=True)[0]
+        self.columns = frozen(doubled)
+
+    def forward(self, x: torch.Tensor, lateral: torch.Tensor) -> torch.Tensor:
+        return self.columns.T @ (x @ self.columns) + lateral
+
+
+class Heads(nn.Module):
+    """All n map2style heads of one pyramid level: [B,C,H,W] -> [B,n,S] in FP32."""
+
+    def __init__(self, heads: list[nn.Module]) -> None:
+        super().__init__()
+        chains = [[m for m in head.convs if isinstance(m, nn.Conv2d)] for head in heads]
+        self.convs = nn.ModuleList(
+            merge_convs(list(convs), groups=1 if depth == 0 else len(heads))
+            for depth, convs in enumerate(zip(*chains, strict=True))
+        )
+        linears = [head.linear.effective() for head in heads]
+        self.linear = BatchedLinear(torch.stack([w for w, _ in linears]), torch.stack([b for _, b in linears]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), 0.01)
+        return self.linear(x.float().flatten(1))
+
+
+class WHead(nn.Module):
+    """Ablation W: one code from the pooled features, the same for every layer."""
+
+    def __init__(self, encoder: WEncoder) -> None:
+        super().__init__()
+        self.linear = BatchedLinear(*(t[None] for t in encoder.linear.effective()))
+        self.ones = frozen(torch.ones(encoder.config.styles, 1))
+
+    def forward(self, c1: torch.Tensor, c2: torch.Tensor, c3: torch.Tensor) -> torch.Tensor:
+        pooled = F.adaptive_avg_pool2d(c3.float(), 1).flatten(1)
+        return self.linear(pooled) * self.ones
+
+
+class NaiveWPlusHead(nn.Module):
+    """Ablation naive W+: every code from one linear layer, FP32 behind the pooling."""
+
+    def __init__(self, encoder: NaiveWPlusEncoder) -> None:
+        super().__init__()
+        norm, _, _, linear = encoder.output_layer_2
+        styles, dim = encoder.config.styles, encoder.config.style_dim
+        self.norm = ScaleShift(norm)
+        # 16x16 to 7x7 adaptive average pooling is linear: its windows, as a matrix from both sides.
+        self.windows = frozen(F.adaptive_avg_pool1d(torch.eye(16)[None], 7)[0])
+        self.linear1 = BatchedLinear(linear.weight[None], linear.bias[None])
+        weight, bias = encoder.linear.effective()
+        self.linear2 = BatchedLinear(weight[None], bias[None])
+        self.shape = (styles, dim)
+
+    def forward(self, c1: torch.Tensor, c2: torch.Tensor, c3: torch.Tensor) -> torch.Tensor:
+        pooled = self.windows.T @ (self.norm(c3.float()) @ self.windows)
+        features = self.linear1(pooled.flatten(1)).flatten(1)
+        return self.linear2(features).reshape(-1, *self.shape)
+
+
+def deploy_head(encoder: Encoder) -> nn.Module:
+    """The deployable head of an encoder: features of the last three stages -> offsets [B,L,S]."""
+    if isinstance(encoder, ResNetEncoder):
+        return ResNetHead(encoder)
+    if isinstance(encoder, PSPEncoder):
+        return Pyramid(encoder)
+    return WHead(encoder) if isinstance(encoder, WEncoder) else NaiveWPlusHead(encoder)

@@ -1,0 +1,80 @@
+"""W+ latents in .npy files: read as inputs, written with --save-latents."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psp_runtime.disk import replacing
+from psp_runtime.engines.info import EngineInfo
+from psp_runtime.errors import PspError
+from psp_runtime.latents import as_codes
+from psp_runtime.run.files import names_folder
+
+
+def save_array(path: Path, array: NDArray[np.float32]) -> None:
+    """Write one .npy file, replacing an earlier one only when complete."""
+    with replacing(path) as file:
+        np.save(file, array)
+
+
+class CodeWriter:
+    """Where W+ codes go: `name` is one .npy file for all pictures, or a folder of one per picture."""
+
+    def __init__(self, name: str) -> None:
+        path = Path(name)
+        self.file = None if names_folder(name) else path
+        self.folder = path.parent if self.file else path
+        self._kept: list[NDArray[np.float32]] = []
+        if self.file and self.file.suffix != ".npy":
+            raise PspError(f"--save-latents {name}: expected a name that ends in .npy, or a folder")
+
+    def path(self, source: Path) -> Path:
+        """The file that gets the codes of a picture."""
+        return self.file or self.folder / f"{source.stem}.npy"
+
+    def add(self, source: Path, latents: NDArray[np.float32]) -> None:
+        """Take the codes [L,S] of the next picture."""
+        if self.file:
+            self._kept.append(latents)
+        else:
+            save_array(self.path(source), latents)
+
+    def finish(self) -> None:
+        """Write the one file [N,L,S], if there is something to write."""
+        if self.file and self._kept:
+            save_array(self.file, np.stack(self._kept))
+
+
+def read_codes(path: Path, info: EngineInfo) -> list[tuple[Path, NDArray[np.float32]]]:
+    """The codes [L,S] in a .npy file or in each of a folder of them, each with the file its output is named after.
+
+    Raises `PspError` for files that are none, and for codes of another shape.
+    """
+    if not path.is_dir():
+        read = as_codes(read_array(path), info, f"--latents {path}")
+        if not len(read):
+            raise PspError(f"--latents {path}: the codes of no picture at all, {list(read.shape)}")
+        width = len(str(len(read)))
+        names = [path.with_stem(f"{path.stem}_{n:0{width}}") for n in range(1, len(read) + 1)]
+        return list(zip(names if len(read) > 1 else [path], read, strict=True))
+    files = sorted(file for file in path.glob("*.npy") if not file.name.startswith("."))
+    if not files:
+        raise PspError(f"--latents {path}: no codes in this folder, expected .npy files as --save-latents writes them")
+    every = [as_codes(read_array(file), info, f"--latents {file}") for file in files]
+    several = [file for file, read in zip(files, every, strict=True) if len(read) != 1]
+    if several:
+        raise PspError(f"--latents {several[0]}: expected the codes of one picture per file of a folder")
+    return [(file, read[0]) for file, read in zip(files, every, strict=True)]
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """The array of a .npy file. Raises `PspError` for a file that is none."""
+    try:
+        with path.open("rb") as file:
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+    except OSError as error:
+        raise PspError(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:  # a damaged header is parsed as Python, and fails as it likes
+        raise PspError(f"cannot read {path}: not a .npy file of numbers, or a damaged one") from error

@@ -1,0 +1,124 @@
+"""Which files belong together: pictures of a folder, pairs by name, what is held out."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from psp_runtime.errors import PspError
+from psp_runtime.pictures.encoding import FORMATS
+from psp_runtime.pictures.loading import CHANNELS, load
+from psp_runtime.prefetch import THREADS, map_ahead
+from psp_runtime.tasks import Task
+from psp_train.progress import Progress
+
+#: What a fingerprint begins with; earlier ones, of file names alone, do not.
+KIND_OF_FINGERPRINT = "2:"
+
+
+@dataclass(frozen=True)
+class Item:
+    """The files of one sample; `mask` is a label map of the target, where losses need one."""
+
+    source: Path
+    target: Path
+    mask: Path | None = None
+
+
+def pictures(folder: Path) -> list[Path]:
+    """All picture files in a folder and below it, sorted. Raises `PspError` when there are none."""
+    if not folder.is_dir():
+        raise PspError(f"no folder {folder}: expected a folder of pictures")
+    found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in FORMATS and _visible(p, folder)]
+    if not found:
+        raise PspError(f"no pictures in {folder}: expected files named {', '.join(FORMATS)}, sub-folders too")
+    return found
+
+
+def _visible(path: Path, folder: Path) -> bool:
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
+    """Pictures of two folders that share sub-folder and stem, sorted by source.
+
+    Raises `PspError` for sources without a target and for two files of one stem.
+    """
+    inputs, outputs = _by_stem(source), _by_stem(target)
+    missing = [stem for stem in inputs if stem not in outputs]
+    if missing:
+        raise PspError(
+            f"{len(missing)} of {len(inputs)} pictures in {source} have no picture of the same name in {target}: "
+            f"the first is {inputs[missing[0]]}"
+        )
+    return [(path, outputs[stem]) for stem, path in inputs.items()]
+
+
+def _by_stem(folder: Path) -> dict[Path, Path]:
+    stems: dict[Path, Path] = {}
+    for path in pictures(folder):
+        stem = path.relative_to(folder).with_suffix("")
+        if stem in stems:
+            raise PspError(f"{stems[stem]} and {path} have one name: pairs are found by name, remove one of them")
+        stems[stem] = path
+    return stems
+
+
+def find_items(task: Task, data: Path, target: Path | None, masks: Path | None) -> list[Item]:
+    """The samples of a data folder. Sketches and label maps need `target`, the faces they belong to."""
+    if task.input != "rgb" and target is None:
+        raise PspError(f"task {task.name} translates {task.input} pictures: give --target, the folder of their faces")
+    if target is not None and target.resolve() == data.resolve():
+        raise PspError(f"--data and --target are both {data}: expected the inputs in one folder, the faces in another")
+    found = [(path, path) for path in pictures(data)] if target is None else pairs(data, target)
+    if masks is None:
+        return [Item(a, b) for a, b in found]
+    maps = _by_stem(masks)
+    root = data if target is None else target
+    lacking = [b for _, b in found if b.relative_to(root).with_suffix("") not in maps]
+    if lacking:
+        raise PspError(f"{len(lacking)} pictures have no label map in {masks}: the first is {lacking[0]}")
+    return [Item(a, b, maps[b.relative_to(root).with_suffix("")]) for a, b in found]
+
+
+def check_labels(items: Sequence[Item], task: Task) -> None:
+    """Read every label map once, in threads: `PictureError` names the first bad file and id before hours are spent."""
+    files = [item.source for item in items if task.input == "labels"] + [item.mask for item in items if item.mask]
+    if not files:
+        return
+    read = partial(load, kind="labels", classes=CHANNELS["labels"])
+    with (
+        Progress("checking label maps", len(files), unit="maps") as progress,
+        closing(map_ahead(read, files, THREADS, ahead=4 * THREADS)) as maps,
+    ):
+        for _ in maps:
+            progress.advance()
+
+
+def split(items: list[Item], held_out: int, seed: int) -> tuple[list[Item], list[Item]]:
+    """Training and held-out samples, a fixed choice per seed. Raises `PspError` when nothing is left to train on."""
+    if held_out >= len(items):
+        raise PspError(f"{len(items)} samples cannot spare {held_out} for validation: give --held-out a smaller number")
+    chosen = set(np.random.default_rng([seed, 7]).permutation(len(items))[:held_out].tolist())
+    return [x for i, x in enumerate(items) if i not in chosen], [x for i, x in enumerate(items) if i in chosen]
+
+
+def fingerprint(*parts: Sequence[Item]) -> str:
+    """Names and order of samples as a sha256: where it changes, the same position means another sample.
+
+    Names within their folders, which may have moved.
+    """
+    columns = [[[getattr(item, kind) for item in part] for part in parts] for kind in ("source", "target", "mask")]
+    return KIND_OF_FINGERPRINT + hashlib.sha256(json.dumps([_names(column) for column in columns]).encode()).hexdigest()
+
+
+def _names(parts: list[list[Path | None]]) -> list[list[str]]:
+    files = [path for part in parts for path in part if path]
+    root = os.path.commonpath([path.parent for path in files]) if files else ""
+    return [[os.path.relpath(path, root) if path else "" for path in part] for part in parts]
