@@ -45,7 +45,7 @@ from measure.timing import Times, take_turns, warm
 from measure.workloads import SIZES, Piece, Workload, seeded_checkpoint
 
 from psp_export.verify import parity as verify
-from psp_runtime.engines.contract import engine_inputs
+from psp_runtime.engines import contract
 from psp_runtime.engines.info import read_info
 from psp_runtime.errors import PspError
 
@@ -206,11 +206,9 @@ def difference(array: np.ndarray, expected: np.ndarray, precision: str) -> str:
 def time_file(options: argparse.Namespace) -> dict:
     """The times of one engine file. No ratio: which reference its weights belong to is not known."""
     info = read_info(options.engine)
-    if info.part != "full":
-        raise PspError(f"{options.engine} is only the {info.part}, expected a full engine: picture to picture")
-    shape = {"rgb": (3,), "sketch": (1,), "labels": ()}[info.input]
-    pixels = np.zeros((options.batch, info.input_size, info.input_size, *shape), np.uint8)
-    runner = open_file(options.engine, "auto", engine_inputs(info, pixels))
+    contract.require_full(info, options.engine)
+    inputs = contract.full_inputs(info, contract.image(info).zeros(options.batch))
+    runner = open_file(options.engine, "auto", inputs)
     warm(runner.run, options.device)
     name, turns = str(options.engine), Times()
     take_turns([runner], options.seconds, [turns])

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from psp_runtime.engines.contract import check, code_shape, engine_inputs, image_shape, paired, run_batches
+from psp_runtime.engines import contract
+from psp_runtime.engines.contract import check, full_inputs, paired
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.engines.parts import Parts
-from psp_runtime.engines.session import Session
+from psp_runtime.engines.session import Session, run_batches
 from psp_runtime.errors import EngineError, PictureError, PspError
 from psp_runtime.latents import as_direction, as_strengths, blend, check_psi, edit_alpha, layer_alpha, random_z
 from psp_runtime.pictures.decoding import Picture
@@ -46,9 +47,11 @@ class Pipeline:
     """
 
     def __init__(self, session: Session, batch: int | None = None, runs: int | None = None) -> None:
-        if session.info.part != "full":
+        try:
+            contract.require_full(session.info, session.path)
+        except EngineError:
             session.close()
-            raise EngineError(f"this engine is only the {session.info.part}, expected the full one: picture to picture")
+            raise
         self.session = session
         self.parts = Parts(session, runs)
         self._batch = batch
@@ -76,7 +79,7 @@ class Pipeline:
     def prepare(self, pictures: Iterable[Picture]) -> NDArray[np.uint8]:
         """Load pictures as one input of `translate`. Raises `PictureError` for the first that cannot be used."""
         loaded = [self._load(picture) for picture in pictures]
-        return np.stack(loaded) if loaded else np.empty((0, *image_shape(self.info)), np.uint8)
+        return np.stack(loaded) if loaded else contract.image(self.info).zeros(0)
 
     def translate(
         self,
@@ -91,26 +94,26 @@ class Pipeline:
         it, the layers the task mixes (`info.mix_layers`) by `info.mix_alpha`. Without both, nothing is mixed.
         Raises `PspError` for other types and shapes, and for class ids the engine does not know.
         """
-        done = run_batches(self.session, engine_inputs(self.info, pixels, style, alpha), self.batch)
+        done = run_batches(self.session, full_inputs(self.info, pixels, style, alpha), self.batch)
         return Translation(done["output"], done["latents"])
 
     def encode(self, source: Source) -> NDArray[np.float32]:
         """The W+ codes float32 [B,L,S] of prepared pictures; codes come back as they are."""
         if _are_codes(source):
-            check("codes", source, np.float32, (None, *code_shape(self.info)))
+            check("latents", source, contract.latents(self.info))
             return np.asarray(source, np.float32)
-        inputs = engine_inputs(self.info, source)
+        inputs = full_inputs(self.info, source)
         if self.parts.usable:
             return self._run(self.parts.encoder, {"image": inputs["image"]})["latents"]
         return self._run(self.session, inputs)["latents"]
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
         """The pictures uint8 [B,H,W,3] of W+ codes float32 [B,L,S]."""
-        check("codes", latents, np.float32, (None, *code_shape(self.info)))
+        check("latents", latents, contract.latents(self.info))
         if self.parts.usable:
             return self._run(self.parts.generator, {"latents": latents})["output"]
         # The whole engine does it too: what it makes of an empty picture is replaced in every layer.
-        empty = np.zeros((len(latents), *image_shape(self.info)), np.uint8)
+        empty = contract.image(self.info).zeros(len(latents))
         alpha = np.ones(latents.shape[:2], np.float32)
         return self._run(self.session, {"image": empty, "style": latents, "alpha": alpha})["output"]
 
@@ -137,7 +140,7 @@ class Pipeline:
 
         `layers` (zero-based) and `alpha` (0..1) say where and how much; by default as the task of the engine does.
         """
-        check("styles", styles, np.float32, (None, *code_shape(self.info)))
+        check("styles", styles, contract.latents(self.info))
         every = np.broadcast_to(styles, (len(source), *styles.shape))
         return self._mixed(source, every, layer_alpha(self.info, layers, alpha))
 
@@ -233,7 +236,7 @@ class Pipeline:
         if _are_codes(source):
             latents = self.encode(source)
             return Translation(self.decode(latents), latents)
-        done = self._run(self.session, engine_inputs(self.info, source))
+        done = self._run(self.session, full_inputs(self.info, source))
         return Translation(done["output"], done["latents"])
 
     def _mixed(self, source: Source, styles: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -243,15 +246,14 @@ class Pipeline:
             latents = self.encode(source)
             return self._decode_all(blend(latents[:, None], styles, alpha[:, None]))
         pixels = np.repeat(source, count, axis=0)
-        inputs = engine_inputs(
-            self.info, pixels, styles.reshape(-1, *code_shape(self.info)), np.tile(alpha, (len(pixels), 1))
-        )
+        every = styles.reshape(-1, *contract.latents(self.info).shape)
+        inputs = full_inputs(self.info, pixels, every, np.tile(alpha, (len(pixels), 1)))
         output = self._run(self.session, inputs)["output"]
         return output.reshape(len(source), count, *output.shape[1:])
 
     def _decode_all(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Codes [B,N,L,S] -> uint8 [B,N,H,W,3]."""
-        output = self.decode(latents.reshape(-1, *code_shape(self.info)))
+        output = self.decode(latents.reshape(-1, *contract.latents(self.info).shape))
         return output.reshape(*latents.shape[:2], *output.shape[1:])
 
     def _run(self, session: Session, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

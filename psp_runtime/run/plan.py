@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_runtime.engines.contract import image_shape
+from psp_runtime.engines import contract
 from psp_runtime.engines.info import EngineInfo
-from psp_runtime.errors import EngineError, PspError
+from psp_runtime.errors import PspError
 from psp_runtime.pictures import encoding
 from psp_runtime.pictures.sheets import CELL, Sheet
 from psp_runtime.run import files, latents_files
@@ -56,8 +56,7 @@ def make_plan(options: Options, info: EngineInfo) -> Plan:
 def make_tools(options: Options, info: EngineInfo) -> tuple[Callable[[Path], NDArray[np.uint8]], Application]:
     """What reads one picture, and what is made of it. Raises `PspError` for options that make no sense."""
     check(options, info)
-    if info.part != "full":
-        raise EngineError(f"{options.engine} is only the {info.part}, expected the full engine: picture to picture")
+    contract.require_full(info, options.engine)
     read = make_reader(options, info)
     return read, make_application(options, info, read)
 
@@ -86,7 +85,7 @@ def _sheet(options: Options, info: EngineInfo, application: Application, inputs:
             raise PspError(f"{flag(name)} animates one input in several steps, given {what}")
     if not options.grid:
         return None
-    shown = 0 if options.latents else len(application.sources(np.zeros(image_shape(info), np.uint8)))
+    shown = 0 if options.latents else len(application.sources(contract.image(info).zeros(1)[0]))
     return Sheet(options.grid, inputs, shown + application.count, options.size or min(CELL, info.output_size))
 
 

@@ -22,16 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import numpy as np
 import typer
 
 from psp_runtime import console
 from psp_runtime.console import Device
-from psp_runtime.engines.contract import image_shape
+from psp_runtime.engines import contract
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.parts import check_mapping, part_path
 from psp_runtime.engines.session import open_session
-from psp_runtime.errors import EngineError, PspError
+from psp_runtime.errors import PspError
 from psp_runtime.serving.config import DEVICE_PARAMETER, MAPPING_ENDING, WARMUP_IMAGE, Model, config_text
 from psp_runtime.serving.model import ENGINE_PARAMETER, MODEL_FILE
 from psp_runtime.serving.proxy import Gate
@@ -101,8 +100,7 @@ def _microseconds(delay: float) -> int:
 def check(options: Options) -> None:
     """What can be said before anything starts. Raises `PspError`."""
     info = read_info(options.engine)
-    if info.part != "full":
-        raise EngineError(f"{options.engine} is only the {info.part}, expected the full engine")
+    contract.require_full(info, options.engine)
     if not re.fullmatch(r"[A-Za-z0-9._-]+", options.name) or options.name.endswith(MAPPING_ENDING):
         raise PspError(f"--name {options.name}: expected letters, digits, dots and dashes, not ending in _mapping")
     if options.port == options.metrics_port:
@@ -171,7 +169,7 @@ def _write_model(folder: Path, info: EngineInfo, model: Model) -> None:
         (home / part).mkdir(parents=True)
     (home / "config.pbtxt").write_text(config_text(info, model))
     (home / "1" / "model.py").write_text(MODEL_FILE.format(packages=sys.path))
-    (home / "warmup" / WARMUP_IMAGE).write_bytes(np.zeros(image_shape(info), np.uint8).tobytes())
+    (home / "warmup" / WARMUP_IMAGE).write_bytes(contract.image(info).zeros(1).tobytes())
 
 
 async def _serve(server: subprocess.Popen[bytes], gate: Gate, options: Options, device: str) -> None:

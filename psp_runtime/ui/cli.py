@@ -15,8 +15,9 @@ import typer
 
 from psp_runtime import console
 from psp_runtime.console import Device
+from psp_runtime.engines.contract import require_full
 from psp_runtime.engines.info import read_info
-from psp_runtime.errors import EngineError, PspError
+from psp_runtime.errors import PspError
 from psp_runtime.ui.demo_engines import MIX_LAYERS, demo_engines
 
 HOST, PORT = "127.0.0.1", 7860
@@ -57,9 +58,7 @@ def psp_ui(
 
 def _check_engines(engines: list[Path]) -> None:
     for engine in engines:
-        part = read_info(engine).part
-        if part != "full":
-            raise EngineError(f"{engine} is only the {part}, expected the full engine: picture to picture")
+        require_full(read_info(engine), engine)
     twice = {str(engine) for engine in engines if engines.count(engine) > 1}
     if twice:
         raise PspError(f"--engine {min(twice)} is given twice")
