@@ -16,6 +16,7 @@ import numpy as np
 import psp_runtime
 from psp_runtime.engines.devices import gpu_name
 from psp_runtime.errors import PspError
+from psp_runtime.pictures.label_classes import NAMES
 from psp_runtime.pictures.loading import load
 from psp_runtime.tasks import Task, get_task
 from psp_train.evaluation.metrics import torch_device
@@ -121,8 +122,8 @@ def drawn_jobs(model: Model, count: int, factor: int | None) -> list[Job]:
     task = model.task
     if task.name == "toonify":
         raise PspError("there are no drawn faces for task toonify: give --data")
-    if task.input == "labels" and model.classes < len(faces.LABELS):
-        raise PspError(f"{model.name} knows {model.classes} classes, drawn faces have {len(faces.LABELS)}: give --data")
+    if task.input == "labels" and model.classes < len(NAMES):
+        raise PspError(f"{model.name} knows {model.classes} classes, drawn faces have {len(NAMES)}: give --data")
     vectors = faces.sample(count, HELD_OUT_SEED)
     return [partial(_draw, task, f"face {i}", vector, factor) for i, vector in enumerate(vectors)]
 

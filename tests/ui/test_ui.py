@@ -23,10 +23,10 @@ from tiny_family import picture_of, write_family
 
 from psp_runtime.cli import main as psp_run
 from psp_runtime.errors import EngineError, PspError
+from psp_runtime.pictures.label_classes import IDS, NAMES, PALETTE
 from psp_runtime.pictures.loading import SQUEEZED, load
-from psp_runtime.pictures.previews import PALETTE
 from psp_runtime.run.options import Options
-from psp_runtime.ui.canvas import _MEANT, CLASSES, brush_colours, class_ids, coloured, face_labels, legend, pencilled
+from psp_runtime.ui.canvas import _MEANT, brush_colours, class_ids, coloured, face_labels, legend, pencilled
 from psp_runtime.ui.cli import main
 from psp_runtime.ui.demo_engines import TASKS, demo_engines
 from psp_runtime.ui.runs import KEPT, MAKES, Runs, as_options, command
@@ -175,7 +175,7 @@ def test_a_brush_at_one_edge_paints_nothing_at_the_other() -> None:
 
 def test_the_palette_of_the_brush() -> None:
     assert [tuple(bytes.fromhex(colour[1:])) for colour in brush_colours()] == [tuple(c) for c in PALETTE]
-    assert len(CLASSES) == len(PALETTE) and all(name in legend() for name in CLASSES)
+    assert len(NAMES) == len(PALETTE) and all(name in legend() for name in NAMES)
     far = np.abs(PALETTE[:, None].astype(int) - PALETTE).max(-1) + 255 * np.eye(len(PALETTE), dtype=int)
     assert far.min() > 2 * _MEANT
 
@@ -183,10 +183,10 @@ def test_the_palette_of_the_brush() -> None:
 def test_the_face_to_paint_on() -> None:
     labels = face_labels()
     assert labels.shape == (256, 256) and {"skin", "hair", "nose", "left eye", "mouth"} <= {
-        CLASSES[label] for label in np.unique(labels)
+        NAMES[label] for label in np.unique(labels)
     }
-    assert CLASSES[labels[128, 128]] == "nose"
-    left, right = (np.argwhere(labels == CLASSES.index(f"{side} eye"))[:, 1].mean() for side in ("left", "right"))
+    assert NAMES[labels[128, 128]] == "nose"
+    left, right = (np.argwhere(labels == IDS[f"{side} eye"])[:, 1].mean() for side in ("left", "right"))
     assert left < 128 < right
 
 
