@@ -18,7 +18,17 @@ from psp_runtime.engines.info import EngineInfo
 from psp_runtime.engines.parts import Parts
 from psp_runtime.engines.session import Session, run_batches
 from psp_runtime.errors import EngineError, PictureError, PspError
-from psp_runtime.latents import as_direction, as_strengths, blend, check_psi, edit_alpha, layer_alpha, random_z
+from psp_runtime.latents import (
+    AVERAGE_SEED,
+    AVERAGED,
+    as_direction,
+    as_strengths,
+    blend,
+    check_psi,
+    edit_alpha,
+    layer_alpha,
+    random_z,
+)
 from psp_runtime.pictures.decoding import Picture
 from psp_runtime.pictures.loading import load
 from psp_runtime.prefetch import THREADS, map_ahead, map_batches
@@ -55,6 +65,7 @@ class Pipeline:
         self.session = session
         self.parts = Parts(session, runs)
         self._batch = batch
+        self._average: NDArray[np.float32] | None = None
 
     @property
     def info(self) -> EngineInfo:
@@ -126,8 +137,15 @@ class Pipeline:
         check_psi(psi)
         w = self.parts.map(random_z(count, self.info.style_dim, seed))
         if psi != 1:
-            w = blend(self.parts.average(), w, np.float32(psi))
+            w = blend(self.average_style(), w, np.float32(psi))
         return np.repeat(w[:, None], self.info.styles, axis=1)
+
+    def average_style(self) -> NDArray[np.float32]:
+        """The average w [S], which truncation pulls towards: the mean of AVERAGED random ones, always the same."""
+        if self._average is None:
+            z = random_z(AVERAGED, self.info.style_dim, AVERAGE_SEED)
+            self._average = self.parts.map(z).mean(0, dtype=np.float64).astype(np.float32)
+        return self._average
 
     def mix(
         self,

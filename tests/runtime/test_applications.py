@@ -378,7 +378,7 @@ def test_an_exported_model_gives_the_same_pictures_from_parts(exported: Path) ->
         np.testing.assert_array_equal(ends[0], split.translate(pixels).output[0])
         np.testing.assert_array_equal(ends[2], split.translate(pixels[:, ::-1].copy()).output[0])
         average = split.mix(pixels, split.styles(1, psi=0), layers=range(10), alpha=1)[0]
-        assert levels(average, split.decode(np.tile(split.parts.average(), (1, 10, 1)))) <= 1
+        assert levels(average, split.decode(np.tile(split.average_style(), (1, 10, 1)))) <= 1
     for part in ("encoder", "generator"):
         (exported / f"psp.{part}.onnx").rename(exported / f"{part}.onnx")
     with psp_runtime.load(exported / "psp.onnx", "cpu") as whole:

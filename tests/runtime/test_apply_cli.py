@@ -163,7 +163,7 @@ def test_label_maps_as_jpeg_are_warned_about(psp_run: PspRun) -> None:
 def test_truncation_to_the_average_face(good: Callable[..., str]) -> None:
     good("a.png", "--mix", 2, "--psi", 0, "--mix-layers", "0-13", "--mix-alpha", 1)
     with pipeline() as p:
-        average = p.decode(np.tile(p.parts.average(), (1, STYLES, 1)))[0]
+        average = p.decode(np.tile(p.average_style(), (1, STYLES, 1)))[0]
     assert close(read("a_out_1.png"), average) and close(read("a_out_2.png"), average)
 
 
