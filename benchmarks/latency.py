@@ -178,7 +178,7 @@ class Opened:
         self.result = warm(runner.run, side.device)
 
     def compare(self, other: "Opened") -> None:
-        """Raise `DifferentPicture` where the picture or the codes are not those of the other side."""
+        """Raise `DifferentPicture` where the picture or the latents are not those of the other side."""
         precision = max(self.side.precision, other.side.precision, key=verify.CODES_GATES.__getitem__)
         for name, array in self.result.items():
             wrong = difference(array, other.result[name], precision)
@@ -194,7 +194,7 @@ def tidy() -> None:
 
 
 def difference(array: np.ndarray, expected: np.ndarray, precision: str) -> str:
-    """How far pictures (uint8) or codes (float32) are apart, in words; empty where they agree."""
+    """How far pictures (uint8) or latents (float32) are apart, in words; empty where they agree."""
     error = np.abs(array.astype(np.float64) - expected)
     if array.dtype == np.uint8:
         psnr = verify.psnr(error)

@@ -14,7 +14,7 @@ The long run sends --requests from 16 callers and counts those that are not answ
 proportional set of psp-serve and all its processes, after the first and after the last 100 requests.
 
 Cost model: a picture costs the engine, and 0.2 MB in and 0.2 MB out (at 256) through HTTP, Triton and shared memory: a
-millisecond or two of a core. Callers, door and server share the cores with the engine here; what they take is what the
+millisecond or two of a core. Callers, proxy and server share the cores with the engine here; what they take is what the
 served side lacks. The last line is JSON.
 """
 

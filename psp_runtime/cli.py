@@ -65,7 +65,7 @@ def psp_run(
         str | None, typer.Option(metavar="http://HOST:PORT", help="Instead of --engine: one that psp-serve runs.")
     ] = None,
     latents: Annotated[
-        Path | None, typer.Option(help="Instead of pictures: saved W+ codes, CODES.npy or a folder of them.")
+        Path | None, typer.Option(help="Instead of pictures: saved W+ latents, LATENTS.npy or a folder of them.")
     ] = None,
     out: Annotated[
         str | None, typer.Option(help="The output's name (for a single picture), or a folder (default: here).")
@@ -156,7 +156,7 @@ def psp_run(
     ] = None,
     save_latents: Annotated[
         str | None,
-        typer.Option(help="W+ codes: CODES.npy [N,L,S] in input order, or a folder of NAME.npy.", rich_help_panel=SAVE),
+        typer.Option(help="W+ latents: LATENTS.npy [N,L,S] in input order, or a folder.", rich_help_panel=SAVE),
     ] = None,
 ) -> None:
     """Run pictures through an exported pSp engine: photo.png becomes photo_out.png in the working folder.
@@ -219,7 +219,7 @@ def _run_remote(options: Options, url: str) -> None:
 
 def _make_all(plan: Plan, pipeline: Pipeline) -> None:
     run = Run(plan, pipeline)
-    failed = run.all()
+    failed = run.execute()
     if run.made:
         print(run.summary())
     if failed:

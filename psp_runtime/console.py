@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from enum import Enum
@@ -39,7 +40,8 @@ def run(app: Callable[[], object]) -> NoReturn:
 
     A `PspError`, a wrong option and what the system refuses (disk full, no permission) become one `error: …` line and
     exit 2, Ctrl-C exits with 130, each warning is one `warning: …` line, a closed pipe ends the program quietly. Exit
-    codes the app chose itself are kept; anything else is a bug of ours and keeps its traceback.
+    codes the app chose itself are kept; anything else is a bug of ours and keeps its traceback. With PSP_DEBUG=1 in the
+    environment the traceback behind an `error: …` line is printed before it.
     """
     warnings.showwarning = _warning_lines()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -57,7 +59,9 @@ def end_if_interrupted() -> None:
 
 
 def error(text: object) -> None:
-    """Print one `error: …` line on stderr, whatever line breaks the text has."""
+    """Print one `error: …` line on stderr, whatever line breaks the text has; with PSP_DEBUG=1, where it comes from."""
+    if os.environ.get("PSP_DEBUG") == "1" and sys.exc_info()[0] is not None:
+        traceback.print_exc()
     print(f"error: {_one_line(text)}", file=sys.stderr)
 
 

@@ -33,14 +33,14 @@ from psp_runtime.pictures.decoding import Picture
 from psp_runtime.pictures.loading import load
 from psp_runtime.prefetch import THREADS, map_ahead, map_batches
 
-#: Prepared pictures, uint8 [B,256,256,3], [B,256,256,1] or [B,256,256], or W+ codes, float32 [B,L,S].
+#: Prepared pictures, uint8 [B,256,256,3], [B,256,256,1] or [B,256,256], or W+ latents, float32 [B,L,S].
 Source = NDArray[np.uint8] | NDArray[np.float32]
 
 
 class Translation(NamedTuple):
     """What an engine makes of pictures; without the B axis where it is about one picture.
 
-    `output` is uint8 [B,H,W,3] RGB; `latents` is float32 [B,L,S], the W+ codes of the input before mixing.
+    `output` is uint8 [B,H,W,3] RGB; `latents` is float32 [B,L,S], the W+ latents of the input before mixing.
     """
 
     output: NDArray[np.uint8]
@@ -101,7 +101,7 @@ class Pipeline:
         """Translate any number of prepared pictures: w = (1 - alpha) * latents + alpha * style, per layer.
 
         `pixels`: uint8 [B,256,256,3] RGB, [B,256,256,1] sketch or [B,256,256] class ids, as `info.input` says.
-        `style`: float32 [B,L,S], W+ codes to mix in. `alpha`: float32 [B,L], 0 keeps a layer, 1 replaces it; without
+        `style`: float32 [B,L,S], W+ latents to mix in. `alpha`: float32 [B,L], 0 keeps a layer, 1 replaces it; without
         it, the layers the task mixes (`info.mix_layers`) by `info.mix_alpha`. Without both, nothing is mixed.
         Raises `PspError` for other types and shapes, and for class ids the engine does not know.
         """
@@ -109,8 +109,8 @@ class Pipeline:
         return Translation(done["output"], done["latents"])
 
     def encode(self, source: Source) -> NDArray[np.float32]:
-        """The W+ codes float32 [B,L,S] of prepared pictures; codes come back as they are."""
-        if _are_codes(source):
+        """The W+ latents float32 [B,L,S] of prepared pictures; latents come back as they are."""
+        if _are_latents(source):
             check("latents", source, contract.latents(self.info))
             return np.asarray(source, np.float32)
         inputs = full_inputs(self.info, source)
@@ -119,7 +119,7 @@ class Pipeline:
         return self._run(self.session, inputs)["latents"]
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The pictures uint8 [B,H,W,3] of W+ codes float32 [B,L,S]."""
+        """The pictures uint8 [B,H,W,3] of W+ latents float32 [B,L,S]."""
         check("latents", latents, contract.latents(self.info))
         if self.parts.usable:
             return self._run(self.parts.generator, {"latents": latents})["output"]
@@ -250,8 +250,8 @@ class Pipeline:
         return (Translation(*one) for one in zip(*self.translate(np.stack(loaded)), strict=True))
 
     def _translation(self, source: Source) -> Translation:
-        """Output and codes of pictures or codes, `batch` at a time."""
-        if _are_codes(source):
+        """Output and latents of pictures or latents, `batch` at a time."""
+        if _are_latents(source):
             latents = self.encode(source)
             return Translation(self.decode(latents), latents)
         done = self._run(self.session, full_inputs(self.info, source))
@@ -260,7 +260,7 @@ class Pipeline:
     def _mixed(self, source: Source, styles: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Each picture with its own `styles` [B,N,L,S], `alpha` [L] of them: uint8 [B,N,H,W,3]."""
         count = styles.shape[1]
-        if _are_codes(source) or (self.parts.usable and count > 1):
+        if _are_latents(source) or (self.parts.usable and count > 1):
             latents = self.encode(source)
             return self._decode_all(blend(latents[:, None], styles, alpha[:, None]))
         pixels = np.repeat(source, count, axis=0)
@@ -270,7 +270,7 @@ class Pipeline:
         return output.reshape(len(source), count, *output.shape[1:])
 
     def _decode_all(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Codes [B,N,L,S] -> uint8 [B,N,H,W,3]."""
+        """Latents [B,N,L,S] -> uint8 [B,N,H,W,3]."""
         output = self.decode(latents.reshape(-1, *contract.latents(self.info).shape))
         return output.reshape(*latents.shape[:2], *output.shape[1:])
 
@@ -278,7 +278,7 @@ class Pipeline:
         return run_batches(session, inputs, self.batch)
 
 
-def _are_codes(source: Source) -> bool:
+def _are_latents(source: Source) -> bool:
     return isinstance(source, np.ndarray) and source.dtype.kind == "f"
 
 

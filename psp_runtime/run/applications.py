@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from psp_runtime.engines import parts
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.latents import as_direction, as_strengths, check_psi, check_seed, edit_alpha, layer_alpha
-from psp_runtime.pictures import transforms as inputs
+from psp_runtime.pictures import transforms
 from psp_runtime.pictures.loading import load
 from psp_runtime.pictures.sketching import sketch
 from psp_runtime.pipeline import Pipeline, Source
@@ -34,7 +34,7 @@ STEPS, STRENGTHS = 9, (1.0,)
 
 @dataclass(frozen=True)
 class Application:
-    """`make` turns inputs [B,...] into pictures uint8 [B,N,H,W,3] and, where they are known, codes [B,L,S].
+    """`make` turns inputs [B,...] into pictures uint8 [B,N,H,W,3] and, where they are known, latents [B,L,S].
 
     `notes` say of each of the N pictures how it was made. `sources` are the inputs a contact sheet shows, of one input
     [...]; `lefts` what stands beside each of its N pictures.
@@ -142,7 +142,7 @@ def _editing(options: Options, info: EngineInfo) -> Application:
 
 def _swapping(classes: dict[int, int]) -> Application:
     def both(one: Pixels) -> list[Pixels]:
-        return [one, inputs.swap(one, classes)]
+        return [one, transforms.swap(one, classes)]
 
     def make(pipeline: Pipeline, source: Source) -> Made:
         pictures = [both(one) for one in np.asarray(source, np.uint8)]
@@ -160,11 +160,11 @@ def make_reader(options: Options, info: EngineInfo) -> Callable[[Path], Pixels]:
     """
     size, factor, swap = info.input_size, options.downsample, options.swap
     if factor is not None:
-        inputs.check_factor(factor)
-        return lambda path: inputs.degrade(load(path, "rgb", size), factor)
+        transforms.check_factor(factor)
+        return lambda path: transforms.degrade(load(path, "rgb", size), factor)
     if options.mask is not None:
-        mask = inputs.triangle(size) if options.mask == TRIANGLE else inputs.read_mask(options.mask, size)
-        return lambda path: inputs.hide(load(path, "rgb", size), mask)
+        mask = transforms.triangle(size) if options.mask == TRIANGLE else transforms.read_mask(options.mask, size)
+        return lambda path: transforms.hide(load(path, "rgb", size), mask)
     if options.sketch_from_photo:
         return lambda path: sketch(load(path, "rgb", size))[..., None]
     if swap is not None:

@@ -17,7 +17,7 @@ from psp_runtime.directions import fit_direction
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
-from psp_runtime.latents import as_codes
+from psp_runtime.latents import as_latents
 from psp_runtime.pictures.loading import load
 from psp_runtime.pipeline import Pipeline, Source
 from psp_runtime.prefetch import map_ahead
@@ -32,15 +32,15 @@ GUESSING = 0.6
 
 
 def find_direction(options: Options, info: EngineInfo, table: Path) -> None:
-    """Learn a direction from a table of pictures (or .npy codes) and labels, and write it as .npy."""
+    """Learn a direction from a table of pictures (or .npy latents) and labels, and write it as .npy."""
     check(options, info)
     names, labels = read_table(table)
     examples = [] if options.latents else [_listed(table, name) for name in names]
     target = _target(options, table, examples)
     if options.latents:
-        latents = as_codes(read_array(options.latents), info, f"--latents {options.latents}")
+        latents = as_latents(read_array(options.latents), info, f"--latents {options.latents}")
         if len(latents) != len(labels):
-            raise PspError(f"{table} has {len(labels)} rows, {options.latents} the codes of {len(latents)} pictures")
+            raise PspError(f"{table} has {len(labels)} rows, {options.latents} the latents of {len(latents)} pictures")
     else:
         latents = _encode(options, info, examples)
     found = fit_direction(latents, np.array(labels))
@@ -81,7 +81,7 @@ def read_table(table: Path) -> tuple[list[str], list[int]]:
 def _listed(table: Path, name: str) -> Path:
     """A file of the table: names are relative to its folder."""
     if not name:
-        raise PspError(f"{table} has labels only: add the picture to each line, or give their codes with --latents")
+        raise PspError(f"{table} has labels only: add the picture to each line, or give their latents with --latents")
     return table.parent / name
 
 
@@ -95,7 +95,7 @@ def _target(options: Options, table: Path, examples: list[Path]) -> Path:
 
 
 def _encode(options: Options, info: EngineInfo, paths: list[Path]) -> NDArray[np.float32]:
-    """The codes [N,L,S] of pictures and of .npy files with the codes of one picture."""
+    """The latents [N,L,S] of pictures and of .npy files with the latents of one picture."""
     runs = len(paths)
     with Pipeline(open_session(options.engine, options.device, runs), options.batch, runs) as pipeline:
         waiting = 2 * pipeline.batch + options.threads
@@ -104,17 +104,17 @@ def _encode(options: Options, info: EngineInfo, paths: list[Path]) -> NDArray[np
 
 
 def _read(info: EngineInfo, path: Path) -> Source:
-    """A prepared picture, or codes [L,S]."""
+    """A prepared picture, or latents [L,S]."""
     if path.suffix != ".npy":
         return load(path, info.input, info.input_size, info.classes)
-    found = as_codes(read_array(path), info, str(path))
+    found = as_latents(read_array(path), info, str(path))
     if len(found) != 1:
-        raise PspError(f"{path} has the codes of {len(found)} pictures, expected one per line of the table")
+        raise PspError(f"{path} has the latents of {len(found)} pictures, expected one per line of the table")
     return np.asarray(found[0])
 
 
 def _each(pipeline: Pipeline, sources: Iterable[Any]) -> Iterable[NDArray[np.float32]]:
-    """Codes [B,L,S], a batch at a time: `encode` gives codes back as they are."""
+    """Latents [B,L,S], a batch at a time: `encode` gives latents back as they are."""
     for _, alike in groupby(sources, lambda source: source.dtype):
         while batch := list(islice(alike, pipeline.batch)):
             yield pipeline.encode(np.stack(batch))

@@ -98,9 +98,9 @@ RULE_OUT = {
     "url": (("ray", "find_direction"), "the server runs the engine, there is no file of it here"),
     "latents": (
         ("inputs", "couple", "downsample", "mask", "sketch_from_photo", "swap", "save_latents"),
-        "stored codes are decoded, there are no pictures to read",
+        "stored latents are decoded, there are no pictures to read",
     ),
-    "save_latents": (APPLICATIONS, "the codes of translated pictures are saved"),
+    "save_latents": (APPLICATIONS, "the latents of translated pictures are saved"),
     "find_direction": (
         tuple(f.name for f in fields(Options) if f.name not in _LEARNING),
         "it learns from the pictures and labels of its table",

@@ -15,7 +15,7 @@ from psp_runtime.pictures import encoding
 from psp_runtime.pictures.sheets import CELL, Sheet
 from psp_runtime.run import files, latents_files
 from psp_runtime.run.applications import Application, make_application, make_reader
-from psp_runtime.run.latents_files import read_codes
+from psp_runtime.run.latents_files import read_latents
 from psp_runtime.run.options import Options, check, flag
 
 #: Options that name a file to read, and one to write for the whole run.
@@ -29,7 +29,7 @@ FORMATS = {"quality": ("JPEG", "WEBP"), "compression": ("PNG",)}
 class Plan:
     """Everything a run needs but the engine. `single`: there is one input, and it must not fail.
 
-    `read` prepares one picture; `sheet` and `codes` are there if they are asked for.
+    `read` prepares one picture; `sheet` and `latents` are there if they are asked for.
     """
 
     options: Options
@@ -38,7 +38,7 @@ class Plan:
     jobs: list[files.Job]
     single: bool
     sheet: Sheet | None
-    codes: latents_files.CodeWriter | None
+    latents: latents_files.LatentsWriter | None
 
 
 def make_plan(options: Options, info: EngineInfo) -> Plan:
@@ -48,9 +48,9 @@ def make_plan(options: Options, info: EngineInfo) -> Plan:
     single = len(sources) == 1 and not (options.inputs and options.inputs[0].is_dir())
     jobs = _jobs(options, application, sources, single)
     sheet = _sheet(options, info, application, len(jobs))
-    codes = latents_files.CodeWriter(options.save_latents) if options.save_latents else None
-    _check_outputs(options, jobs, codes)
-    return Plan(options, application, read, jobs, single, sheet, codes)
+    latents = latents_files.LatentsWriter(options.save_latents) if options.save_latents else None
+    _check_outputs(options, jobs, latents)
+    return Plan(options, application, read, jobs, single, sheet, latents)
 
 
 def make_tools(options: Options, info: EngineInfo) -> tuple[Callable[[Path], NDArray[np.uint8]], Application]:
@@ -62,19 +62,19 @@ def make_tools(options: Options, info: EngineInfo) -> tuple[Callable[[Path], NDA
 
 
 def _sources(options: Options, info: EngineInfo) -> list[tuple[Path, Any]]:
-    """Each input's file, and its codes [L,S] where they are what is read."""
+    """Each input's file, and its latents [L,S] where they are what is read."""
     if options.latents:
-        return list(read_codes(options.latents, info))
+        return list(read_latents(options.latents, info))
     return [(picture, None) for picture in files.find_pictures(options.inputs)]
 
 
 def _jobs(options: Options, application: Application, sources: list[tuple[Path, Any]], single: bool) -> list[files.Job]:
     bases = files.output_bases([path for path, _ in sources], options.out, single, options.format)
     if not options.singles:
-        return [files.Job(path, (), None, codes) for path, codes in sources]
+        return [files.Job(path, (), None, latents) for path, latents in sources]
     return [
-        files.make_job(path, base, application.count, options.changed, codes)
-        for (path, codes), base in zip(sources, bases, strict=True)
+        files.make_job(path, base, application.count, options.changed, latents)
+        for (path, latents), base in zip(sources, bases, strict=True)
     ]
 
 
@@ -89,12 +89,12 @@ def _sheet(options: Options, info: EngineInfo, application: Application, inputs:
     return Sheet(options.grid, inputs, shown + application.count, options.size or min(CELL, info.output_size))
 
 
-def _check_outputs(options: Options, jobs: list[files.Job], codes: latents_files.CodeWriter | None) -> None:
+def _check_outputs(options: Options, jobs: list[files.Job], latents: latents_files.LatentsWriter | None) -> None:
     """Names that meet, folders that cannot be written into, and options of formats that nothing has."""
     whole = {flag(name): getattr(options, name) for name in options.given(WRITTEN)}
     read = [Path(getattr(options, name)) for name in options.given(READ)]
     pictures = [*((str(job.source), path) for job in jobs for path in job.written), *whole.items()]
-    arrays = _code_files(codes, jobs) if codes else []
+    arrays = _latents_files(latents, jobs) if latents else []
     files.check_clashes([*pictures, *arrays], [*(job.source for job in jobs), *read])
     for path in whole.values():
         if path.is_dir():
@@ -104,9 +104,11 @@ def _check_outputs(options: Options, jobs: list[files.Job], codes: latents_files
         files.make_writable(folder)
 
 
-def _code_files(codes: latents_files.CodeWriter, jobs: list[files.Job]) -> list[tuple[str, Path]]:
-    """One file for all codes, or one for each input."""
-    return [("--save-latents", codes.file)] if codes.file else [(str(j.source), codes.path(j.source)) for j in jobs]
+def _latents_files(latents: latents_files.LatentsWriter, jobs: list[files.Job]) -> list[tuple[str, Path]]:
+    """One file for all latents, or one for each input."""
+    return (
+        [("--save-latents", latents.file)] if latents.file else [(str(j.source), latents.path(j.source)) for j in jobs]
+    )
 
 
 def check_formats(options: Options, suffixes: set[str]) -> None:

@@ -1,11 +1,8 @@
 """`psp-ui`: engines on a web page, for people who look rather than read."""
 
 import importlib.util
-import ipaddress
 import os
 import signal
-import socket
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from psp_runtime import console
+from psp_runtime.addresses import check_address
 from psp_runtime.console import Device
 from psp_runtime.engines.contract import require_full
 from psp_runtime.engines.info import read_info
@@ -50,7 +48,7 @@ def psp_ui(
     if importlib.util.find_spec("gradio") is None:
         raise PspError("psp-ui needs Gradio: pip install 'psp-toolkit[cpu,ui]'")
     _check_engines(engine or [])
-    _check_address(host, port)
+    check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="psp-ui-") as folder:
         engines = engine or demo_engines(Path(folder))
         _serve(engines, Path(folder), device.value, host, port, "" if engine else MIX_LAYERS)
@@ -62,20 +60,6 @@ def _check_engines(engines: list[Path]) -> None:
     twice = {str(engine) for engine in engines if engines.count(engine) > 1}
     if twice:
         raise PspError(f"--engine {min(twice)} is given twice")
-
-
-def _check_address(host: str, port: int) -> None:
-    """Raise `PspError` where nothing can listen; warn where others can reach it."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(address)
-    except (OSError, UnicodeError) as error:  # UnicodeError: of a name that cannot be one, such as a..b
-        reason = f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or 'not the name of a host'}"
-        raise PspError(f"{reason}; give another --port, or an address of this machine as --host") from None
-    if not ipaddress.ip_address(address[0]).is_loopback:
-        print(f"warning: --host {host}: everyone who reaches this machine can use the page", file=sys.stderr)
 
 
 def _serve(engines: list[Path], folder: Path, device: str, host: str, port: int, mix_layers: str) -> None:
@@ -100,7 +84,3 @@ def _serve(engines: list[Path], folder: Path, device: str, host: str, port: int,
     finally:
         page.close(verbose=False)
         runs.close()
-
-
-if __name__ == "__main__":
-    main()

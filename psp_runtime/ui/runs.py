@@ -105,7 +105,7 @@ class Runs:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             run = Run(make_plan(options, read_info(engine)), self.pipeline(engine))
-            run.all()
+            run.execute()
         told = {self.worded(one.message) for one in caught if issubclass(one.category, UserWarning)}
         return Shown(_pictures(run), _timing(run), command(asked), sorted(told))
 

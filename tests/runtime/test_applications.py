@@ -58,7 +58,7 @@ def is_picture_of(picture: np.ndarray, latents: np.ndarray) -> bool:
     return bool(np.abs(picture.astype(float) - picture_of(latents)).max() <= 1)
 
 
-# ---- Codes ----------------------------------------------------------------------------------------------------
+# ---- Latents ----------------------------------------------------------------------------------------------------
 
 
 def test_decoded_codes_are_the_translation(pipeline: Pipeline) -> None:
@@ -267,8 +267,11 @@ def test_batches_as_large_as_asked_for(folder: Path, monkeypatch: pytest.MonkeyP
         (lambda p: p.edit(PIXELS, DIRECTION, alpha=float("inf")), "mix alpha inf: expected a number"),
         (lambda p: p.edit(PIXELS, DIRECTION, (float("nan"),)), "strengths .*nan.*: expected numbers"),
         (lambda p: p.mix(PIXELS, p.styles(1)[:, :4]), r"styles: expected float32 \[B,14,8\], given float32 \[1,4,8\]"),
-        (lambda p: p.decode(np.zeros((1, 18, 512), np.float32)), r"codes: expected .*\[B,14,8\], given .*\[1,18,512\]"),
-        (lambda p: p.decode(np.zeros((1, 14, 8))), "codes: expected float32 .* given float64"),
+        (
+            lambda p: p.decode(np.zeros((1, 18, 512), np.float32)),
+            r"latents: expected .*\[B,14,8\], given .*\[1,18,512\]",
+        ),
+        (lambda p: p.decode(np.zeros((1, 14, 8))), "latents: expected float32 .* given float64"),
         (lambda p: p.encode(np.zeros((1, 14, 9), np.float32)), r"given float32 \[1,14,9\]"),
         (lambda p: p.encode([1]), "image: expected uint8 .* given list"),
         (lambda p: p.edit(PIXELS, np.zeros(9)), r"direction: expected numbers \[8\] or \[14,8\], given float64 \[9\]"),

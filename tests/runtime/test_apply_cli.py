@@ -43,14 +43,14 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with pictures a, b and c, a label map, a direction and codes."""
+    """A working folder with pictures a, b and c, a label map, a direction and latents."""
     monkeypatch.chdir(tmp_path)
     Path("engines").symlink_to(engines)
     for name, pixels in zip("abc", PIXELS, strict=True):
         Image.fromarray(pixels).save(f"{name}.png")
     Image.fromarray(LABELS).save("map.png")
     np.save("smile.npy", DIRECTION)
-    np.save("codes.npy", RNG.normal(0, 0.3, (2, STYLES, STYLE_DIM)).astype(np.float32))
+    np.save("latents.npy", RNG.normal(0, 0.3, (2, STYLES, STYLE_DIM)).astype(np.float32))
     return tmp_path
 
 
@@ -80,7 +80,7 @@ def read(name: str) -> np.ndarray:
 
 def new(*known: str) -> list[str]:
     """The files in the working folder that a run has made."""
-    before = {"engines", "a.png", "b.png", "c.png", "map.png", "smile.npy", "codes.npy", *known}
+    before = {"engines", "a.png", "b.png", "c.png", "map.png", "smile.npy", "latents.npy", *known}
     return sorted(path.name for path in Path().iterdir() if path.name not in before)
 
 
@@ -295,8 +295,8 @@ def test_codes_are_mixed_edited_and_interpolated_too(good: Callable[..., str]) -
         (("--edit", "smile.npy", "--strength", "1,2"), 4),
         (("--to", "a.png"), 18),
     ):
-        assert good("--latents", "codes.npy", *arguments, "--out", "r").startswith(f"{made} pictures")
-    good("--latents", "codes.npy", "--mix", 3, "--grid", "g.png")
+        assert good("--latents", "latents.npy", *arguments, "--out", "r").startswith(f"{made} pictures")
+    good("--latents", "latents.npy", "--mix", 3, "--grid", "g.png")
     assert read("g.png").shape == (2 * 20 + 4, 3 * 20 + 4, 3)
 
 
@@ -355,10 +355,10 @@ def test_learning_a_direction_from_pictures(good: Callable[..., str]) -> None:
 
 
 def test_learning_a_direction_from_saved_codes(good: Callable[..., str]) -> None:
-    codes = RNG.normal(size=(40, STYLES, STYLE_DIM)).astype(np.float32)
-    labels = (codes[:, 3, 2] > 0.5).astype(int)
-    codes[labels == 1, 3, 2] += 6
-    np.save("many.npy", codes)
+    latents = RNG.normal(size=(40, STYLES, STYLE_DIM)).astype(np.float32)
+    labels = (latents[:, 3, 2] > 0.5).astype(int)
+    latents[labels == 1, 3, 2] += 6
+    np.save("many.npy", latents)
     Path("l.csv").write_text("\n".join(map(str, labels)))
     good("--find-direction", "l.csv", "--latents", "many.npy", "--out", "d/way.npy")
     way = np.load("d/way.npy")
@@ -366,7 +366,7 @@ def test_learning_a_direction_from_saved_codes(good: Callable[..., str]) -> None
 
 
 def test_pictures_and_codes_in_one_table_keep_their_order(psp_run: PspRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some lines name pictures, some codes; they are encoded a batch at a time."""
+    """Some lines name pictures, some latents; they are encoded a batch at a time."""
     with pipeline() as p:
         latents = p.encode(PIXELS)
     np.save("c0.npy", latents[1])
@@ -392,10 +392,10 @@ def test_a_direction_does_not_replace_an_example(psp_run: PspRun) -> None:
 
 def test_hidden_files_in_a_folder_of_codes_are_left_alone(good: Callable[..., str]) -> None:
     """macOS puts a ._X beside each X on other file systems."""
-    Path("codes").mkdir()
-    np.save("codes/a.npy", RNG.normal(size=(STYLES, STYLE_DIM)).astype(np.float32))
-    Path("codes/._a.npy").write_bytes(b"\0\5\x16\7")
-    assert good("--latents", "codes").startswith("1 picture in ")
+    Path("latents").mkdir()
+    np.save("latents/a.npy", RNG.normal(size=(STYLES, STYLE_DIM)).astype(np.float32))
+    Path("latents/._a.npy").write_bytes(b"\0\5\x16\7")
+    assert good("--latents", "latents").startswith("1 picture in ")
 
 
 def test_a_direction_no_better_than_guessing_is_warned_about(psp_run: PspRun) -> None:
@@ -417,10 +417,10 @@ def test_a_direction_no_better_than_guessing_is_warned_about(psp_run: PspRun) ->
         ("a.png,1,0\n", "line 1: expected PICTURE,0"),
         ("a.png,1\nb.png,0", "1 examples of label 0 and 1 of label 1: expected at least 2 of each"),
         ("a.png,1\nb.png,1\nc.png,1\n", "0 examples of label 0 and 3 of label 1"),
-        ("a.png,1\na.png,1\na.png,0\na.png,0\n", "codes of all examples are alike"),
+        ("a.png,1\na.png,1\na.png,0\na.png,0\n", "latents of all examples are alike"),
         ("a.png,1\nnone.png,0", "cannot read none.png: No such file"),
-        ("1\n0\n", "labels only: add the picture to each line, or give their codes with --latents"),
-        ("codes.npy,1\n", "codes.npy has the codes of 2 pictures, expected one per line"),
+        ("1\n0\n", "labels only: add the picture to each line, or give their latents with --latents"),
+        ("latents.npy,1\n", "latents.npy has the latents of 2 pictures, expected one per line"),
     ],
 )
 def test_tables_that_teach_nothing(psp_run: PspRun, table: str, message: str) -> None:
@@ -465,19 +465,19 @@ def mistake(outcome: Outcome, *known: str) -> str:
         ("a.png --edit smile.npy --strength inf", "--strength inf: expected numbers"),
         ("a.png --edit smile.npy --strength 0:inf:3", "--strength 0:inf:3: expected a number"),
         ("a.png --edit smile.npy --strength 0,1e40", "--strength 0,1e+40: expected numbers"),
-        ("a.png --edit codes.npy", "--edit codes.npy: expected numbers [8] or [14,8], given float32 [2,14,8]"),
+        ("a.png --edit latents.npy", "--edit latents.npy: expected numbers [8] or [14,8], given float32 [2,14,8]"),
         ("a.png --edit lost.npy", "cannot read lost.npy: No such file"),
         ("a.png --edit a.png", "cannot read a.png: not a .npy file"),
         ("--latents smile.npy --edit wide.npy", "--edit wide.npy: expected numbers [8] or [14,8], given float64 [512]"),
         (
             "--latents wide.npy",
-            "--latents wide.npy: expected codes [B,14,8] or [14,8] of this engine, given float64 [512]",
+            "--latents wide.npy: expected latents [B,14,8] or [14,8] of this engine, given float64 [512]",
         ),
-        ("--latents engines", "--latents engines: no codes in this folder"),
-        ("--latents none.npy", "--latents none.npy: the codes of no picture at all, [0, 14, 8]"),
+        ("--latents engines", "--latents engines: no latents in this folder"),
+        ("--latents none.npy", "--latents none.npy: the latents of no picture at all, [0, 14, 8]"),
         # other pictures
         ("a.png --to none.png", "cannot read none.png: No such file"),
-        ("a.png --to codes.npy", "cannot read codes.npy: not a picture"),
+        ("a.png --to latents.npy", "cannot read latents.npy: not a picture"),
         ("a.png --style-of smile.npy", "cannot read smile.npy: not a picture"),
         # contradictions
         ("a.png --mix 2 --edit smile.npy", "--mix and --edit are different things"),
@@ -492,9 +492,9 @@ def mistake(outcome: Outcome, *known: str) -> str:
         ("a.png --edit smile.npy --gif x.gif", "--gif animates one input in several steps, given one picture"),
         ("a.png b.png --to c.png --webp x.webp", "--webp animates one input in several steps, given 2 inputs"),
         ("a.png --to b.png --gif x.webp", "--gif x.webp: expected a name that ends in .gif"),
-        ("a.png --latents codes.npy", "--latents and pictures contradict each other"),
-        ("--latents codes.npy --couple", "--latents and --couple contradict each other"),
-        ("--latents codes.npy --save-latents x.npy", "--latents and --save-latents contradict"),
+        ("a.png --latents latents.npy", "--latents and pictures contradict each other"),
+        ("--latents latents.npy --couple", "--latents and --couple contradict each other"),
+        ("--latents latents.npy --save-latents x.npy", "--latents and --save-latents contradict"),
         ("a.png --mix 2 --save-latents x.npy", "--save-latents and --mix contradict each other"),
         ("a.png --find-direction t.csv", "--find-direction and pictures contradict each other"),
         ("--find-direction t.csv --grid g.png", "--find-direction and --grid contradict each other"),
@@ -511,7 +511,7 @@ def mistake(outcome: Outcome, *known: str) -> str:
         ("a.png --grid a.png", "a.png, the output of --grid, is an input too: choose another name or folder for it"),
         ("a.png --style-of b.png --out b.png", "b.png, the output of a.png, is an input too"),
         ("a.png --mix 2 --out r.png --grid r_1.png", "a.png and --grid would both become r_1.png"),
-        ("a.png --out codes.npy", "must end in one of"),
+        ("a.png --out latents.npy", "must end in one of"),
         ("a.png --grid engines", "must end in one of"),
     ],
 )

@@ -35,7 +35,7 @@ def finished(tmp_path: Path) -> Callable[..., Run]:
         options = Options(inputs=paths, engine=engine, out=str(tmp_path / "r"), **{"threads": 1, **given})
         with Pipeline(open_session(engine, "cpu"), options.batch) as pipeline:
             run = Run(make_plan(options, pipeline.info), pipeline)
-            assert run.all() == 0
+            assert run.execute() == 0
         return run
 
     return run

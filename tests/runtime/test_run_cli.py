@@ -88,14 +88,14 @@ def test_an_existing_folder_wins_over_a_picture_suffix(psp_run: PspRun) -> None:
 def test_a_folder_with_every_option(psp_run: PspRun) -> None:
     code, out, err = psp_run(
         *("photos", "--engine", "psp.onnx", "--out", "results/", "--batch", 4, "--threads", 2, "--size", 32),
-        *("--save-latents", "codes.npy", "--device", "cpu"),
+        *("--save-latents", "latents.npy", "--device", "cpu"),
     )
     assert (code, err) == (0, "") and out.startswith("6 pictures in ") and out.endswith("results/\n")
     assert names("results") == [f"p{index}_out.png" for index in range(6)]
     assert Image.open("results/p5_out.png").size == (32, 32)
-    codes = np.load("codes.npy")
-    assert codes.shape == (6, STYLES, STYLE_DIM) and codes.dtype == np.float32
-    np.testing.assert_allclose(codes[:, -1, -1], PIXELS.mean(axis=(1, 2, 3)) * 31 / 2550, rtol=1e-4)
+    latents = np.load("latents.npy")
+    assert latents.shape == (6, STYLES, STYLE_DIM) and latents.dtype == np.float32
+    np.testing.assert_allclose(latents[:, -1, -1], PIXELS.mean(axis=(1, 2, 3)) * 31 / 2550, rtol=1e-4)
 
 
 def test_a_folder_without_out_and_in_order(psp_run: PspRun) -> None:
@@ -104,9 +104,9 @@ def test_a_folder_without_out_and_in_order(psp_run: PspRun) -> None:
 
 
 def test_latents_into_a_folder(psp_run: PspRun) -> None:
-    assert psp_run("photos", "image.png", "--engine", "psp.onnx", "--out", "r", "--save-latents", "codes")[0] == 0
-    assert names("codes") == ["image.npy", *(f"p{index}.npy" for index in range(6))]
-    assert np.load("codes/p1.npy").shape == (STYLES, STYLE_DIM)
+    assert psp_run("photos", "image.png", "--engine", "psp.onnx", "--out", "r", "--save-latents", "latents")[0] == 0
+    assert names("latents") == ["image.npy", *(f"p{index}.npy" for index in range(6))]
+    assert np.load("latents/p1.npy").shape == (STYLES, STYLE_DIM)
 
 
 def test_a_folder_says_what_limited_it(psp_run: PspRun) -> None:
@@ -153,14 +153,14 @@ def test_no_compression_stores(psp_run: PspRun) -> None:
 
 def test_codes_of_two_pictures_of_one_name(psp_run: PspRun, here: Path) -> None:
     Image.fromarray(PIXELS[0]).save("p0.png")
-    arguments = ["p0.png", "photos/p0.png", "--engine", "psp.onnx", "--grid", "g.png", "--save-latents", "codes/"]
-    assert "p0.png and photos/p0.png would both become codes/p0.npy" in one_error(psp_run(*arguments))
-    assert not Path("codes").exists()
+    arguments = ["p0.png", "photos/p0.png", "--engine", "psp.onnx", "--grid", "g.png", "--save-latents", "latents/"]
+    assert "p0.png and photos/p0.png would both become latents/p0.npy" in one_error(psp_run(*arguments))
+    assert not Path("latents").exists()
 
 
 def test_latents_by_another_name(psp_run: PspRun) -> None:
-    outcome = psp_run("image.png", "--engine", "psp.onnx", "--save-latents", "codes.npz")
-    assert "codes.npz: expected a name that ends in .npy, or a folder" in one_error(outcome)
+    outcome = psp_run("image.png", "--engine", "psp.onnx", "--save-latents", "latents.npz")
+    assert "latents.npz: expected a name that ends in .npy, or a folder" in one_error(outcome)
 
 
 def test_a_rerun_overwrites_and_reads_no_outputs(psp_run: PspRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,11 +182,11 @@ def test_a_single_picture_named_like_an_output_is_read(psp_run: PspRun) -> None:
 
 def test_one_bad_file_of_a_folder_is_skipped(psp_run: PspRun) -> None:
     Path("photos/p2.png").write_text("not a picture")
-    code, out, err = psp_run("photos", "--engine", "psp.onnx", "--out", "r", "--save-latents", "codes.npy")
+    code, out, err = psp_run("photos", "--engine", "psp.onnx", "--out", "r", "--save-latents", "latents.npy")
     assert code == 1 and out.startswith("5 pictures")
     assert err.splitlines()[0].startswith("error: cannot read photos/p2.png: ")
     assert err.splitlines()[1:] == ["error: 1 of 6 pictures could not be used and were skipped"]
-    assert len(names("r")) == 5 and len(np.load("codes.npy")) == 5
+    assert len(names("r")) == 5 and len(np.load("latents.npy")) == 5
 
 
 def test_a_missing_file_among_several_is_skipped(psp_run: PspRun) -> None:
