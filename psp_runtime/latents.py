@@ -52,7 +52,7 @@ def layer_alpha(info: EngineInfo, layers: Sequence[int] | None, alpha: float | N
     """
     amount = info.mix_alpha if alpha is None else alpha
     if not 0 <= amount <= 1:
-        raise PspError(f"mix alpha {amount:g}: expected 0 (keep the input's layers) to 1 (replace them)")
+        raise PspError(f"alpha {amount:g}: expected 0 (keep the input's layers) to 1 (replace them)")
     if layers is None and not info.mix_layers:
         raise PspError(f"this engine has {info.styles} layers, and none of those its task mixes: say which layers")
     return _on_layers(info, info.mix_layers if layers is None else layers, amount)
@@ -65,16 +65,16 @@ def edit_alpha(info: EngineInfo, layers: Sequence[int] | None, alpha: float | No
     """
     amount = 1.0 if alpha is None else alpha
     if not np.isfinite(amount):
-        raise PspError(f"mix alpha {amount}: expected a number")
+        raise PspError(f"alpha {amount}: expected a number")
     if not 0 <= amount <= 1:
-        warnings.warn(f"mix alpha {amount:g} is outside 0..1: the edit goes beyond its strength", stacklevel=3)
+        warnings.warn(f"alpha {amount:g} is outside 0..1: the edit goes beyond its strength", stacklevel=3)
     return _on_layers(info, range(info.styles) if layers is None else layers, amount)
 
 
 def _on_layers(info: EngineInfo, layers: Sequence[int], amount: float) -> Latents:
     wrong = [layer for layer in layers if not 0 <= layer < info.styles]
     if wrong:
-        raise PspError(f"mix layer {wrong[0]}: this engine has layers 0..{info.styles - 1}")
+        raise PspError(f"layer {wrong[0]}: this engine has layers 0..{info.styles - 1}")
     alpha = np.zeros(info.styles, np.float32)
     alpha[list(layers)] = amount
     return alpha

@@ -6,7 +6,7 @@ import json
 import platform
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from psp_runtime.errors import EngineError
 from psp_runtime.run.applications import TRIANGLE
 from psp_runtime.run.options import Options
 from psp_runtime.run.plan import READ
+
+Asked = TypeVar("Asked", bound=Options)
 
 #: Options that say where and how fast, not what: their values change no output.
 _HOW = ("inputs", "engine", "out", "device", "batch", "threads", "ray", "actors")
@@ -43,7 +45,7 @@ class Artifacts:
         # As an array the bytes stay in the shared memory of each machine, once for all its workers.
         return Artifacts([replace(one, content=put(np.fromfile(one.path, np.uint8))) for one in self.files])
 
-    def unpack(self, options: Options, folder: Path) -> Options:
+    def unpack(self, options: Asked, folder: Path) -> Asked:
         """The same options with paths of this machine: the files as they are here, else copies in the folder."""
         there = {artifact.option: artifact.path for artifact in reversed(self.files)}  # of an engine, itself comes last
         if all(_is_here(artifact) for artifact in self.files):
@@ -56,7 +58,7 @@ class Artifacts:
         """SHA-256 of the engine, and of the options and files beside it that shape an output."""
         shaping = {f.name: str(getattr(options, f.name)) for f in fields(options) if f.name not in (*_HOW, *READ)}
         beside = [(artifact.option, artifact.path.name, artifact.digest) for artifact in self.files[1:]]
-        words = json.dumps([shaping, options.mask == TRIANGLE, beside])
+        words = json.dumps([options.verb, shaping, options.mask == TRIANGLE, beside])
         return self.files[0].digest, hashlib.sha256(words.encode()).hexdigest()
 
 
@@ -64,7 +66,7 @@ def pack(options: Options) -> Artifacts:
     """What a run reads, the engine first."""
     found = [("engine", path) for path in _engine_files(options.engine)]
     for name in READ:
-        value = getattr(options, name)
+        value = getattr(options, name, None)
         if value and name != "engine" and value != TRIANGLE:
             found.append((name, Path(value)))
     return Artifacts([Artifact(name, path.absolute(), sha256_of(path)) for name, path in found])

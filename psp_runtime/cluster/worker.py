@@ -22,8 +22,8 @@ from psp_runtime.pipeline import Pipeline
 from psp_runtime.prefetch import map_ahead
 from psp_runtime.run import files
 from psp_runtime.run.execution import Run
-from psp_runtime.run.options import Options
 from psp_runtime.run.plan import Plan, make_tools
+from psp_runtime.run.verbs import Verb
 
 #: Outputs on their way to an object store at the same time: a put is waiting, mostly.
 SENDERS = 16
@@ -36,7 +36,7 @@ class Task:
     `key` is the hash of the engine and that of the options, as in the manifest.
     """
 
-    options: Options
+    options: Verb
     artifacts: Artifacts
     places: dict[str, Place]
     out: Place

@@ -51,7 +51,7 @@ class Run:
     def __init__(self, plan: Plan, pipeline: Pipeline) -> None:
         self.plan, self.pipeline = plan, pipeline
         self.options, self.application = plan.options, plan.application
-        threads = min(self.options.threads, len(plan.jobs))
+        threads = min(self.options.pool, len(plan.jobs))
         self.decode, self.engine, self.encode = (
             Stage("decode", threads),
             Stage("engine", pipeline.at_once),
@@ -122,7 +122,7 @@ class Run:
         if job.outputs:
             notes = [self._note(job, how) for how in self.application.notes]
             # Where inputs are fewer than threads, the pictures of each are shared out.
-            writers = self.options.threads // self.encode.threads
+            writers = self.options.pool // self.encode.threads
             for _ in map_ahead(self._write, zip(frames, job.outputs, notes, strict=True), writers, 2 * writers):
                 pass
         if job.changed:

@@ -53,19 +53,19 @@ def read_latents(path: Path, info: EngineInfo) -> list[tuple[Path, NDArray[np.fl
     Raises `PspError` for files that are none, and for latents of another shape.
     """
     if not path.is_dir():
-        read = as_latents(read_array(path), info, f"--latents {path}")
+        read = as_latents(read_array(path), info, str(path))
         if not len(read):
-            raise PspError(f"--latents {path}: the latents of no picture at all, {list(read.shape)}")
+            raise PspError(f"{path}: the latents of no picture at all, {list(read.shape)}")
         width = len(str(len(read)))
         names = [path.with_stem(f"{path.stem}_{n:0{width}}") for n in range(1, len(read) + 1)]
         return list(zip(names if len(read) > 1 else [path], read, strict=True))
     files = sorted(file for file in path.glob("*.npy") if not file.name.startswith("."))
     if not files:
-        raise PspError(f"--latents {path}: no latents in this folder, expected .npy files that --save-latents wrote")
-    every = [as_latents(read_array(file), info, f"--latents {file}") for file in files]
+        raise PspError(f"{path}: no latents in this folder, expected .npy files that --save-latents wrote")
+    every = [as_latents(read_array(file), info, str(file)) for file in files]
     several = [file for file, read in zip(files, every, strict=True) if len(read) != 1]
     if several:
-        raise PspError(f"--latents {several[0]}: expected the latents of one picture per file of a folder")
+        raise PspError(f"{several[0]}: expected the latents of one picture per file of a folder")
     return [(file, read[0]) for file, read in zip(files, every, strict=True)]
 
 

@@ -41,7 +41,7 @@ LONGEST_DELAY = 60_000
 #: Versions of Python that its packages install in; it wants NumPy < 2, which 3.13 never had.
 PYTHONS = ((3, 10), (3, 11), (3, 12))
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = console.new_app()
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,21 @@ def main() -> NoReturn:
     console.run(app)
 
 
-@app.command(no_args_is_help=True)
+@app.command(no_args_is_help=True, cls=console.Command)
 def psp_serve(
     engine: Annotated[Path, typer.Option(help="The engine to serve: .onnx or .trt.")],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where callers come in (HTTP).")] = 8000,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
     metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Prometheus metrics: /metrics there.")] = 8002,
     name: Annotated[str, typer.Option(help="What the model is called in URLs.")] = "psp",
-    device: Annotated[Device, typer.Option(help="As for psp-run.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="As for psp-run.")] = "auto",
     queue: Annotated[int, typer.Option(min=1, help="Requests at once, waiting ones too; more are refused.")] = 256,
     max_request: Annotated[int, typer.Option(min=1, max=1024, help="Largest request, MiB.")] = 16,
     delay: Annotated[float, typer.Option(help="Milliseconds a batch waits for more pictures.")] = 2.0,
 ) -> None:
     """Serve an engine on a Triton Inference Server. Ctrl-C or SIGTERM stops it once every request is answered."""
     wait = _microseconds(delay)
-    options = Options(engine.resolve(), host, port, metrics_port, name, device.value, queue, max_request << 20, wait)
+    options = Options(engine.resolve(), host, port, metrics_port, name, device, queue, max_request << 20, wait)
     check(options)
     signal.signal(signal.SIGTERM, _leave)  # until the server runs; then it is `_serve` that stops it
     with tempfile.TemporaryDirectory(prefix="psp-serve-") as folder:

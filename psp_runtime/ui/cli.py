@@ -22,7 +22,7 @@ HOST, PORT = "127.0.0.1", 7860
 #: Uploads may be so large.
 LARGEST = "20mb"
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = console.new_app()
 
 
 def main() -> NoReturn:
@@ -30,14 +30,14 @@ def main() -> NoReturn:
     console.run(app)
 
 
-@app.command()
+@app.command(cls=console.Command)
 def psp_ui(
     engine: Annotated[
         list[Path] | None, typer.Option(help="An engine to show, several with several --engine (the demo models).")
     ] = None,
     device: Annotated[
         Device, typer.Option(help="auto: the GPU if the engines can use it here, else the CPU.")
-    ] = Device.auto,
+    ] = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one this machine has.")] = HOST,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = PORT,
 ) -> None:
@@ -51,7 +51,7 @@ def psp_ui(
     check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="psp-ui-") as folder:
         engines = engine or demo_engines(Path(folder))
-        _serve(engines, Path(folder), device.value, host, port, "" if engine else MIX_LAYERS)
+        _serve(engines, Path(folder), device, host, port, "" if engine else MIX_LAYERS)
 
 
 def _check_engines(engines: list[Path]) -> None:
@@ -62,7 +62,7 @@ def _check_engines(engines: list[Path]) -> None:
         raise PspError(f"--engine {min(twice)} is given twice")
 
 
-def _serve(engines: list[Path], folder: Path, device: str, host: str, port: int, mix_layers: str) -> None:
+def _serve(engines: list[Path], folder: Path, device: Device, host: str, port: int, layers: str) -> None:
     """Show the page until Ctrl-C or SIGTERM. Everything uploaded or made lies in `folder`."""
     # Gradio reads these when it is imported.
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
@@ -72,7 +72,7 @@ def _serve(engines: list[Path], folder: Path, device: str, host: str, port: int,
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     runs = Runs(folder, device)
-    page = make_page(engines, runs, mix_layers)
+    page = make_page(engines, runs, layers)
     try:
         _, url, _ = page.launch(
             server_name=host, server_port=port, share=False, ssr_mode=False, quiet=True, show_error=True, css=CSS,

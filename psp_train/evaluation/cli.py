@@ -36,7 +36,7 @@ COUNT = 100
 #: How far super-resolution inputs can be shrunk, and are by default.
 FACTORS, FACTOR = (1, 2, 4, 8, 16, 32), 8
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = console.new_app()
 
 
 def main() -> NoReturn:

@@ -228,7 +228,7 @@ def test_edits_move_along_a_direction(pipeline: Pipeline, direction: np.ndarray)
 
 def test_edits_of_some_layers_and_beyond_alpha_one(pipeline: Pipeline) -> None:
     latents = pipeline.encode(PIXELS[:1])
-    with pytest.warns(UserWarning, match=r"mix alpha 1\.5 is outside 0\.\.1"):
+    with pytest.warns(UserWarning, match=r"alpha 1\.5 is outside 0\.\.1"):
         picture = pipeline.edit(PIXELS[:1], DIRECTION, (2,), layers=(3,), alpha=1.5)[0, 0]
     latents[0, 3] += 3 * DIRECTION[3]
     assert is_picture_of(picture, latents[0])
@@ -259,12 +259,12 @@ def test_batches_as_large_as_asked_for(folder: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: p.mix(PIXELS, p.styles(1), layers=(13, 14)), r"mix layer 14: this engine has layers 0\.\.13"),
-        (lambda p: p.mix(PIXELS, p.styles(1), layers=(-1,)), "mix layer -1"),
-        (lambda p: p.mix(PIXELS, p.styles(1), alpha=1.01), r"mix alpha 1\.01: expected 0 .* to 1"),
-        (lambda p: p.mix(PIXELS, p.styles(1), alpha=float("nan")), "mix alpha nan"),
-        (lambda p: p.transfer(PIXELS, PIXELS[:1], alpha=-0.1), r"mix alpha -0\.1"),
-        (lambda p: p.edit(PIXELS, DIRECTION, alpha=float("inf")), "mix alpha inf: expected a number"),
+        (lambda p: p.mix(PIXELS, p.styles(1), layers=(13, 14)), r"layer 14: this engine has layers 0\.\.13"),
+        (lambda p: p.mix(PIXELS, p.styles(1), layers=(-1,)), "layer -1"),
+        (lambda p: p.mix(PIXELS, p.styles(1), alpha=1.01), r"alpha 1\.01: expected 0 .* to 1"),
+        (lambda p: p.mix(PIXELS, p.styles(1), alpha=float("nan")), "alpha nan"),
+        (lambda p: p.transfer(PIXELS, PIXELS[:1], alpha=-0.1), r"alpha -0\.1"),
+        (lambda p: p.edit(PIXELS, DIRECTION, alpha=float("inf")), "alpha inf: expected a number"),
         (lambda p: p.edit(PIXELS, DIRECTION, (float("nan"),)), "strengths .*nan.*: expected numbers"),
         (lambda p: p.mix(PIXELS, p.styles(1)[:, :4]), r"styles: expected float32 \[B,14,8\], given float32 \[1,4,8\]"),
         (

@@ -17,10 +17,11 @@ from cli_runs import Outcome, PspRun, runner
 from PIL import Image
 from tiny_engines import STYLE_DIM, STYLES, expected_output, write_onnx, write_plan
 
-from psp_runtime.cli import MOST_PIXELS, app
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.loading import SQUEEZED
 from psp_runtime.run import files
+from psp_runtime.run.commands import run as app
+from psp_runtime.run.options import MOST_PIXELS
 
 REPOSITORY = Path(__file__).parents[2]
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 256, 256, 3), np.uint8)
@@ -281,9 +282,9 @@ def test_an_input_elsewhere_named_like_an_output(psp_run: PspRun) -> None:
         (["image.png", "--device", "cuda"], "cannot run with --device cuda"),
         (["image.png", "--format", "jpg", "--out", "r.png"], "--out r.png and --format jpg contradict each other"),
         (["photos", "--format", "jpg", "--grid", "g.png"], "--format is for single pictures, and only a sheet"),
-        (["image.png", "--quality", "101"], "--quality 101: expected 1 to 100"),
-        (["image.png", "--quality", "0", "--format", "jpg"], "--quality 0: expected 1 to 100"),
-        (["image.png", "--compression", "10"], "--compression 10: expected 0 to 9"),
+        (["image.png", "--quality", "101"], "Invalid value for '--quality'"),
+        (["image.png", "--quality", "0", "--format", "jpg"], "Invalid value for '--quality'"),
+        (["image.png", "--compression", "10"], "Invalid value for '--compression'"),
         (["image.png", "--quality", "80"], "--quality is for JPEG and WEBP files, this run writes PNG"),
         (["photos", "--compression", "9", "--format", "webp"], "--compression is for PNG files, this run writes WEBP"),
         ([""], "one of the arguments is empty"),
@@ -307,7 +308,7 @@ def test_a_read_only_folder_is_found_before_inference(
         raise OSError(errno.EROFS, "Read-only file system", "r/tmp123")
 
     monkeypatch.setattr("psp_runtime.run.files.tempfile.TemporaryFile", refuse)
-    monkeypatch.setattr("psp_runtime.cli.open_session", lambda *_: pytest.fail("opened the engine"))
+    monkeypatch.setattr("psp_runtime.run.commands.open_session", lambda *_: pytest.fail("opened the engine"))
     assert one_error(psp_run("photos", "--engine", "psp.onnx", "--out", "r")) == (
         "cannot write into r: Read-only file system"
     )
@@ -322,11 +323,15 @@ def test_a_folder_without_write_permission(psp_run: PspRun) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["image.png"], ["--engine", "psp.onnx"], ["image.png", "--info", "psp.onnx"], ["--info", "a", "--engine", "b"]],
+    ("arguments", "message"),
+    [
+        (["image.png"], "expected one of --engine ENGINE and --url URL"),
+        (["image.png", "--engine", "psp.onnx", "--url", "http://127.0.0.1:1"], "expected one of --engine"),
+        (["--engine", "psp.onnx"], "expected pictures: psp run INPUTS --engine ENGINE"),
+    ],
 )
-def test_incomplete_and_contradicting_commands(psp_run: PspRun, arguments: list[str]) -> None:
-    assert "--info ENGINE" in one_error(psp_run(*arguments))
+def test_incomplete_and_contradicting_commands(psp_run: PspRun, arguments: list[str], message: str) -> None:
+    assert message in one_error(psp_run(*arguments))
 
 
 @pytest.mark.parametrize(
@@ -363,22 +368,6 @@ def test_links_that_lead_to_themselves(psp_run: PspRun) -> None:
     assert "cannot read loop.png: " in one_error(psp_run("loop.png", "--engine", "psp.onnx"))
     assert psp_run("image.png", "--engine", "psp.onnx", "--out", "loop.png")[0] == 0
     assert is_output_of("loop.png", PIXELS[0])
-
-
-def test_info_without_a_gpu_and_without_opening(psp_run: PspRun, here: Path) -> None:
-    write_plan(here / "psp.trt", "labels", parity=None, part="full")
-    code, out, err = psp_run("--info", "psp.trt")
-    facts = dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines())
-    assert (code, err) == (0, "") and len({re.search(r"  +", line).end() for line in out.splitlines()}) == 1
-    assert facts["task"] == "segmentation" and facts["input"] == "uint8 [B,256,256] ids of 19 classes"
-    assert facts["made with"] == "tensorrt 10.13.2" and facts["made for"] == "sm_90"
-    assert facts["parity"] == "not verified" and facts["mixed layers"] == "2-3 at 0.5"
-    assert "psnr 61.5, max 1" in psp_run("--info", "psp.onnx")[1]
-
-
-def test_info_of_no_engine(psp_run: PspRun) -> None:
-    assert "no engine at none.trt" in one_error(psp_run("--info", "none.trt"))
-    assert "image.png is not an engine" in one_error(psp_run("--info", "image.png"))
 
 
 def test_a_plan_without_a_gpu_says_what_runs_instead(
@@ -467,7 +456,7 @@ def test_the_progress_bar_is_for_terminals(here: Path) -> None:
 def test_a_closed_pipe_is_quiet(here: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    process = start("--info", "psp.onnx", stdout=writer)
+    process = start("image.png", "--engine", "psp.onnx", stdout=writer)
     os.close(writer)
     assert process.communicate(timeout=30)[1] == ""
 

@@ -181,7 +181,7 @@ def test_stop_loses_no_request_and_a_full_queue_refuses(
 
 #: psp-serve with a model that does not load.
 BROKEN = """
-from psp_runtime import serve
+from psp_runtime.serving import cli as serve
 write = serve.write_repository
 def broken(folder, *rest):
     write(folder, *rest)
