@@ -54,12 +54,12 @@ def main() -> None:
 
 
 def pages() -> dict[Path, str]:
-    """Each file of the reference and its text."""
+    """Make the text of each file of the reference."""
     return {FOLDER / "python.md": python_page(), FOLDER / "commands.md": commands_page()}
 
 
 def python_page() -> str:
-    """The definitions of API, with signatures and docstrings."""
+    """Write the definitions of API as Markdown, with signatures and docstrings."""
     lines = [INTRODUCTION]
     for heading, places in API.items():
         lines.append(f"## {heading}\n")
@@ -70,13 +70,13 @@ def python_page() -> str:
 
 
 def public_functions(module: str) -> list[str]:
-    """The functions of a module that are for others, in their order; those that only check are not."""
+    """List the functions of a module that are for others, in their order; those that only check are not."""
     names = [node.name for node in tree(module).body if isinstance(node, ast.FunctionDef)]
     return [name for name in names if not name.startswith(("_", "check"))]
 
 
 def described(module: str, name: str) -> list[str]:
-    """A definition and, of a class, its public members, as Markdown."""
+    """Write a definition and, of a class, its public members, as Markdown."""
     node, text = find(module, name)
     lines = section(f"### `{module}.{name}`", declaration(node, text), words(node, text))
     for member, spellings in members(node).items():
@@ -90,7 +90,7 @@ def section(heading: str, code: str, docstring: str) -> list[str]:
 
 
 def find(module: str, name: str) -> tuple[Definition, str]:
-    """A definition and the source it is in, through the imports of packages that pass it on."""
+    """Find a definition and the source it is in, through the imports of packages that pass it on."""
     for node in tree(module).body:
         named = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else getattr(node, "name", "")
         if isinstance(node, Definition) and named == name:
@@ -101,7 +101,7 @@ def find(module: str, name: str) -> tuple[Definition, str]:
 
 
 def members(node: Definition) -> dict[str, list[ast.FunctionDef]]:
-    """The public methods and properties of a class by name; of an overloaded one all, the implementation last."""
+    """Collect the public methods and properties of a class by name; of an overload all, the implementation last."""
     found: dict[str, list[ast.FunctionDef]] = {}
     for method in node.body if isinstance(node, ast.ClassDef) else ():
         if isinstance(method, ast.FunctionDef) and (method.name in SPECIAL or not method.name.startswith("_")):
@@ -110,7 +110,7 @@ def members(node: Definition) -> dict[str, list[ast.FunctionDef]]:
 
 
 def declaration(node: Definition, text: str) -> str:
-    """A definition as its source spells it: an alias whole, a class with its fields, a function's signature."""
+    """Spell a definition as its source does: an alias whole, a class with its fields, a function's signature."""
     if isinstance(node, ast.Assign):
         return segment(text, node, node)
     if isinstance(node, ast.ClassDef):
@@ -124,7 +124,7 @@ def declaration(node: Definition, text: str) -> str:
 
 
 def class_declaration(node: ast.ClassDef, text: str) -> str:
-    """A class with the arguments that make one, or with its fields."""
+    """Spell a class with the arguments that make one, or with its fields."""
     for method in node.body:
         if isinstance(method, ast.FunctionDef) and method.name == "__init__":
             return declaration(method, text).replace("def __init__", f"class {node.name}").removesuffix(" -> None")
@@ -134,7 +134,7 @@ def class_declaration(node: ast.ClassDef, text: str) -> str:
 
 
 def words(node: Definition, text: str) -> str:
-    """What the code says about a definition: its docstring, or the `#:` lines above an alias."""
+    """Read what the code says about a definition: its docstring, or the `#:` lines above an alias."""
     if not isinstance(node, ast.Assign):
         return ast.get_docstring(node) or ""
     above = text.splitlines()[: node.lineno - 1]
@@ -143,14 +143,14 @@ def words(node: Definition, text: str) -> str:
 
 
 def segment(text: str, first: ast.stmt, last: ast.stmt) -> str:
-    """The lines from one statement to another, as if they stood at the left edge; to the same one, all of it."""
+    """Cut out the lines from one statement to another, moved to the left edge; to the same one, all of it."""
     end = last.end_lineno if first is last else max(first.lineno, last.lineno - 1)
     return textwrap.dedent("\n".join(text.splitlines()[first.lineno - 1 : end]))
 
 
 @cache
 def source(module: str) -> str:
-    """The text of a module or of a package's __init__.py."""
+    """Read the source of a module or of a package's __init__.py."""
     path = ROOT / module.replace(".", "/")
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""The reference of the commands: every option as its typer object declares it."""
+"""Write the reference of the commands: every option as its typer object declares it."""
 
 import re
 import types
@@ -38,7 +38,7 @@ Info = ArgumentInfo | OptionInfo
 
 
 class Parameter(NamedTuple):
-    """An argument or option: the panel of the help it stands in, and the cells of its row."""
+    """Holds an argument or option: the panel of the help it stands in, and the cells of its row."""
 
     panel: str
     name: str
@@ -48,7 +48,7 @@ class Parameter(NamedTuple):
 
 
 def commands_page() -> str:
-    """All commands and sub-commands with their options."""
+    """Write all commands and sub-commands with their options as Markdown."""
     lines = [INTRODUCTION]
     for name, module in COMMANDS.items():
         for words, function in functions(name, import_module(module).app):
@@ -57,7 +57,7 @@ def commands_page() -> str:
 
 
 def functions(name: str, app: Typer) -> list[tuple[str, Callable[..., Any]]]:
-    """What a typer app runs: the command itself, and after it its sub-commands."""
+    """List what a typer app runs: the command itself, and after it its sub-commands."""
     commands = [command.callback for command in app.registered_commands if command.callback]
     main = app.registered_callback.callback if app.registered_callback else None
     if main is None:
@@ -66,7 +66,7 @@ def functions(name: str, app: Typer) -> list[tuple[str, Callable[..., Any]]]:
 
 
 def described(name: str, function: Callable[..., Any]) -> list[str]:
-    """A command as Markdown: how it is called, what it does, and a table for each panel of its help."""
+    """Write a command as Markdown: how it is called, what it does, and a table for each panel of its help."""
     found = parameters(function)
     usage = " ".join([name, "[OPTIONS]", *(one.name for one in found if one.panel == ARGUMENTS)])
     lines = [f"## {name}\n", f"```\n{usage}\n```\n", prose(cleandoc(function.__doc__ or ""))]
@@ -80,7 +80,7 @@ def described(name: str, function: Callable[..., Any]) -> list[str]:
 
 
 def parameters(function: Callable[..., Any]) -> list[Parameter]:
-    """The arguments and options of a command, those of a panel together."""
+    """Collect the arguments and options of a command, those of a panel together."""
     hints, found = typing.get_type_hints(function, include_extras=True), []
     for name, one in signature(function).parameters.items():
         kind, *infos = typing.get_args(hints[name]) or (None,)
@@ -91,14 +91,14 @@ def parameters(function: Callable[..., Any]) -> list[Parameter]:
 
 
 def parameter(name: str, kind: Any, info: Info, default: Any) -> Parameter:
-    """The row of one parameter of a command's function, of the type `kind`."""
+    """Make the row of one parameter of a command's function, of the type `kind`."""
     panel = info.rich_help_panel or (ARGUMENTS if isinstance(info, ArgumentInfo) else OPTIONS)
     text = re.sub(r"\(default: \d+\)", "(default: one per core)", info.help or "")  # the cores of this machine
     return Parameter(panel, spelled(name, kind, info, default), values(kind, info), shown(default), text)
 
 
 def spelled(name: str, kind: Any, info: Info, default: Any) -> str:
-    """A parameter as typer spells it: a flag that names no opposite gets one."""
+    """Spell a parameter as typer does: a flag that names no opposite gets one."""
     if isinstance(info, ArgumentInfo):
         return f"[{name.upper()}]..." if default is None else name.upper()
     declared = [one for one in (info.default, *(info.param_decls or ())) if isinstance(one, str)]
@@ -107,7 +107,7 @@ def spelled(name: str, kind: Any, info: Info, default: Any) -> str:
 
 
 def values(kind: Any, info: Info) -> str:
-    """What a parameter takes, in words."""
+    """Say what a parameter takes."""
     kinds = [one for one in typing.get_args(kind) if one is not types.NoneType]
     if typing.get_origin(kind) is list:
         return f"{values(kinds[0], info)}, several"
@@ -131,11 +131,11 @@ def shown(default: Any) -> str:
 
 
 def row(*cells: str) -> str:
-    """A row of a table."""
+    """Join cells to a row of a table."""
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def prose(docstring: str) -> str:
-    """A docstring as Markdown, one sentence on a line; what it indents stays as it is."""
+    """Turn a docstring into Markdown, one sentence on a line; what it indents stays as it is."""
     blocks = [block if block.startswith("    ") else " ".join(block.split()) for block in docstring.split("\n\n")]
     return re.sub(r"(?<=[.!?]) (?=[A-Z`])", "\n", "\n\n".join(blocks)) + "\n"
