@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 from typer import Typer
 from typer.models import ArgumentInfo, OptionInfo
 
-#: Each command, and the module that holds its typer app; that of psp-train imports PyTorch.
+#: Each command, and where its typer app is, as MODULE:NAME; the module of psp-train imports PyTorch.
 COMMANDS = {
-    "psp-run": "psp_runtime.cli",
-    "psp-export": "psp_export.cli",
-    "psp-train": "psp_train.cli",
-    "psp-eval": "psp_train.evaluation.cli",
-    "psp-serve": "psp_runtime.serving.cli",
-    "psp-ui": "psp_runtime.ui.cli",
+    "psp-run": "psp_runtime.cli:app",
+    "psp-export": "psp_export.cli:app",
+    "psp-train": "psp_train.cli:app",
+    "psp-eval": "psp_train.evaluation.cli:app",
+    "psp-serve": "psp_runtime.serving.cli:app",
+    "psp-ui": "psp_runtime.ui.cli:app",
 }
 INTRODUCTION = """\
 # Commands
@@ -50,19 +50,26 @@ class Parameter(NamedTuple):
 def commands_page() -> str:
     """Write all commands and sub-commands with their options as Markdown."""
     lines = [INTRODUCTION]
-    for name, module in COMMANDS.items():
-        for words, function in functions(name, import_module(module).app):
+    for name, place in COMMANDS.items():
+        for words, function in functions(name, app_of(place)):
             lines += described(words, function)
     return "\n".join(lines)
 
 
+def app_of(place: str) -> Typer:
+    """Import the typer app at MODULE:NAME."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
 def functions(name: str, app: Typer) -> list[tuple[str, Callable[..., Any]]]:
     """List what a typer app runs: the command itself, and after it its sub-commands."""
-    commands = [command.callback for command in app.registered_commands if command.callback]
+    commands = [(one.name or one.callback.__name__, one.callback) for one in app.registered_commands if one.callback]
     main = app.registered_callback.callback if app.registered_callback else None
-    if main is None:
-        return [(name, command) for command in commands]
-    return [(name, main), *((f"{name} {command.__name__}", command) for command in commands)]
+    if main is None and len(commands) == 1:
+        return [(name, commands[0][1])]
+    subs = [(f"{name} {sub.replace('_', '-')}", command) for sub, command in commands]
+    return [(name, main), *subs] if main else subs
 
 
 def described(name: str, function: Callable[..., Any]) -> list[str]:
@@ -81,9 +88,9 @@ def described(name: str, function: Callable[..., Any]) -> list[str]:
 
 def parameters(function: Callable[..., Any]) -> list[Parameter]:
     """Collect the arguments and options of a command, those of a panel together."""
-    hints, found = typing.get_type_hints(function, include_extras=True), []
-    for name, one in signature(function).parameters.items():
-        kind, *infos = typing.get_args(hints[name]) or (None,)
+    found = []
+    for name, one in signature(function, eval_str=True).parameters.items():
+        kind, *infos = typing.get_args(one.annotation) or (None,)
         if infos and isinstance(infos[0], Info):  # not typer's own context
             found.append(parameter(name, kind, infos[0], one.default))
     panels = [ARGUMENTS, *(one.panel for one in found)]

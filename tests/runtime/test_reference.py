@@ -1,12 +1,11 @@
 """The reference in docs/reference is what `make reference` writes from the code as it is."""
 
 import re
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 import reference
-from reference_commands import COMMANDS
+from reference_commands import COMMANDS, app_of
 from typer.main import get_command
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +26,7 @@ def test_the_reference_is_that_of_the_code(pages, name):
 def test_options_are_spelled_as_typer_takes_them(pages, name):
     section = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", pages["commands.md"], re.M | re.S).group(1)
     shown = {word for cell in re.findall(r"^\| `(.+?)` \|", section, re.M) for word in re.findall(r"--[\w-]+", cell)}
-    params = get_command(import_module(COMMANDS[name]).app).params
+    params = get_command(app_of(COMMANDS[name])).params
     taken = {word for param in params for word in (*param.opts, *param.secondary_opts) if word.startswith("--")}
     assert shown == taken
 
