@@ -32,6 +32,8 @@ Where the default is a dash, the help text names in brackets what happens withou
 [environment.md](../environment.md) has exit codes, environment variables and the files that each command writes.
 """
 ARGUMENTS, OPTIONS = "Arguments", "Options"
+#: Defaults that stand for an option that is not given.
+NOT_GIVEN = (None, (), [], Path())
 KINDS = {Path: "path", str: "text", int: "whole number", float: "number"}
 
 Info = ArgumentInfo | OptionInfo
@@ -100,8 +102,10 @@ def parameters(function: Callable[..., Any]) -> list[Parameter]:
 def parameter(name: str, kind: Any, info: Info, default: Any) -> Parameter:
     """Make the row of one parameter of a command's function, of the type `kind`."""
     panel = info.rich_help_panel or (ARGUMENTS if isinstance(info, ArgumentInfo) else OPTIONS)
-    text = re.sub(r"\(default: \d+\)", "(default: one per core)", info.help or "")  # the cores of this machine
-    return Parameter(panel, spelled(name, kind, info, default), values(kind, info), shown(default), text)
+    text, otherwise = info.help or "", shown(default)
+    if name == "threads":  # else the cores of this machine would stand there
+        text, otherwise = re.sub(r"\d+\)", "one per core)", text), re.sub(r"`\d+`", "one per core", otherwise)
+    return Parameter(panel, spelled(name, kind, info, default), values(kind, info), otherwise, text)
 
 
 def spelled(name: str, kind: Any, info: Info, default: Any) -> str:
@@ -115,8 +119,10 @@ def spelled(name: str, kind: Any, info: Info, default: Any) -> str:
 
 def values(kind: Any, info: Info) -> str:
     """Say what a parameter takes."""
-    kinds = [one for one in typing.get_args(kind) if one is not types.NoneType]
-    if typing.get_origin(kind) is list:
+    origin, kinds = typing.get_origin(kind), [one for one in typing.get_args(kind) if one is not types.NoneType]
+    if origin is typing.Literal:
+        return ", ".join(f"`{one}`" for one in kinds)
+    if origin in (list, tuple):
         return f"{values(kinds[0], info)}, several"
     if kinds:  # X | None
         return values(kinds[0], info)
@@ -124,7 +130,7 @@ def values(kind: Any, info: Info) -> str:
         return "flag"
     if issubclass(kind, Enum):
         return ", ".join(f"`{one.value}`" for one in kind)
-    words = f"`{info.metavar}`" if info.metavar and isinstance(info, OptionInfo) else KINDS[kind]
+    words = f"`{info.metavar}`" if info.metavar and isinstance(info, OptionInfo) else KINDS.get(kind, kind.__name__)
     limits = "" if info.min is None else f", {info.min} or more" if info.max is None else f", {info.min} to {info.max}"
     return words + limits
 
@@ -132,7 +138,7 @@ def values(kind: Any, info: Info) -> str:
 def shown(default: Any) -> str:
     if default is True:
         return "on"
-    if default in (None, False):
+    if default is False or default in NOT_GIVEN:
         return "—"
     return "required" if default is signature(shown).empty else f"`{getattr(default, 'value', default)}`"
 
