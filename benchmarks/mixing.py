@@ -1,4 +1,4 @@
-"""Seconds of `psp-run --mix N` with encoder and generator beside the engine against N runs of the whole engine.
+"""Seconds of `psp mix -n N` with encoder and generator beside the engine against N runs of the whole engine.
 
     python benchmarks/mixing.py [--size 1024] [--small] [--mix 8] [--fp16] [--repeats 3]
 

@@ -1,4 +1,4 @@
-"""Pictures per second of `psp-run --ray` against one process, on the cores of this machine.
+"""Pictures per second of `psp run --ray` against one process, on the cores of this machine.
 
     python benchmarks/scale.py [--size 256] [--pictures 24] [--repeats 3]    # published widths, fresh weights
     python benchmarks/scale.py --demo --pictures 96                          # the bundled model: quick
@@ -6,7 +6,7 @@
 Three ways to run one folder: one process with two threads, two actors of one thread each, one actor of one thread.
 
 Protocol: pictures of noise are written as PNG files of 256x256; an engine takes as long for them as for faces. Each
-way runs the whole folder through the code of `psp-run`, in ONNX Runtime; the ways take turns, --repeats times. A plain
+way runs the whole folder through the code of `psp run`, in ONNX Runtime; the ways take turns, --repeats times. A plain
 run is timed from its first picture to its last output, with its engine open and warm. Actors start anew for every run,
 which is a price per run, not per picture: they are timed from the start of the first block to the end of the last one,
 by the seconds in the manifest and the times of its files. What Ray does between blocks counts, and that actors are
@@ -43,8 +43,9 @@ from psp_runtime.pictures.encoding import save
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.prefetch import cores
 from psp_runtime.run.execution import Run
-from psp_runtime.run.options import LOCAL_RAY, Options
+from psp_runtime.run.options import LOCAL_RAY
 from psp_runtime.run.plan import make_plan
+from psp_runtime.run.verbs import Translate
 
 PLAIN, TWO, ONE = "1 process x 2 threads", "2 actors x 1 thread", "1 actor x 1 thread"
 
@@ -122,20 +123,20 @@ def measure(engine: Path, folder: Path, repeats: int) -> dict[str, dict[str, lis
 def run_plain(engine: Path, photos: Path, out: Path) -> tuple[float, float]:
     """The folder in this process: pictures/s, warm, and with opening the engine."""
     started = time.perf_counter()
-    options = Options(inputs=(photos,), engine=engine, out=str(out), threads=2, device="cpu")
+    options = Translate(inputs=[str(photos)], engine=engine, out=str(out), threads=2, device="cpu")
     plan = make_plan(options, read_info(engine))
     with Pipeline(open_session(engine, "cpu", len(plan.jobs)), None, len(plan.jobs)) as pipeline:
         pipeline(str(plan.jobs[0].source))
         run = Run(plan, pipeline)
-        if run.all():
+        if run.execute():
             raise SystemExit("some pictures could not be used: nothing is reported")
     return run.made / run.seconds, run.made / (time.perf_counter() - started)
 
 
 def run_on_ray(engine: Path, photos: Path, out: Path, actors: int) -> tuple[float, float]:
     """The folder on actors of one core each: pictures/s while they are at work, and with starting them."""
-    options = Options(engine=engine, out=str(out), device="cpu", ray=LOCAL_RAY, actors=actors)
-    outcome = cluster.run(options, read_info(engine), [str(photos)], 1)
+    where = dict(device="cpu", ray=LOCAL_RAY, actors=actors, threads=1)
+    outcome = cluster.run(Translate(inputs=[str(photos)], engine=engine, out=str(out), **where), read_info(engine))
     blocks = {part: parquet.read_table(part) for part in (out / FOLDER).iterdir()}
     workers = {worker for block in blocks.values() for worker in block["worker"].to_pylist()}
     if outcome.failed or len(workers) != actors:

@@ -1,11 +1,11 @@
-"""Pictures per second of `psp-run` over a folder: end to end and of each stage, per output format and batch.
+"""Pictures per second of `psp run` over a folder: end to end and of each stage, per output format and batch.
 
     python benchmarks/throughput.py [--size 1024] [--fp16]     # published widths, fresh weights, ONNX Runtime
     python benchmarks/throughput.py --engine psp.trt           # an engine of yours
     python benchmarks/throughput.py --demo --pictures 8        # the bundled model: quick
 
 Protocol: --pictures drawn faces are written as 1024x1024 JPEG files, with some noise because cameras have it. Each
-combination of format and batch runs the whole folder through the code of `psp-run --format F --batch B`, from the first
+combination of format and batch runs the whole folder through the code of `psp run --format F --batch B`, from the first
 file opened to the last output renamed into place; opening the engine is not counted, and every batch runs once before
 anything is timed. The combinations take turns, --repeats times. Shown are the median, the least and the most pictures/s
 end to end, and the median of each stage: pictures / seconds its threads worked x threads, what the stage would do if it
@@ -38,9 +38,9 @@ from psp_runtime.pictures.encoding import save
 from psp_runtime.pictures.loading import resize
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.prefetch import THREADS
-from psp_runtime.run import options
 from psp_runtime.run.execution import Run
 from psp_runtime.run.plan import make_plan
+from psp_runtime.run.verbs import Translate
 from psp_train.checkpoints.psp import load_demo_checkpoint
 from psp_train.drawn.faces import draw, sample
 
@@ -102,12 +102,11 @@ def measure(session: Session, folder: Path, asked: argparse.Namespace) -> list[d
 
 
 def run_folder(session: Session, folder: Path, format: str, batch: int, threads: int) -> Run:
-    """The folder once, as `psp-run` does it; raises unless every picture is made."""
-    given = options.Options(
-        inputs=(folder / "photos",), engine=session.path, out=str(folder / format), format=format, threads=threads
-    )
+    """The folder once, as `psp run` does it; raises unless every picture is made."""
+    photos, out = str(folder / "photos"), str(folder / format)
+    given = Translate(inputs=[photos], engine=session.path, out=out, format=format, threads=threads)
     run = Run(make_plan(given, session.info), Pipeline(session, batch))
-    failed = run.all()
+    failed = run.execute()
     if failed:
         raise SystemExit(f"{failed} pictures could not be used: nothing is reported")
     return run

@@ -29,6 +29,8 @@ VERBS = {
     "serve": ("Serve", "psp_runtime.serving.cli:app", "serve an engine over HTTP"),
     "ui": ("Serve", "psp_runtime.ui.cli:app", "open the web demo"),
     "info": ("Look", "psp_runtime.run.commands:info", "print what an engine says about itself"),
+    "check": ("Look", "psp_runtime.checkup:app", "print what is installed, and what is missing for what"),
+    "sample": ("Look", "psp_train.drawn.samples:app", "draw a face, sketch, label map or scene to try things on"),
 }
 #: What follows --ray if it is an address and not a picture.
 _RAY_ADDRESS = re.compile(rf"ray://.+|auto|{LOCAL_RAY}|[\w.-]+:\d+")
@@ -60,11 +62,11 @@ def help_page() -> str:
     for verb, (panel, _, words) in VERBS.items():
         lines += [*(["", f"{panel}:"] if panel != group else []), f"  {verb:<11}{words}"]
         group = panel
-    lines += ["", "psp VERB --help has the options of a verb, psp --version the version.", ""]
+    lines += ["", "psp VERB --help has its options. Also: psp --version, psp --install-completion.", ""]
     return "\n".join(lines)
 
 
-app = typer.Typer(cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def _print_version(asked: bool) -> None:

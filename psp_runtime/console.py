@@ -21,6 +21,8 @@ Device = Literal["auto", "cuda", "cpu"]
 MISTAKE = 2
 #: What a shell reports for a program stopped by Ctrl-C: 128 + SIGINT.
 INTERRUPTED = 130
+#: The environment variable that shows what is behind an error.
+DEBUG = "PSP_DEBUG"
 #: Columns of a help page at most.
 WIDEST_HELP = 100
 #: What typer raises for a command line it cannot read. It has no public name there, one kind of it has.
@@ -92,7 +94,7 @@ def end_if_interrupted() -> None:
 
 def error(text: object) -> None:
     """Print one `error: …` line on stderr, whatever line breaks the text has; with PSP_DEBUG=1, where it comes from."""
-    if os.environ.get("PSP_DEBUG") == "1" and sys.exc_info()[0] is not None:
+    if os.environ.get(DEBUG) == "1" and sys.exc_info()[0] is not None:
         traceback.print_exc()
     print(f"error: {_one_line(text)}", file=sys.stderr)
 

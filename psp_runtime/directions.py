@@ -106,6 +106,3 @@ def _balance(labels: NDArray[np.int_]) -> Floats:
 
 def _sigmoid(x: Floats) -> Floats:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
-
-
-# ---- psp-run --find-direction ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Arithmetic of W+ latents: mixing, random styles, directions, and the files latents come from.
+"""Arithmetic of W+ latents: mixing, random styles, directions.
 
 Shapes: B pictures, N styles or steps, L styles of an engine, S style dim. Latents are float32.
 """

@@ -91,7 +91,7 @@ class Worker:
         return rows
 
     def _make(self, pictures: list[Picture], scratch: Path) -> dict[Picture, str]:
-        """Run the block as `psp-run` would; what is wrong with the pictures that could not be used."""
+        """Run the block as `psp run` would; what is wrong with the pictures that could not be used."""
         failures: dict[Picture, str] = {}
         given = {self._local(picture, scratch): picture for picture in pictures}
         jobs = [self._job(picture, path, scratch) for path, picture in given.items()]

@@ -1,4 +1,4 @@
-"""Pictures as people have them -> the uint8 arrays an engine eats, and an engine's output -> picture files.
+"""Pictures as people have them -> the uint8 arrays an engine takes.
 
 Resizing follows the reference: bilinear to a square, whatever the shape of the picture; label maps with nearest,
 because bilinear invents classes.
@@ -31,7 +31,7 @@ LOSSY_LABELS = (
 #: What is wrong where a photo is given instead of its sketch.
 COLOURED = (
     "a picture in colours is read as a pencil sketch: "
-    "psp-run --sketch-from-photo and psp-train sketches draw sketches of photos"
+    "psp run --sketch-from-photo and psp train sketches draw sketches of photos"
 )
 _PLAIN = 8  # standard deviation of colour differences, in levels; drawn faces have 10 and more
 

@@ -1,1 +1,1 @@
-"""What `psp-run` does between its command line and the pipeline."""
+"""What the verbs of `psp` do between the command line and the pipeline."""

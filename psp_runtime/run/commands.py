@@ -1,6 +1,7 @@
 """The verbs of `psp` that run engines, as commands: from the options on a command line to files."""
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
@@ -62,6 +63,8 @@ def make_app(options: type[Asked], do: Callable[[Asked], None]) -> typer.Typer:
 def make(options: Verb) -> None:
     """Make what the options ask for, here, on a server or on a Ray cluster, and say where it is."""
     _check_given(options)
+    if options.verbose:
+        os.environ[console.DEBUG] = "1"
     if options.ray:
         _on_ray(options, read_info(options.engine))
     elif options.url:
@@ -98,8 +101,8 @@ def _on_server(options: Verb, url: str) -> None:
 def _execute(plan: Plan, pipeline: Pipeline) -> None:
     run = Run(plan, pipeline)
     failed = run.execute()
-    if run.made:
-        print(run.summary())
+    if run.made and not plan.options.quiet:
+        print("\n".join([*(run.files() if plan.options.verbose else []), run.summary()]))
     _report(failed, len(plan.jobs))
 
 
@@ -107,7 +110,7 @@ def _on_ray(options: Verb, info: EngineInfo) -> None:
     from psp_runtime import cluster
 
     outcome = cluster.run(options, info)
-    if outcome.made or outcome.skipped:
+    if (outcome.made or outcome.skipped) and not options.quiet:
         print(outcome.summary())
     _report(outcome.failed, outcome.inputs)
 

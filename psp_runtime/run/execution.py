@@ -1,4 +1,4 @@
-"""One run of `psp-run`: inputs through an application, read and written in threads while the engine works."""
+"""One run: inputs through an application, read and written in threads while the engine works."""
 
 import json
 import os
@@ -22,6 +22,8 @@ from psp_runtime.prefetch import Stage, map_ahead, map_batches
 from psp_runtime.run.files import Job
 from psp_runtime.run.plan import Plan
 
+#: Files that are named one by one at the end; of more, their folder.
+NAMED = 6
 #: Options in the note of every picture they shaped.
 NOTED = ("downsample", "sketch_from_photo", "couple", "size")
 
@@ -60,6 +62,7 @@ class Run:
         self.quality = encoding.QUALITY if plan.options.quality is None else plan.options.quality
         self.level = png.QUICKEST if plan.options.compression is None else plan.options.compression
         self.made, self.seconds = 0, 0.0
+        self._written: list[Path] = []
 
     def execute(self) -> int:
         """Make and save everything; count the inputs that could not be used, or raise the error of a single one."""
@@ -73,7 +76,7 @@ class Run:
                 map_ahead(save, map_batches(make, loaded, batch, self.pipeline.at_once), threads, waiting)
             ) as saved,
         ):
-            for result in _with_progress(saved, len(self.plan.jobs)):
+            for result in _with_progress(saved, 1 if self.options.quiet else len(self.plan.jobs)):
                 if isinstance(result, PictureError):
                     if self.plan.single:
                         raise result
@@ -147,6 +150,7 @@ class Run:
     def _collect(self, result: Result) -> None:
         """What is kept of an input until the end, in order."""
         self.made += self.application.count
+        self._written += result.job.written
         if self.plan.latents and result.latents is not None:
             self.plan.latents.add(result.job.source, result.latents)
         if self.plan.sheet:
@@ -162,7 +166,7 @@ class Run:
 
         info, options = self.pipeline.info, self.options
         note: dict[str, Any] = {
-            "made_by": f"psp-run {__version__}",
+            "made_by": f"psp {__version__}",
             "engine": self.pipeline.session.path.name,
             "checkpoint": info.checkpoint,
             "task": info.task,
@@ -182,14 +186,19 @@ class Run:
             note = self._note(None, together(self.application.notes))
             self._write((self.plan.sheet.draw(), self.plan.sheet.path, note))
 
+    def files(self) -> list[str]:
+        """Every file of this run: pictures and changed inputs, then what was asked for by name."""
+        options, latents = self.options, self.plan.latents
+        named = [options.grid, options.gif, options.webp, latents and latents.file]
+        return [*map(str, self._written), *(str(path) for path in named if path)]
+
     def _where(self) -> str:
-        """The one file written, or the folder of several."""
-        options, outputs = self.options, self.plan.jobs[0].outputs
-        files = [str(path) for path in (options.grid, options.gif, options.webp) if path]
-        if outputs:
-            single = len(self.plan.jobs) == 1 and len(outputs) == 1
-            files.insert(0, str(outputs[0]) if single else f"{outputs[0].parent}{os.sep}")
-        return ", ".join(files)
+        """The files written, or the folder of many."""
+        files = self.files()
+        if len(files) <= NAMED:
+            return ", ".join(files)
+        folder = f"{self.plan.jobs[0].outputs[0].parent}{os.sep}"
+        return ", ".join([folder, *files[len(self._written) :]])
 
 
 def _with_progress(results: Iterable[Item], count: int) -> Iterable[Item]:
@@ -198,7 +207,7 @@ def _with_progress(results: Iterable[Item], count: int) -> Iterable[Item]:
     from rich.console import Console
     from rich.progress import track
 
-    return track(results, "psp-run", count, console=Console(stderr=True), transient=True)
+    return track(results, "pictures", count, console=Console(stderr=True), transient=True)
 
 
 def together(notes: list[dict[str, Any]]) -> dict[str, Any]:

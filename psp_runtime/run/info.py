@@ -1,4 +1,4 @@
-"""What `psp-run --info` prints of an engine."""
+"""What `psp info` prints of an engine."""
 
 from pathlib import Path
 

@@ -38,7 +38,7 @@ def option(panel: str, help: str, *names: str, **more: Any) -> Any:
 
 def inputs_of(help: str) -> Any:
     """The argument of a verb that may be given any number of times."""
-    return typer.Argument(metavar="INPUTS", help=help, show_default=False)
+    return typer.Argument(metavar="INPUTS", help=help, show_default=False, rich_help_panel=INPUT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,9 @@ class Options:
     threads: Annotated[
         int | None, option(WHERE, f"Threads that read, as many that write ({THREADS}).", min=1, max=MOST_THREADS)
     ] = None
+
+    quiet: Annotated[bool, option(WHERE, "Print warnings and errors only.", "--quiet", "-q")] = False
+    verbose: Annotated[bool, option(WHERE, "Name every file; show what is behind an error.", "--verbose", "-v")] = False
 
     downsample: int | None = None
     mask: str | None = None

@@ -71,7 +71,7 @@ def psp_serve(
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
     metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Prometheus metrics: /metrics there.")] = 8002,
     name: Annotated[str, typer.Option(help="What the model is called in URLs.")] = "psp",
-    device: Annotated[Device, typer.Option(help="As for psp-run.")] = "auto",
+    device: Annotated[Device, typer.Option(help="As for psp run.")] = "auto",
     queue: Annotated[int, typer.Option(min=1, help="Requests at once, waiting ones too; more are refused.")] = 256,
     max_request: Annotated[int, typer.Option(min=1, max=1024, help="Largest request, MiB.")] = 16,
     delay: Annotated[float, typer.Option(help="Milliseconds a batch waits for more pictures.")] = 2.0,

@@ -96,7 +96,7 @@ def command(options: Verb) -> str:
 
 
 class Runs:
-    """Runs of `psp-run` on engines that stay open, each in a folder of its own in `folder`; the last KEPT are kept.
+    """Runs of `psp` on engines that stay open, each in a folder of its own in `folder`; the last KEPT are kept.
 
     One at a time: whoever calls sees to that.
     """
@@ -108,7 +108,7 @@ class Runs:
         self._count = 0
 
     def run(self, engine: Path, values: Mapping[str, Any]) -> Shown:
-        """Make what the values of a page ask for. Raises `PspError`, as `psp-run` does, for what cannot be made."""
+        """Make what the values of a page ask for. Raises `PspError`, as `psp` does, for what cannot be made."""
         asked = as_options(engine, values, self.device)
         options = replace(asked, out=f"{self.new_folder()}{os.sep}")
         with warnings.catch_warnings(record=True) as caught:
@@ -134,7 +134,7 @@ class Runs:
         return path
 
     def save_drawing(self, picture: Pixels, kind: str) -> Path:
-        """What is on a canvas [H,W,3] as a file `psp-run` reads: a sketch, or a label map of the painted colours."""
+        """What is on a canvas [H,W,3] as a file `psp` reads: a sketch, or a label map of the painted colours."""
         path = self.new_folder() / ("labels.png" if kind == "labels" else "sketch.png")
         save(class_ids(picture) if kind == "labels" else np.ascontiguousarray(picture), path)
         return path

@@ -91,7 +91,7 @@ def test_a_folder_with_every_option(psp_run: PspRun) -> None:
         *("photos", "--engine", "psp.onnx", "--out", "results/", "--batch", 4, "--threads", 2, "--size", 32),
         *("--save-latents", "latents.npy", "--device", "cpu"),
     )
-    assert (code, err) == (0, "") and out.startswith("6 pictures in ") and out.endswith("results/\n")
+    assert (code, err) == (0, "") and out.startswith("6 pictures in ") and out.endswith("results/, latents.npy\n")
     assert names("results") == [f"p{index}_out.png" for index in range(6)]
     assert Image.open("results/p5_out.png").size == (32, 32)
     latents = np.load("latents.npy")
@@ -450,7 +450,7 @@ def test_the_progress_bar_is_for_terminals(here: Path) -> None:
     shown = os.read(terminal, 100000).decode()
     os.close(terminal)
     assert process.returncode == 1 and out.startswith("5 pictures") and len(names("r")) == 5
-    assert "psp-run" in shown and "100%" in shown and "error: cannot read photos/p1.png" in shown
+    assert "pictures" in shown and "100%" in shown and "error: cannot read photos/p1.png" in shown
 
 
 def test_a_closed_pipe_is_quiet(here: Path) -> None:

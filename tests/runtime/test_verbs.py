@@ -1,15 +1,23 @@
 """`psp` and what its verbs have in common: help that fits a screen, a quick start, what an engine says about itself."""
 
+import importlib.metadata
+import importlib.util
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_runs import Outcome, PspRun, runner
+from PIL import Image
 from tiny_engines import write_onnx, write_plan
 
+from psp_runtime import checkup
+from psp_runtime.checkup import Need
 from psp_runtime.cli import VERBS, help_page
+from psp_train.drawn.faces import draw, sample
 
 #: A terminal: columns and rows.
 COLUMNS, ROWS = 100, 40
@@ -54,6 +62,62 @@ def test_the_help_of_a_verb_fits_a_screen(psp: PspRun, verb: str) -> None:
 
 def test_the_version(psp: PspRun) -> None:
     assert re.fullmatch(r"psp \d+\.\d+\.\d+\n", psp("--version")[1])
+
+
+def test_completion_of_a_shell() -> None:
+    environment = os.environ | {"_PSP_COMPLETE": "complete_bash", "COMP_WORDS": "psp mo", "COMP_CWORD": "1"}
+    code = "import sys; sys.argv[0] = 'psp'\nfrom psp_runtime.cli import psp\npsp()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["morph"]
+
+
+def test_check_says_what_is_missing_for_what(psp: PspRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gradio" else found(name))
+    code, out, err = psp("check")
+    facts = dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines() if line)
+    assert (code, err) == (0, "") and facts["cache"] == "nothing is kept (PSP_CACHE=off, or no home)"
+    assert facts["psp ui"] == "missing gradio: pip install 'psp-toolkit[ui]'"
+    version = importlib.metadata.version
+    assert facts["run .onnx engines"] == f"onnxruntime {version('onnxruntime')}"
+    assert facts["psp train, psp eval"].startswith(f"torch {version('torch')}, safetensors ")
+
+
+def test_one_of_two_packages_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    need = Need("run plans", ("tensorrt|tensorrt_rtx", "json"), "rtx", gpu=True)
+    here = {"tensorrt_rtx", "json"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in here else None)
+    monkeypatch.setattr("psp_runtime.checkup.gpu_name", lambda: "")
+    assert checkup.state(need).endswith("json, but no GPU to run them")
+    here.remove("tensorrt_rtx")
+    assert checkup.state(need) == "missing tensorrt or tensorrt-rtx: pip install 'psp-toolkit[rtx]'"
+
+
+@pytest.mark.parametrize(("kind", "mode", "size"), [("face", "RGB", 96), ("sketch", "L", 96), ("labels", "L", 96)])
+def test_samples_are_what_is_drawn(psp: PspRun, kind: str, mode: str, size: int) -> None:
+    assert psp("sample", "s.png", "--kind", kind, "--seed", 7, "--size", size)[::2] == (0, "")
+    face = draw(sample(1, 7)[0], size)
+    drawn = {"face": face.image, "sketch": face.sketch, "labels": face.labels}[kind]
+    with Image.open("s.png") as picture:
+        assert picture.mode == mode
+        np.testing.assert_array_equal(np.asarray(picture), drawn)
+
+
+def test_a_scene_has_several_faces(psp: PspRun) -> None:
+    assert psp("sample", "scene.png", "--kind", "scene", "--size", 180)[0] == 0
+    with Image.open("scene.png") as picture:
+        assert picture.size == (320, 180)
+        wall = np.asarray(picture)[:, :, 2].std(axis=1)
+    assert wall[:10].max() < 1 < wall[120:].min()  # nobody at the top, people below
+    assert psp("sample", "again.png", "--kind", "scene", "--size", 180)[0] == 0
+    assert Path("again.png").read_bytes() == Path("scene.png").read_bytes()
+
+
+def test_samples_that_cannot_be(psp: PspRun) -> None:
+    assert "label map is saved as PNG" in one_error(psp("sample", "s.jpg", "--kind", "labels"))
+    assert "there is no folder none" in one_error(psp("sample", "none/s.png"))
+    assert "must end in one of" in one_error(psp("sample", "s.txt"))
+    assert not Path("s.jpg").exists()
 
 
 def test_verbs_that_are_not_there(psp: PspRun) -> None:
