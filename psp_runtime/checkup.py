@@ -32,7 +32,7 @@ NEEDS = (
     Need("psp train, psp eval", ("torch", "safetensors", "matplotlib", "tensorboard"), "train"),
     Need("psp ui", ("gradio",), "ui"),
     Need("psp serve", ("pytriton",), "serve"),
-    Need("--url", ("tritonclient",), "serve"),
+    Need("--url", ("tritonclient",), "client"),
     Need("--ray", ("ray", "pyarrow"), "ray"),
 )
 #: Packages that are called otherwise than their modules.

@@ -28,6 +28,13 @@ LOSSY_LABELS = (
     "loss: save label maps as PNG"
 )
 
+#: What is wrong where a label map is given instead of a picture.
+LABELLED = (
+    "a picture is grey with few, dark shades, as label maps are: this engine reads it as a picture; "
+    "an engine of the segmentation task reads class ids"
+)
+#: The label map of a face has as many classes or more; pictures of fewer colours are drawings.
+FEW_CLASSES = 5
 #: What is wrong where a photo is given instead of its sketch.
 COLOURED = (
     "a picture in colours is read as a pencil sketch: "
@@ -44,7 +51,8 @@ def load(
     "rgb": [S,S,3]; "sketch": [S,S,1], grey; both in [0, 255], turned as EXIF says, transparency on white, 16-bit
     grey scaled to 8 bits. "labels": [S,S] class ids in [0, classes): palette indices or grey values, as stored.
     Raises `PictureError` for a file that cannot be read and for ids out of range. Warns about pictures longer than 1.5
-    times their width, or the other way round (`SQUEEZED`), photos as sketches (`COLOURED`), and `LOSSY_LABELS`.
+    times their width, or the other way round (`SQUEEZED`), photos as sketches (`COLOURED`), label maps as pictures
+    (`LABELLED`), and `LOSSY_LABELS`.
     """
     name = _name(picture)
     try:
@@ -53,6 +61,8 @@ def load(
             warnings.warn(SQUEEZED, stacklevel=1)
         if kind == "labels":
             return _labels(image, name, size, classes)
+        if kind == "rgb" and _is_labelled(image):
+            warnings.warn(LABELLED, stacklevel=1)
         image = decoding.on_white(decoding.eight_bit(image, name))
         if kind == "sketch" and in_colours(image):
             warnings.warn(COLOURED, stacklevel=1)
@@ -129,6 +139,14 @@ def _labels(image: Image.Image, name: str, size: int, classes: int) -> NDArray[n
         )
     labels = Image.fromarray(ids.astype(np.uint8))
     return np.array(labels.resize((size, size), Image.Resampling.NEAREST))
+
+
+def _is_labelled(image: Image.Image) -> bool:
+    """Whether a picture seems to hold class ids: several palette indices or shades of grey, all of them small."""
+    if image.mode not in ("L", "P") or (image.mode == "P" and "transparency" in image.info):
+        return False
+    ids = np.flatnonzero(np.bincount(np.asarray(image).ravel(), minlength=256))
+    return len(ids) >= FEW_CLASSES and int(ids[-1]) < CHANNELS["labels"]
 
 
 def in_colours(picture: Image.Image) -> bool:

@@ -138,6 +138,5 @@ def _import_client() -> Any:
         return importlib.import_module("tritonclient.http")
     except (ImportError, AttributeError) as error:  # gevent built for another Python fails with AttributeError
         raise PspError(
-            f"--url needs tritonclient, which does not load ({error}): pip install 'psp-toolkit[serve]', "
-            "with Python 3.10 to 3.12"
+            f"--url needs tritonclient, which does not load ({error}): pip install 'psp-toolkit[client]'"
         ) from None

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from psp_runtime.errors import PictureError
-from psp_runtime.pictures.loading import LOSSY_LABELS, load
+from psp_runtime.pictures.loading import LABELLED, LOSSY_LABELS, load
 
 RNG = np.random.default_rng(0)
 
@@ -78,6 +78,24 @@ def test_formats_that_change_ids_are_warned_about(tmp_path: Path, suffix: str, w
         warnings.simplefilter("always")
         load(Image.open(path) if opened else path, "labels")
     assert [str(warning.message) for warning in caught] == warned * [LOSSY_LABELS]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "mode", "warned"),
+    [
+        (RNG.integers(0, 19, (64, 64), np.uint8), "L", 1),
+        (RNG.integers(0, 19, (64, 64), np.uint8), "P", 1),
+        (RNG.integers(0, 20, (64, 64), np.uint8), "L", 0),  # a dark picture
+        (RNG.integers(0, 256, (64, 64), np.uint8), "L", 0),
+        (np.zeros((64, 64), np.uint8), "L", 0),  # black all over
+        (RNG.integers(0, 19, (64, 64, 3), np.uint8), "RGB", 0),
+    ],
+)
+def test_label_maps_given_as_pictures_are_warned_about(pixels: np.ndarray, mode: str, warned: int) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load(Image.fromarray(pixels, mode), "rgb")
+    assert [str(warning.message) for warning in caught] == warned * [LABELLED]
 
 
 def test_one_bit_labels_are_zero_and_one() -> None:
