@@ -37,13 +37,13 @@ from pyarrow import parquet
 
 from psp_runtime import cluster
 from psp_runtime.cluster.manifest import FOLDER
+from psp_runtime.console import LOCAL_RAY
 from psp_runtime.engines.info import read_info
 from psp_runtime.engines.session import open_session
 from psp_runtime.pictures.encoding import save
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.prefetch import cores
 from psp_runtime.run.execution import Run
-from psp_runtime.run.options import LOCAL_RAY
 from psp_runtime.run.plan import make_plan
 from psp_runtime.run.verbs import Translate
 

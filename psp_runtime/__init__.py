@@ -5,14 +5,18 @@
         pipeline("face.png").save("face_out.png")
         faces = pipeline.mix(pipeline.prepare(["sketch.png"]), pipeline.styles(5, seed=7))  # uint8 [1,5,H,W,3]
 
-Importing this package loads neither an inference library nor CUDA; opening an engine loads what that engine needs.
+Importing this package loads neither an inference library nor CUDA, and NumPy and Pillow only when a name of it is used;
+opening an engine loads what that engine needs.
 """
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from psp_runtime.engines.info import EngineInfo, read_info
-from psp_runtime.errors import DeviceError, EngineError, PictureError, PspError
-from psp_runtime.pipeline import Pipeline, Translation
+if TYPE_CHECKING:
+    from psp_runtime.engines.info import EngineInfo, read_info
+    from psp_runtime.errors import DeviceError, EngineError, PictureError, PspError
+    from psp_runtime.pipeline import Pipeline, Translation
 
 __version__ = "0.1.0"
 
@@ -28,8 +32,15 @@ __all__ = [
     "read_info",
 ]
 
+#: Where the names above are defined: commands that only print their help start without them.
+_HOMES = {
+    "psp_runtime.errors": ("DeviceError", "EngineError", "PictureError", "PspError"),
+    "psp_runtime.engines.info": ("EngineInfo", "read_info"),
+    "psp_runtime.pipeline": ("Pipeline", "Translation"),
+}
 
-def load(path: str | Path, device: str = "auto") -> Pipeline:
+
+def load(path: str | Path, device: str = "auto") -> "Pipeline":
     """Open an engine file (.onnx, or a TensorRT plan) as a `Pipeline`.
 
     `device` is "auto" (the GPU when the engine can use it, else the CPU), "cuda" or "cpu". A plan on a machine that
@@ -37,5 +48,18 @@ def load(path: str | Path, device: str = "auto") -> Pipeline:
     Raises `EngineError` for a missing, damaged, foreign or partial engine, `DeviceError` when the device is not usable.
     """
     from psp_runtime.engines.session import open_session
+    from psp_runtime.pipeline import Pipeline
 
     return Pipeline(open_session(path, device))
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -10,25 +10,25 @@ import typer
 from typer.core import TyperGroup
 
 from psp_runtime import __version__, console
-from psp_runtime.run.options import LOCAL_RAY
+from psp_runtime.console import LOCAL_RAY
 
 #: Each verb: the group it stands in, where its typer app is, and what it does. An app is imported when it is asked for:
 #: some need libraries that others do without.
 VERBS = {
-    "run": ("Use", "psp_runtime.run.commands:run", "translate pictures: invert, frontalize, sketch to face, …"),
-    "mix": ("Use", "psp_runtime.run.commands:mix", "make several faces of each input by mixing in random styles"),
-    "morph": ("Use", "psp_runtime.run.commands:morph", "make the pictures on the way to another one, as a GIF too"),
-    "transfer": ("Use", "psp_runtime.run.commands:transfer", "give pictures the colours of another one"),
-    "edit": ("Use", "psp_runtime.run.commands:edit", "move pictures along a direction: smile, age, …"),
-    "swap": ("Use", "psp_runtime.run.commands:swap", "render label maps before and after classes change"),
-    "decode": ("Use", "psp_runtime.run.commands:decode", "make the pictures of saved latents"),
-    "direction": ("Use", "psp_runtime.run.commands:direction", "learn a direction from labelled examples"),
+    "run": ("Use", "psp_runtime.commands:run", "translate pictures: invert, frontalize, sketch to face, …"),
+    "mix": ("Use", "psp_runtime.commands:mix", "make several faces of each input by mixing in random styles"),
+    "morph": ("Use", "psp_runtime.commands:morph", "make the pictures on the way to another one, as a GIF too"),
+    "transfer": ("Use", "psp_runtime.commands:transfer", "give pictures the colours of another one"),
+    "edit": ("Use", "psp_runtime.commands:edit", "move pictures along a direction: smile, age, …"),
+    "swap": ("Use", "psp_runtime.commands:swap", "render label maps before and after classes change"),
+    "decode": ("Use", "psp_runtime.commands:decode", "make the pictures of saved latents"),
+    "direction": ("Use", "psp_runtime.commands:direction", "learn a direction from labelled examples"),
     "export": ("Make", "psp_export.cli:app", "turn a checkpoint into verified ONNX and TensorRT engines"),
     "train": ("Train", "psp_train.cli:app", "train an encoder for a task over a frozen StyleGAN2"),
     "eval": ("Train", "psp_train.evaluation.cli:app", "measure an engine or a checkpoint on test data"),
     "serve": ("Serve", "psp_runtime.serving.cli:app", "serve an engine over HTTP"),
     "ui": ("Serve", "psp_runtime.ui.cli:app", "open the web demo"),
-    "info": ("Look", "psp_runtime.run.commands:info", "print what an engine says about itself"),
+    "info": ("Look", "psp_runtime.commands:info", "print what an engine says about itself"),
     "check": ("Look", "psp_runtime.checkup:app", "print what is installed, and what is missing for what"),
     "sample": ("Look", "psp_train.drawn.samples:app", "draw a face, sketch, label map or scene to try things on"),
 }
@@ -89,7 +89,7 @@ def psp() -> NoReturn:
 
 def main() -> NoReturn:
     """The `psp-run` command."""
-    from psp_runtime.run.commands import run
+    from psp_runtime.commands import run
 
     _prepare_arguments()
     console.run(run)

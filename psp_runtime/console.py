@@ -16,6 +16,8 @@ from psp_runtime.errors import PspError
 
 #: Where engines run, as a value of --device.
 Device = Literal["auto", "cuda", "cpu"]
+#: The value of --ray without an address.
+LOCAL_RAY = "local"
 
 #: The exit code of a mistake the user can correct, as of a wrong option.
 MISTAKE = 2

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from psp_runtime.cluster.storage import import_extra
+from psp_runtime.console import LOCAL_RAY
 from psp_runtime.errors import PspError
 from psp_runtime.prefetch import cores
-from psp_runtime.run.options import LOCAL_RAY
 
 #: Seconds a machine may take to answer.
 PATIENCE = 5.0

@@ -18,10 +18,11 @@ from psp_runtime.cluster.artifacts import pack
 from psp_runtime.cluster.connection import connected
 from psp_runtime.cluster.storage import Picture, Place, check_output, find_pictures, import_extra, open_place
 from psp_runtime.cluster.worker import Task, Worker
+from psp_runtime.console import LOCAL_RAY
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import DeviceError, PspError
 from psp_runtime.run.files import identity
-from psp_runtime.run.options import LOCAL_RAY, Options
+from psp_runtime.run.options import Options
 from psp_runtime.run.plan import READ, check_formats, make_tools
 from psp_runtime.run.verbs import Verb
 

@@ -18,7 +18,6 @@ from psp_runtime.engines.contract import Arrays, empty_outputs
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.onnx_session import OnnxSession
 from psp_runtime.engines.openvino_session import OpenVINOSession
-from psp_runtime.engines.tensorrt.session import PLAN_MODULES, TensorRTSession, plan_module
 from psp_runtime.errors import DeviceError, EngineError
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "OnnxSession",
     "OpenVINOSession",
     "Session",
-    "TensorRTSession",
     "lacking_for_plan",
     "open_session",
     "run_batches",
@@ -77,10 +75,16 @@ def open_session(path: str | Path, device: str = "auto", runs: int | None = None
         return _open_onnx_beside(path, info, device, runs, f"{path.name} runs on NVIDIA GPUs only")
     lacking = lacking_for_plan(path, info)
     if not lacking:
-        return TensorRTSession(path)
+        return _open_plan(path)
     if device == "cuda":
         raise DeviceError(f"{path.name} needs {lacking}, which this machine lacks")
     return _open_onnx_beside(path, info, device, runs, f"{path.name} needs {lacking}")
+
+
+def _open_plan(path: Path) -> Session:
+    from psp_runtime.engines.tensorrt.session import TensorRTSession  # a start without plans does without its modules
+
+    return TensorRTSession(path)
 
 
 def _open_onnx(path: Path, device: str, runs: int | None) -> Session:
@@ -116,6 +120,8 @@ def _open_onnx_beside(plan: Path, info: EngineInfo, device: str, runs: int | Non
 
 def lacking_for_plan(path: Path, info: EngineInfo) -> str:
     """What running a plan lacks on this machine; empty when it can be tried."""
+    from psp_runtime.engines.tensorrt.session import PLAN_MODULES, plan_module
+
     if devices.cuda_devices() == 0:
         return "an NVIDIA GPU with its driver"
     module = plan_module(path, info)

@@ -25,9 +25,6 @@ PANELS = INPUT, MAKE, SAVE, WHERE = "Input", "What is made", "What is saved", "W
 MOST_PIXELS = 8191
 #: Of --batch: no engine takes so many.
 MOST_BATCH = 10_000
-#: The value of --ray without an address.
-LOCAL_RAY = "local"
-
 Format = Literal["png", "jpg", "webp"]
 
 

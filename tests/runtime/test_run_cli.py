@@ -17,10 +17,10 @@ from cli_runs import Outcome, PspRun, runner
 from PIL import Image
 from tiny_engines import STYLE_DIM, STYLES, expected_output, write_onnx, write_plan
 
+from psp_runtime.commands import run as app
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.loading import SQUEEZED
 from psp_runtime.run import files
-from psp_runtime.run.commands import run as app
 from psp_runtime.run.options import MOST_PIXELS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -308,7 +308,7 @@ def test_a_read_only_folder_is_found_before_inference(
         raise OSError(errno.EROFS, "Read-only file system", "r/tmp123")
 
     monkeypatch.setattr("psp_runtime.run.files.tempfile.TemporaryFile", refuse)
-    monkeypatch.setattr("psp_runtime.run.commands.open_session", lambda *_: pytest.fail("opened the engine"))
+    monkeypatch.setattr("psp_runtime.commands.open_session", lambda *_: pytest.fail("opened the engine"))
     assert one_error(psp_run("photos", "--engine", "psp.onnx", "--out", "r")) == (
         "cannot write into r: Read-only file system"
     )
