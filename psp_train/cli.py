@@ -149,9 +149,9 @@ def _needed(out: Path | None) -> Path:
 @app.command()
 def plot(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Draw the curves of a run to RUN/curves.png."""
-    from psp_train.training.curves import plot as draw  # matplotlib is slow to import
+    from psp_train.training import curves  # matplotlib is slow to import
 
-    print(draw(run))
+    print(curves.plot(run))
 
 
 @app.command()

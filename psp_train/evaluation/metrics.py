@@ -42,10 +42,10 @@ def published_metrics(weights: Path | None, device: str) -> list[Metric]:
     """The paper's metrics; without the folder of their networks, MSE alone."""
     if weights is None:
         return [MSE]
-    from psp_train.losses import published as pretrained
+    from psp_train.losses.published import LPIPS_FILES, find, load_lpips, load_similarity
 
-    pretrained.find(weights, [*pretrained.LPIPS_FILES["alex"], "ir_101"])  # one line names all that are missing
-    alike, lpips = compare(pretrained.load_similarity(weights), device), compare(pretrained.load_lpips(weights), device)
+    find(weights, [*LPIPS_FILES["alex"], "ir_101"])  # one line names all that are missing
+    alike, lpips = compare(load_similarity(weights), device), compare(load_lpips(weights), device)
     similarity = "cosine of CurricularFace IR-101 features (1: the same person)"
     return [
         Metric("similarity", similarity, lambda outputs, targets: 1 - alike(outputs, targets)),

@@ -13,7 +13,7 @@ from psp_train import demo
 from psp_train.checkpoints.psp import load_encoder, load_generator
 from psp_train.data import folders
 from psp_train.data.samples import Samples
-from psp_train.drawn import dataset as drawn
+from psp_train.drawn import dataset
 from psp_train.losses.published import irse50_state, resnet50_state
 from psp_train.networks import PSP, Generator
 from psp_train.networks.config import published_config
@@ -56,7 +56,7 @@ def build_samples(settings: Settings, check: bool = True) -> tuple[Samples, Samp
     """Training and held-out samples of the settings' folders; `check`: after reading all label maps."""
     recipe, task = settings.recipe, get_task(settings.recipe.task)
     if settings.demo:
-        items = drawn.items(task, settings.data or settings.out / "drawn", masks=recipe.mask == "labels")
+        items = dataset.items(task, settings.data or settings.out / "drawn", masks=recipe.mask == "labels")
     elif settings.data is None:
         raise PspError("give --data, the folder of training pictures, or --demo for drawn faces")
     else:

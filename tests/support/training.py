@@ -31,8 +31,8 @@ from psp_train.training.trainer import Trainer
 
 ALONE = Process(0, 1, torch.device("cpu"))
 
-#: Environment of another process, which computes as this one does.
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+#: Environment of another process, which computes as this one does, from the same sources.
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *map(str, sys.path)])}
 
 
 class Distance(Frozen):

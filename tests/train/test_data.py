@@ -10,12 +10,12 @@ from PIL import Image
 from training import draw_faces
 
 from psp_runtime.errors import PictureError, PspError
-from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.loading import downsample, load
+from psp_runtime.pictures.transforms import triangle
 from psp_runtime.tasks import TASKS
 from psp_train.data import folders
-from psp_train.data import samples as data
 from psp_train.data.folders import Item
-from psp_train.data.samples import Order, Samples
+from psp_train.data.samples import Order, Samples, training_batches, validation_batches
 
 FACTORS = (1, 2, 4, 8, 16, 32)
 
@@ -150,19 +150,19 @@ def test_the_first_bad_label_map_is_named_when_a_later_one_is_read_before(tmp_pa
     assert "checking label maps 30/30" in capsys.readouterr().err
     for index in (5, 6):
         label_map(maps[index], [[100 + index]])
-    load, later = images.load, threading.Event()
+    read, later = load, threading.Event()
 
     def slow(path, *args, **kinds):
         if path == maps[5]:
             assert later.wait(20)
         try:
-            return load(path, *args, **kinds)
+            return read(path, *args, **kinds)
         finally:
             if path == maps[6]:
                 later.set()
 
-    monkeypatch.setattr(data, "THREADS", 2)
-    monkeypatch.setattr(data.images, "load", slow)
+    monkeypatch.setattr(folders, "THREADS", 2)
+    monkeypatch.setattr(folders, "load", slow)
     with pytest.raises(PictureError, match="class id 105"):
         folders.check_labels(items, TASKS["segmentation"])
     assert capsys.readouterr().err == ""
@@ -204,14 +204,14 @@ def seen(samples, count=24):
 
 def test_a_picture_is_its_own_target(item):
     source, target, mask, name = samples(items=[item])[0, 0]
-    expected = images.load(item.source, "rgb")
+    expected = load(item.source, "rgb")
     assert np.array_equal(source, expected) and np.array_equal(target, expected)
     assert mask.shape == (256, 256) and mask.all() and name == str(item.source)
 
 
 def flips(found, pair):
     """Which of source and target each sample mirrors."""
-    source, target = (images.load(path, "rgb") for path in (pair.source, pair.target))
+    source, target = (load(path, "rgb") for path in (pair.source, pair.target))
     for a, b, *_ in found:
         first, second = np.array_equal(a, source[:, ::-1]), np.array_equal(b, target[:, ::-1])
         assert first or np.array_equal(a, source)
@@ -237,7 +237,7 @@ def test_a_mirrored_label_map_has_left_and_right_exchanged(tmp_path):
     ids = np.repeat(np.arange(16, dtype=np.uint8), 16)[None].repeat(256, 0)  # 4 .. 9: left and right eye, brow, ear
     swapped = np.array([0, 1, 2, 3, 5, 4, 7, 6, 9, 8, 10, 11, 12, 13, 14, 15])
     item = Item(label_map(tmp_path / "labels.png", ids), picture(tmp_path / "face.png"))
-    face, found = images.load(item.target, "rgb"), seen(samples("segmentation", [item], "both"))
+    face, found = load(item.target, "rgb"), seen(samples("segmentation", [item], "both"))
     mirrored = [np.array_equal(target, face[:, ::-1]) for _, target, *_ in found]
     assert set(mirrored) == {True, False}
     for (source, *_), mirror in zip(found, mirrored):
@@ -257,8 +257,8 @@ def test_masks_are_where_the_face_is_and_follow_the_target(tmp_path):
 
 
 def test_super_resolution_shrinks_as_at_run_time(item):
-    original = images.load(item.source, "rgb")
-    small = {factor: images.downsample(original, factor) for factor in FACTORS}
+    original = load(item.source, "rgb")
+    small = {factor: downsample(original, factor) for factor in FACTORS}
     back = {f: np.array(Image.fromarray(x).resize((256, 256), Image.Resampling.BILINEAR)) for f, x in small.items()}
     drawn = []
     for source, target, *_ in seen(samples("super_resolution", [item]), 40):
@@ -273,8 +273,8 @@ def test_super_resolution_shrinks_as_at_run_time(item):
 
 def test_inpainting_hides_a_symmetric_triangle(item):
     source, target, *_ = samples("inpainting", [item])[0, 0]
-    hidden = data.triangle()
-    original = images.load(item.source, "rgb")
+    hidden = triangle()
+    original = load(item.source, "rgb")
     assert np.array_equal(target, original)
     assert not source[hidden].any() and np.array_equal(source[~hidden], original[~hidden])
     assert np.array_equal(hidden, hidden[:, ::-1])
@@ -285,8 +285,8 @@ def test_inpainting_hides_a_symmetric_triangle(item):
 def test_a_pair_is_not_degraded(pair):
     for task in ("super_resolution", "inpainting"):
         source, target, *_ = samples(task, [pair])[0, 0]
-        assert np.array_equal(source, images.load(pair.source, "rgb"))
-        assert np.array_equal(target, images.load(pair.target, "rgb"))
+        assert np.array_equal(source, load(pair.source, "rgb"))
+        assert np.array_equal(target, load(pair.target, "rgb"))
 
 
 # ---- Order ----------------------------------------------------------------------------------------------------
@@ -312,10 +312,10 @@ def test_every_epoch_has_every_sample_once():
 
 def test_restarts_and_worker_counts_change_nothing(drawn):
     training = faces_of(drawn)
-    whole = [everything(b) for b in data.training_batches(training, Order(5, 2, 4, 0, 6), workers=0)]
+    whole = [everything(b) for b in training_batches(training, Order(5, 2, 4, 0, 6), workers=0)]
     assert len(whole) == 6
     for first, workers in ((0, 2), (3, 2), (4, 0)):
-        part = data.training_batches(training, Order(5, 2, 4, first, 6), workers)
+        part = training_batches(training, Order(5, 2, 4, first, 6), workers)
         assert [everything(b) for b in part] == whole[first:]
 
 
@@ -336,7 +336,7 @@ def test_a_seed_of_its_own_for_every_sample(drawn):
 def test_batches_are_tensors_of_the_engines_kinds(drawn):
     for task, folder, shape in (("sketch", "sketches", (2, 256, 256, 1)), ("segmentation", "labels", (2, 256, 256))):
         items = folders.find_items(TASKS[task], drawn / folder, drawn / "faces", drawn / "labels")
-        batch = next(data.training_batches(samples(task, items), Order(5, 2, 0, 0, 1), 0))
+        batch = next(training_batches(samples(task, items), Order(5, 2, 0, 0, 1), 0))
         assert batch.source.shape == shape and batch.target.shape == (2, 256, 256, 3)
         assert batch.mask.shape == (2, 256, 256) and 0 < batch.mask.float().mean() < 1
         assert {batch.source.dtype, batch.target.dtype, batch.mask.dtype} == {torch.uint8}
@@ -345,7 +345,7 @@ def test_batches_are_tensors_of_the_engines_kinds(drawn):
 
 def test_held_out_samples_once_and_in_order(drawn):
     held_out = samples(items=faces_of(drawn).items, train=False)
-    batches = list(data.validation_batches(held_out, 2))
+    batches = list(validation_batches(held_out, 2))
     assert [len(b.names) for b in batches] == [2, 2, 1]
     assert [name for b in batches for name in b.names] == [str(i.source) for i in held_out.items]
 
@@ -356,5 +356,5 @@ def test_an_unreadable_picture_is_one_line(tmp_path, workers):
     path.write_bytes(path.read_bytes()[:100])
     broken = samples(items=[Item(path, path)])
     with pytest.raises(PictureError) as error:
-        list(data.training_batches(broken, Order(1, 1, 0, 0, 1), workers))
+        list(training_batches(broken, Order(1, 1, 0, 0, 1), workers))
     assert message(error).startswith(f"cannot read {path}")

@@ -19,10 +19,10 @@ from psp_runtime.tasks import TASKS
 from psp_train.data.samples import degrade, triangle
 from psp_train.drawn import faces, judges
 from psp_train.drawn.dataset import HELD_OUT_SEED
-from psp_train.evaluation import cli as evaluate
+from psp_train.evaluation import cli
 from psp_train.evaluation.metrics import MSE, compare, demo_metrics, mse, published_metrics, to_256
 from psp_train.evaluation.models import Model, Sample, drawn_jobs, folder_jobs, open_model, torch_model
-from psp_train.losses import published as pretrained
+from psp_train.losses import published
 from psp_train.networks.psp import to_input, to_picture
 
 RNG = np.random.default_rng(0)
@@ -53,7 +53,7 @@ def psp_eval(here, monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["psp-eval", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
-            evaluate.main()
+            cli.main()
         out, err = capsys.readouterr()
         return int(caught.value.code or 0), out, err
 
@@ -117,9 +117,9 @@ def test_published_metrics(monkeypatch):
     def distance(value):
         return lambda *_: lambda x, y: torch.full((len(x),), value)
 
-    monkeypatch.setattr(pretrained, "find", lambda *_: {})
-    monkeypatch.setattr(pretrained, "load_similarity", distance(0.25))
-    monkeypatch.setattr(pretrained, "load_lpips", distance(0.125))
+    monkeypatch.setattr(published, "find", lambda *_: {})
+    monkeypatch.setattr(published, "load_similarity", distance(0.25))
+    monkeypatch.setattr(published, "load_lpips", distance(0.125))
     monkeypatch.setattr("psp_train.evaluation.metrics.compare", lambda network, _: lambda a, b: network(a, b).numpy())
     found = {metric.name: metric.compare(PIXELS, PIXELS).tolist() for metric in published_metrics(Path("w"), "cpu")}
     assert found == {"similarity": [0.75] * 3, "lpips": [0.125] * 3, "mse": [0.0] * 3}
@@ -139,9 +139,9 @@ def test_judges_of_drawn_faces_have_names_of_their_own():
 
 def test_a_perfect_model():
     jobs = [lambda p=p, n=n: Sample(n, p, p) for p, n in zip(PIXELS, NAMES)]
-    values = evaluate.measure(model(), jobs, [MSE])
+    values = cli.measure(model(), jobs, [MSE])
     assert values == {name: {"mse": 0.0} for name in NAMES}
-    summary = evaluate.summary(model(), values, 0.5)
+    summary = cli.summary(model(), values, 0.5)
     assert summary["metrics"] == {"mse": {"mean": 0.0, "std": 0.0}}
     assert (summary["pictures"], summary["seconds"]) == (3, 0.5)
 
@@ -155,14 +155,14 @@ def test_any_batch_gives_the_same_numbers_in_order(batch):
         return 255 - pixels
 
     jobs = [lambda p=p, n=n: Sample(n, p, p) for p, n in zip(PIXELS, NAMES)]
-    values = evaluate.measure(model(negative, batch=batch), jobs, [MSE])
+    values = cli.measure(model(negative, batch=batch), jobs, [MSE])
     assert list(values) == NAMES and sum(seen) == 3 and max(seen) == min(batch, 3)
     np.testing.assert_allclose([v["mse"] for v in values.values()], values_of(255 - PIXELS, PIXELS))
 
 
 def test_mean_and_deviation_over_pictures():
     values = {name: {"mse": value} for name, value in zip(NAMES, (1.0, 2.0, 6.0))}
-    assert evaluate.summary(model(), values, 1)["metrics"] == {"mse": {"mean": 3.0, "std": round(14**0.5 / 3**0.5, 6)}}
+    assert cli.summary(model(), values, 1)["metrics"] == {"mse": {"mean": 3.0, "std": round(14**0.5 / 3**0.5, 6)}}
 
 
 def test_runtime_is_the_median_of_warm_single_pictures(monkeypatch):
@@ -174,9 +174,9 @@ def test_runtime_is_the_median_of_warm_single_pictures(monkeypatch):
         clock[0] += next(durations)
         return pixels
 
-    monkeypatch.setattr(evaluate.time, "perf_counter", lambda: clock[0])
-    assert evaluate.seconds(model(slow), PIXELS[0]) == 5.5
-    assert set(shapes) == {(1, 256, 256, 3)} and len(shapes) == evaluate.WARM_UP + evaluate.TIMED
+    monkeypatch.setattr(cli.time, "perf_counter", lambda: clock[0])
+    assert cli.seconds(model(slow), PIXELS[0]) == 5.5
+    assert set(shapes) == {(1, 256, 256, 3)} and len(shapes) == cli.WARM_UP + cli.TIMED
 
 
 # ---- Samples --------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def test_super_resolution_shrinks_good_pictures(here):
 
 
 def test_inpainting_hides_the_triangle(here):
-    values = evaluate.measure(
+    values = cli.measure(
         model(task="inpainting"), folder_jobs(model(task="inpainting"), Path("test"), None, None), [MSE]
     )
     hidden = triangle()[..., None]
@@ -326,9 +326,9 @@ def test_an_engine_on_drawn_faces(psp_eval):
 
 def test_published_networks(psp_eval, monkeypatch):
     ours = judges.load_judges()
-    monkeypatch.setattr(pretrained, "find", lambda *_: {})
-    monkeypatch.setattr(pretrained, "load_similarity", lambda _: ours.identity)
-    monkeypatch.setattr(pretrained, "load_lpips", lambda *_: ours.perceptual)
+    monkeypatch.setattr(published, "find", lambda *_: {})
+    monkeypatch.setattr(published, "load_similarity", lambda _: ours.identity)
+    monkeypatch.setattr(published, "load_lpips", lambda *_: ours.perceptual)
     outcome = psp_eval("--engine", "psp.onnx", "--data", "test", "--weights", "weights")
     assert list(report(outcome)["metrics"]) == ["similarity", "lpips", "mse"]
     assert "not measured" not in outcome[1]
@@ -410,8 +410,8 @@ def test_wrong_options_are_one_line(psp_eval, arguments):
 
 
 def test_without_torch(psp_eval, monkeypatch):
-    find = evaluate.importlib.util.find_spec
-    monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+    find = cli.importlib.util.find_spec
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
     code, _, err = psp_eval(*ENGINE, *DATA)
     assert (code, err) == (2, "error: psp-eval needs torch: pip install 'psp-toolkit[cpu,train]'\n")
 

@@ -15,11 +15,10 @@ from training import draw_faces, make_settings, stand_ins
 
 from psp_runtime import console
 from psp_train import cli
-from psp_train.drawn import dataset as drawn
-from psp_train.losses import published as pretrained
+from psp_train.drawn import dataset
 from psp_train.networks.config import EncoderConfig
 from psp_train.recipes import make_recipe
-from psp_train.training import build as setup
+from psp_train.training import build
 from psp_train.training.distributed import Process
 from psp_train.training.objective import load_networks
 from psp_train.training.run_folder import RunFolder
@@ -58,8 +57,8 @@ def psp_train(monkeypatch, capsys):
 def tiny(monkeypatch):
     """Published sizes become tiny ones, and published losses stand-ins."""
     config = tiny_model().encoder.config
-    monkeypatch.setattr(setup, "published_config", lambda *shape: EncoderConfig(*shape, config.units, config.widths))
-    monkeypatch.setattr(setup, "load_networks", lambda recipe, weights: stand_ins())
+    monkeypatch.setattr(build, "published_config", lambda *shape: EncoderConfig(*shape, config.units, config.widths))
+    monkeypatch.setattr(build, "load_networks", lambda recipe, weights: stand_ins())
 
 
 def assert_mistake(result: tuple[int, str, str], *expected: object) -> None:
@@ -152,9 +151,9 @@ def test_one_process_reads_the_label_maps_for_all(faces, tiny, tmp_path, monkeyp
             cli.train(settings, Process(rank, 2, torch.device("cpu")), new=True)
     assert asked == [True, False]
     read = []
-    monkeypatch.setattr(setup.data, "check_labels", lambda items, task: read.append(len(items)))
+    monkeypatch.setattr(build.folders, "check_labels", lambda items, task: read.append(len(items)))
     for check in (True, False):
-        setup.build_samples(settings, check)
+        build.build_samples(settings, check)
     assert read == [8]
 
 
@@ -259,19 +258,19 @@ def test_sketches(psp_train, faces, tmp_path):
 
 def test_the_average_w_is_computed_where_the_file_has_none(generator, tiny, faces, tmp_path):
     settings = make_settings(faces, tmp_path / "run", generator=generator)
-    model = setup.build_model(settings)
+    model = build.build_model(settings)
     with torch.no_grad():
         w = model.decoder.map(torch.randn(20_000, 32, generator=torch.Generator().manual_seed(9)))
     assert (model.latent_avg == model.latent_avg[0]).all()
     assert (model.latent_avg[0] - w.mean(0)).abs().max() < 5 * w.std() / 20_000**0.5
     without = make_settings(faces, tmp_path / "run", generator=generator, start_from_average=False)
-    assert not setup.build_model(without).latent_avg.any()
+    assert not build.build_model(without).latent_avg.any()
 
 
 def test_a_stored_average_w_is_used(generator, tiny, faces, tmp_path):
     average = torch.arange(32.0)
     torch.save(torch.load(generator, weights_only=True) | {"latent_avg": average}, tmp_path / "g.pt")
-    model = setup.build_model(make_settings(faces, tmp_path / "run", generator=tmp_path / "g.pt"))
+    model = build.build_model(make_settings(faces, tmp_path / "run", generator=tmp_path / "g.pt"))
     assert torch.equal(model.latent_avg, average.expand(10, 32))
     assert not any(p.requires_grad for p in model.decoder.parameters()) and not model.decoder.training
     assert all(p.requires_grad for p in model.encoder.parameters())
@@ -279,7 +278,7 @@ def test_a_stored_average_w_is_used(generator, tiny, faces, tmp_path):
 
 def test_a_seed_is_a_start(generator, tiny, faces, tmp_path):
     starts = [
-        setup.build_model(make_settings(faces, tmp_path / "run", generator=generator, seed=seed)).encoder.state_dict()
+        build.build_model(make_settings(faces, tmp_path / "run", generator=generator, seed=seed)).encoder.state_dict()
         for seed in (0, 0, 1)
     ]
     assert all(torch.equal(starts[0][key], starts[1][key]) for key in starts[0])
@@ -293,17 +292,17 @@ def test_the_encoder_starts_from_weights_where_they_are(generator, tiny, faces, 
     """
     settings = make_settings(faces, tmp_path / "run", "sketch", generator=generator, weights=tmp_path)
     with pytest.warns(UserWarning, match="random weights: no model_ir_se50.pth"):
-        fresh = setup.build_model(settings).encoder.state_dict()
+        fresh = build.build_model(settings).encoder.state_dict()
     state = {key: torch.full_like(value, 2) for key, value in fresh.items() if key.startswith(("input", "body"))}
     state["input_layer.0.weight"] = torch.full((8, 3, 3, 3), 2.0)
-    monkeypatch.setattr(pretrained, "irse50_state", lambda folder: state)
-    started = setup.build_model(settings).encoder.state_dict()
+    monkeypatch.setattr(build, "irse50_state", lambda folder: state)
+    started = build.build_model(settings).encoder.state_dict()
     stem = {key for key in state if key.startswith("input_layer.")}
     assert len(stem) > 4 and all(torch.equal(started[key], fresh[key]) for key in stem)
     assert all((started[key] == 2).all() for key in state.keys() - stem)
     assert torch.equal(started["styles.0.linear.weight"], fresh["styles.0.linear.weight"])
     photos = make_settings(faces, tmp_path / "run", generator=generator, weights=tmp_path)
-    started = setup.build_model(photos).encoder.state_dict()
+    started = build.build_model(photos).encoder.state_dict()
     assert all((started[key] == 2).all() for key in state)
 
 
@@ -312,26 +311,26 @@ def test_an_encoder_goes_on_from_a_checkpoint(generator, tiny, faces, tmp_path):
     opts = {"dataset_type": "ffhq_encode", "encoder_type": "GradualStyleEncoder"}
     torch.save({"state_dict": before.state_dict(), "opts": opts}, tmp_path / "psp.pt")
     settings = make_settings(faces, tmp_path / "run", "segmentation", generator=generator, init=tmp_path / "psp.pt")
-    state, theirs = setup.build_model(settings).encoder.state_dict(), before.encoder.state_dict()
+    state, theirs = build.build_model(settings).encoder.state_dict(), before.encoder.state_dict()
     assert state["input_layer.0.weight"].shape[1] == 19
     assert all(torch.equal(state[key], theirs[key]) for key in theirs if not key.startswith("input_layer."))
     torch.save({"state_dict": before.state_dict(), "opts": opts | {"dataset_type": "cars_encode"}}, tmp_path / "psp.pt")
-    again = setup.build_model(settings).encoder.state_dict()  # of whatever task
+    again = build.build_model(settings).encoder.state_dict()  # of whatever task
     assert all(torch.equal(again[key], state[key]) for key in theirs if not key.startswith("input_layer."))
     other = make_settings(faces, tmp_path / "run", "segmentation", "w", generator=generator, init=tmp_path / "psp.pt")
-    with pytest.raises(setup.PspError, match="another encoder"):
-        setup.build_model(other)
+    with pytest.raises(build.PspError, match="another encoder"):
+        build.build_model(other)
 
 
 def test_a_resumed_run_needs_no_init(generator, tiny, faces, tmp_path):
     """It may have been a step of another run, and be deleted."""
     settings = make_settings(faces, tmp_path / "run", generator=generator, init=tmp_path / "gone.pt")
-    with pytest.raises(setup.PspError, match="no checkpoint at"):
-        setup.build_model(settings)
+    with pytest.raises(build.PspError, match="no checkpoint at"):
+        build.build_model(settings)
     settings.out.mkdir()
     for suffix in ("pt", "state"):
         (settings.out / f"step_00000002.{suffix}").touch()
-    setup.build_model(settings)
+    build.build_model(settings)
 
 
 def test_files_of_another_training_are_not_continued(psp_train, tmp_path):
@@ -346,37 +345,37 @@ def test_files_of_another_training_are_not_continued(psp_train, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 def test_faces_are_drawn_through_a_link_and_into_the_working_folder(tmp_path, monkeypatch):
-    task = setup.get_task("sketch")
+    task = build.get_task("sketch")
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert all(item.source.exists() for item in drawn.items(task, tmp_path / "link", count=1))
+    assert all(item.source.exists() for item in dataset.items(task, tmp_path / "link", count=1))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert all(item.source.exists() for item in drawn.items(task, Path(), count=1))
-    drawn.items(task, Path(), count=2)  # other faces replace ours
+    assert all(item.source.exists() for item in dataset.items(task, Path(), count=1))
+    dataset.items(task, Path(), count=2)  # other faces replace ours
     assert sorted(path.name for path in Path("faces").iterdir()) == ["00000.png", "00001.png"]
 
 
 def test_a_folder_that_another_run_has_drawn_meanwhile(tmp_path, monkeypatch):
-    task, draw = setup.get_task("sketch"), drawn._draw_all
+    task, draw = build.get_task("sketch"), dataset._draw_all
 
     def slow(folder, count, seed):
         with monkeypatch.context() as patch:
-            patch.setattr(drawn, "_draw_all", draw)
-            drawn.items(task, tmp_path / "drawn", count=2)
+            patch.setattr(dataset, "_draw_all", draw)
+            dataset.items(task, tmp_path / "drawn", count=2)
         draw(folder, count, seed)
 
-    monkeypatch.setattr(drawn, "_draw_all", slow)
-    items = drawn.items(task, tmp_path / "drawn", count=2)
+    monkeypatch.setattr(dataset, "_draw_all", slow)
+    items = dataset.items(task, tmp_path / "drawn", count=2)
     assert all(item.source.exists() for item in items) and [p.name for p in tmp_path.iterdir()] == ["drawn"]
 
 
 def test_demo_faces_are_drawn_once(tmp_path):
-    items = drawn.items(setup.get_task("segmentation"), tmp_path / "drawn", masks=True, count=3)
+    items = dataset.items(build.get_task("segmentation"), tmp_path / "drawn", masks=True, count=3)
     assert [item.source.parent.name for item in items] == ["labels"] * 3
     assert all(path.exists() for item in items for path in (item.source, item.target, item.mask))
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "drawn").rglob("*.png")}
-    drawn.items(setup.get_task("sketch"), tmp_path / "drawn", count=3)
+    dataset.items(build.get_task("sketch"), tmp_path / "drawn", count=3)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "drawn").rglob("*.png")} == times and len(times) == 9
 
 
@@ -395,16 +394,16 @@ def test_faces_whose_drawing_was_stopped_are_drawn_again(tmp_path, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    task = setup.get_task("sketch")
+    task = build.get_task("sketch")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(drawn, "ProcessPoolExecutor", stopped)
-        drawn.items(task, tmp_path, count=2)
-    assert all(item.source.exists() for item in drawn.items(task, tmp_path, count=2))
+        patch.setattr(dataset, "ProcessPoolExecutor", stopped)
+        dataset.items(task, tmp_path, count=2)
+    assert all(item.source.exists() for item in dataset.items(task, tmp_path, count=2))
 
 
 def test_a_demo_trains_over_the_bundled_generator():
     settings = Settings(make_recipe("sketch", "w"), Path("run"), demo=True)
-    model = setup.build_model(settings)
+    model = build.build_model(settings)
     assert (model.encoder.config.kind, model.encoder.config.input_channels) == ("w", 1)
     assert model.decoder.config.size == 256 and model.latent_avg.any()
 

@@ -24,7 +24,7 @@ from psp_runtime.errors import PspError
 from psp_train.checkpoints.psp import load_checkpoint
 from psp_train.networks.psp import to_input
 from psp_train.recipes import Recipe, make_recipe, to_json
-from psp_train.training import run_folder as runs
+from psp_train.training import run_folder
 from psp_train.training.distributed import Process
 from psp_train.training.ranger import Ranger
 from psp_train.training.run_folder import RunFolder
@@ -126,7 +126,7 @@ torch.save = dying
 """
 DIES_WHILE_LOGGING = """
 import os, signal
-from psp_train.runs import RunFolder
+from psp_train.training.run_folder import RunFolder
 log = RunFolder.log
 def dying(self, line):
     if line["step"] == 3 and line["split"] == "validation":
@@ -386,7 +386,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(refused, drawn, finished, tmp_
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if refused == "no space":
-        monkeypatch.setattr(runs.torch, "save", half)
+        monkeypatch.setattr(run_folder.torch, "save", half)
     with files_of_at_most(size // 2 if refused == "system" else size * 4), pytest.raises(PspError) as error:
         folder.save(4, trainer.checkpoint(), trainer.state(4))
     monkeypatch.undo()
