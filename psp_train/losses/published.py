@@ -4,9 +4,7 @@ Nothing is downloaded: the files lie in one folder, under the names they are pub
 in the first digits of the file's sha256. All have licences of their own; most are for research only.
 """
 
-import pickle
 import warnings
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
-from psp_runtime.errors import PspError
+from psp_train.checkpoints.state_files import StateDict, WeightsError, load_strictly, read
 from psp_train.losses.distances import LPIPS, Identity, MoCo
 from psp_train.networks.arcface import IR101, IRSE50
 from psp_train.networks.features import VGG16, AlexNet, ResNet50
@@ -26,11 +24,6 @@ LPIPS_WEIGHTS = "https://github.com/richzhang/PerceptualSimilarity/tree/master/l
 MOCO = "https://github.com/facebookresearch/moco#models"
 
 Network = TypeVar("Network", bound=nn.Module)
-State = dict[str, torch.Tensor]
-
-
-class WeightsError(PspError):
-    """Published weights that are missing, damaged or those of something else."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +111,7 @@ def load_resnet50(folder: Path | None) -> ResNet50:
     return _load(ResNet50, folder, "resnet50")
 
 
-def resnet50_state(folder: Path | None) -> State:
+def resnet50_state(folder: Path | None) -> StateDict:
     """ResNet-50 of torchvision as an encoder's `backbone.*`, to start from; empty where its file is not there.
 
     The first layer is for 3 channels: an encoder of other input keeps its own.
@@ -126,7 +119,7 @@ def resnet50_state(folder: Path | None) -> State:
     return {f"backbone.{key}": value for key, value in _start(ResNet50, folder, "resnet50").items()}
 
 
-def irse50_state(folder: Path | None) -> State:
+def irse50_state(folder: Path | None) -> StateDict:
     """Stem and body of IR-SE50 (`input_layer.*`, `body.*`), to start from; empty where its file is not there.
 
     The stem is for 3 channels: an encoder of other input loads `body.*` alone.
@@ -135,7 +128,7 @@ def irse50_state(folder: Path | None) -> State:
     return {key: value for key, value in state.items() if not key.startswith("output_layer.")}
 
 
-def _start(kind: type[nn.Module], folder: Path | None, purpose: str) -> State:
+def _start(kind: type[nn.Module], folder: Path | None, purpose: str) -> StateDict:
     """The weights of a published network to train on; none, and a warning, where its file is not there."""
     names = FILES[purpose].names
     if _first(folder, names) is None:
@@ -169,62 +162,17 @@ def _load(kind: type[Network], folder: Path | None, purpose: str) -> Network:
 
 def _fill(module: nn.Module, path: Path, file: Published) -> None:
     """Strictly load a file into a module, cast to the module's types."""
-    expected = {file.prefix + key: value for key, value in module.state_dict().items()}
-    state = _ours(_read(path), file)
-    for key in expected:
+    state = _ours(read(path, "download it again"), file)
+    for key in module.state_dict():
         if key.endswith("num_batches_tracked"):  # not in files of PyTorch before 0.4.1, and of no effect here
-            state.setdefault(key, torch.tensor(0))
-    problems = _differences(expected, state)
-    if problems:
-        some = ", ".join(problems[:5]) + (f" and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise WeightsError(
-            f"{path} does not fit {file.names[0]} as published at {file.source}, {len(problems)} keys differ: {some}"
-        )
-    cut = len(file.prefix)
-    module.load_state_dict({key[cut:]: state[key].to(value.dtype) for key, value in expected.items()}, assign=True)
+            state.setdefault(file.prefix + key, torch.tensor(0))
+    misfit = f"{path} does not fit {file.names[0]} as published at {file.source}"
+    load_strictly(module, state, misfit, file.prefix)
 
 
-def _ours(data: Mapping[str, object], file: Published) -> State:
-    """The tensors of the network: without other parts of the file, such as a classifier or an optimizer."""
+def _ours(data: Mapping[str, object], file: Published) -> StateDict:
+    """The network's part of the file: without others, such as a classifier or an optimizer."""
     inner = data.get("state_dict", data)
-    state = inner if isinstance(inner, Mapping) else {}
+    state = {str(key): value for key, value in inner.items()} if isinstance(inner, Mapping) else {}
     unused = tuple(file.prefix + name for name in file.unused)
-    return {
-        key: value
-        for key, value in state.items()
-        if isinstance(value, torch.Tensor) and str(key).startswith(file.prefix) and not str(key).startswith(unused)
-    }
-
-
-def _differences(expected: State, state: State) -> list[str]:
-    problems = [f"missing {key}" for key in expected if key not in state]
-    problems += [f"unknown {key}" for key in state if key not in expected]
-    problems += [
-        f"{key} has shape {list(state[key].shape)}, expected {list(value.shape)}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    return problems
-
-
-def _read(path: Path) -> Mapping[str, object]:
-    """Open a file of weights as data: it cannot run code."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "unrecognized function" in str(error):
-            raise WeightsError(f"{path} holds more than weights and was not opened: it must not run code") from None
-        raise _unreadable(path) from None
-    except PermissionError:
-        raise WeightsError(f"{path} may not be read: check its permissions") from None
-    except Exception:  # of a damaged file nearly any: PyTorch, pickle, zipfile and struct each raise their own
-        raise _unreadable(path) from None
-    if not isinstance(data, Mapping):
-        raise WeightsError(f"{path} is not a file of weights: expected a dict, found {type(data).__name__}")
-    return data
-
-
-def _unreadable(path: Path) -> WeightsError:
-    return WeightsError(f"{path} is not a PyTorch file, or is cut off: download it again")
+    return {key: value for key, value in state.items() if key.startswith(file.prefix) and not key.startswith(unused)}

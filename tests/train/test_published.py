@@ -8,11 +8,11 @@ import torch
 from loss_networks import NAMES, SEED, same, seeded_heads, seeded_network, thin, thin_state
 from models import KEY_TABLES, golden, inputs, relative_error
 
+from psp_train.checkpoints.state_files import WeightsError
 from psp_train.losses.distances import LPIPS
 from psp_train.losses.published import (
     FILES,
     LPIPS_FILES,
-    WeightsError,
     find,
     irse50_state,
     load_identity,
@@ -163,13 +163,13 @@ def test_files_cut_off(resnet_folder, size, zipped):
     path = resnet_folder / NAMES["resnet50"]
     torch.save(torch.load(path), path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[:size])
-    refused(resnet_folder, "not a PyTorch file")
+    refused(resnet_folder, "not a PyTorch checkpoint.*download it again")
 
 
 @pytest.mark.parametrize("content", [b"<!DOCTYPE html><html>quota exceeded</html>", b"\x80\x02", bytes(4096)])
 def test_files_of_another_kind(resnet_folder, content):
     (resnet_folder / NAMES["resnet50"]).write_bytes(content)
-    refused(resnet_folder, "not a PyTorch file")
+    refused(resnet_folder, "not a PyTorch checkpoint.*download it again")
 
 
 def test_files_that_would_run_code(resnet_folder):
@@ -187,7 +187,7 @@ def test_files_that_would_run_code(resnet_folder):
             lambda state: state | {"layer1.0.conv1.weight": thin((64, 64, 3, 3))},
             r"has shape \[64, 64, 3, 3\], expected",
         ),
-        (lambda state: state | {"layer5.weight": thin((1,))}, "1 keys differ: unknown layer5.weight"),
+        (lambda state: state | {"layer5.weight": thin((1,))}, "1 key differs: unknown layer5.weight"),
         (lambda state: {key: value for key, value in state.items() if key != "bn1.bias"}, "missing bn1.bias"),
     ],
 )

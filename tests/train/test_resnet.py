@@ -8,19 +8,18 @@ import onnx
 import pytest
 import torch
 from hardened import harden_generator, psnr, scale_norm, spread
-from loss_networks import resnet50_table
+from loss_networks import NAMES, resnet50_table, same, thin, thin_state
 from models import WideConvolutions, inputs, relative_error, tiny_checkpoint, tiny_model
-from test_pretrained import NAMES, same, thin, thin_state
 
 from psp_export import export
 from psp_export.deploy import DeployedEncoder, DeployedPSP
 from psp_export.deploy.precision import balance_encoder, to_half
 from psp_export.export import Options
 from psp_export.graphs.trace import save, to_onnx
-from psp_export.verify import cases, headroom
-from psp_export.verify import parity as verify
+from psp_export.verify import cases, headroom, parity
 from psp_runtime import load, read_info
-from psp_train.checkpoints.psp import CheckpointError, checkpoint_dict, load_checkpoint
+from psp_train.checkpoints.psp import checkpoint_dict, load_checkpoint
+from psp_train.checkpoints.state_files import WeightsError
 from psp_train.networks import PSP, EncoderConfig, build_encoder
 from psp_train.networks.config import published_config
 from psp_train.networks.features import ResNet50
@@ -135,7 +134,7 @@ def test_a_missing_key_is_named(tmp_path, key, said):
     data = checkpoint_dict(tiny_model("resnet_wplus"), make_recipe("inversion", "local"))
     del data["state_dict"][key]
     torch.save(data, tmp_path / "psp.pt")
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(WeightsError, match=said):
         load_checkpoint(tmp_path / "psp.pt")
 
 
@@ -284,7 +283,7 @@ def test_engine_equals_torch_at_every_batch(exported, precision, least, batch):
     images, expected, latents = seen(tiny_model(kind), count=batch, seed=batch)
     with load(folder / f"{precision}.onnx") as pipeline:
         result = pipeline.translate(images.numpy())
-    assert verify.psnr(result.output.astype(int) - expected.numpy()) > least
+    assert parity.psnr(result.output.astype(int) - expected.numpy()) > least
     assert relative_error(result.latents, latents.numpy()) < (1e-4 if precision == "fp32" else 0.01)
 
 
