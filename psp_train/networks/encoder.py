@@ -2,7 +2,7 @@
 
 "Encoding in Style" (Richardson et al. 2021), section 3.1 and table 2. The backbone is the IR-SE50 of ArcFace: a
 3x3 stem and four stages of residual units with squeeze-and-excitation. Attribute names are those of the
-published state dicts. The encoders over a ResNet-50 are in `resnet.py`; `build_encoder` knows them all.
+published state dicts. The encoders over a ResNet-50 are in `resnet.py`; `encoders.py` has every kind.
 """
 
 import torch

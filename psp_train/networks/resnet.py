@@ -11,21 +11,17 @@ ImageNet's mean and deviation: the difference is a scale and a shift per channel
 batch normalisation, both trained on, absorb; and sketches and label maps have no such statistics.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
+from psp_train.networks.config import EncoderConfig
 from psp_train.networks.features import ResNet50
-
-if TYPE_CHECKING:  # `encoder.py` builds on this module
-    from psp_train.networks.config import EncoderConfig
 
 
 class ResNetEncoder(nn.Module):
     """ResNet-50 features, averaged over the picture, and linear heads on them."""
 
-    def __init__(self, config: "EncoderConfig") -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.backbone = ResNet50(config.input_channels, config.units, config.widths)
