@@ -8,9 +8,9 @@ import contextlib
 from collections.abc import Iterator
 
 from psp_train.ops.fused_bias_leaky_relu import _forward, _gradient, fused_bias_leaky_relu
-from psp_train.ops.upfirdn2d import _upfirdn2d, upfirdn2d
+from psp_train.ops.upfirdn2d import _upfirdn2d, resample, upfirdn2d
 
-__all__ = ["fused_bias_leaky_relu", "plain_torch", "upfirdn2d"]
+__all__ = ["fused_bias_leaky_relu", "plain_torch", "resample", "upfirdn2d"]
 
 _OPERATORS = (_forward, _gradient, _upfirdn2d)
 

@@ -31,7 +31,7 @@ def fused_bias_leaky_relu(x: torch.Tensor, bias: torch.Tensor, slope: float = 0.
     return _forward(x, bias, slope, gain)
 
 
-def reference(x: torch.Tensor, bias: torch.Tensor, slope: float = 0.2, gain: float = GAIN) -> torch.Tensor:
+def plain_bias_leaky_relu(x: torch.Tensor, bias: torch.Tensor, slope: float = 0.2, gain: float = GAIN) -> torch.Tensor:
     """The definition in plain torch: what the operator computes on a CPU, and is tested against on a GPU."""
     y = torch.empty_like(x)
     torch.add(x, bias.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2)), out=y)
@@ -40,13 +40,13 @@ def reference(x: torch.Tensor, bias: torch.Tensor, slope: float = 0.2, gain: flo
 
 @custom_op("psp::fused_bias_leaky_relu", mutates_args=())
 def _forward(x: torch.Tensor, bias: torch.Tensor, slope: float, gain: float) -> torch.Tensor:
-    return reference(x, bias, slope, gain)
+    return plain_bias_leaky_relu(x, bias, slope, gain)
 
 
 @_forward.register_kernel("cuda")
 def _forward_cuda(x: torch.Tensor, bias: torch.Tensor, slope: float, gain: float) -> torch.Tensor:
     if not cuda.usable(x):
-        return reference(x, bias, slope, gain)
+        return plain_bias_leaky_relu(x, bias, slope, gain)
     y = torch.empty_like(x)
     x = _laid_out_as(x, y)
     bias = bias.float().contiguous()
@@ -55,7 +55,7 @@ def _forward_cuda(x: torch.Tensor, bias: torch.Tensor, slope: float, gain: float
     return y
 
 
-def gradient_reference(dy: torch.Tensor, y: torch.Tensor, slope: float, gain: float) -> torch.Tensor:
+def plain_gradient(dy: torch.Tensor, y: torch.Tensor, slope: float, gain: float) -> torch.Tensor:
     """dy * gain where y > 0, dy * gain * slope elsewhere, in the memory order of y, in plain torch."""
     dx = torch.empty_like(y)
     torch.ops.aten.leaky_relu_backward.grad_input(dy, y, slope, True, grad_input=dx)
@@ -64,13 +64,13 @@ def gradient_reference(dy: torch.Tensor, y: torch.Tensor, slope: float, gain: fl
 
 @custom_op("psp::leaky_relu_gradient", mutates_args=())
 def _gradient(dy: torch.Tensor, y: torch.Tensor, slope: float, gain: float) -> torch.Tensor:
-    return gradient_reference(dy, y, slope, gain)
+    return plain_gradient(dy, y, slope, gain)
 
 
 @_gradient.register_kernel("cuda")
 def _gradient_cuda(dy: torch.Tensor, y: torch.Tensor, slope: float, gain: float) -> torch.Tensor:
     if not cuda.usable(y):
-        return gradient_reference(dy, y, slope, gain)
+        return plain_gradient(dy, y, slope, gain)
     dx = torch.empty_like(y)
     dy, y = _laid_out_as(dy, dx), _laid_out_as(y, dx)
     cuda.launch(launches.leaky_relu_gradient(cuda.describe(dy), y.data_ptr(), dx.data_ptr(), slope, gain), y)

@@ -110,7 +110,7 @@ def test_gpu_autocast_and_opcheck():
     assert y.dtype == torch.float16 and torch.autograd.grad(y.sum(), bias)[0].dtype == torch.float32
     wide = x.float().requires_grad_()
     fir = torch.ones(4, 4, device="cuda")
-    torch.library.opcheck(torch.ops.psp.upfirdn2d.default, (wide, fir, 2, 1, [2, 1, 2, 1], False, 1.0))
+    torch.library.opcheck(torch.ops.psp.upfirdn2d.default, (wide, fir, [2, 1], [2, 1, 2, 1], False, 1.0))
     torch.library.opcheck(torch.ops.psp.fused_bias_leaky_relu.default, (wide, bias, 0.2, 1.4))
 
 

@@ -6,14 +6,14 @@ from op_cases import random
 from psp_runtime.kernels import launches
 from psp_runtime.kernels.launches import DTYPES, Launch, Resampling
 from psp_train.ops import cuda
-from psp_train.ops.upfirdn2d import _result
+from psp_train.ops.upfirdn2d import empty_result
 
 TYPES = [getattr(torch, name) for name in DTYPES]
 
 
 def planned(x: torch.Tensor, fir: torch.Tensor, how: Resampling) -> tuple[Launch, torch.Tensor]:
     """The launch for these tensors, and its result, empty as yet."""
-    y = _result(x, fir, how.up, how.down, how.pads).fill_(torch.nan)
+    y = empty_result(x, fir, how).fill_(torch.nan)
     return launches.upfirdn2d(cuda.describe(x), fir.data_ptr(), tuple(fir.shape), cuda.describe(y), how), y
 
 
