@@ -19,7 +19,7 @@ def usable(x: torch.Tensor) -> bool:
     return name(x.dtype) in DTYPES and _usable(x.get_device())
 
 
-def why_plain(index: int) -> str:
+def obstacle(index: int) -> str:
     """Why a GPU does not use the kernels; empty where it does."""
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH}=0"
@@ -34,7 +34,7 @@ def why_plain(index: int) -> str:
 
 @functools.cache
 def _usable(index: int) -> bool:
-    reason = why_plain(index)
+    reason = obstacle(index)
     if reason and not reason.startswith(SWITCH):
         warnings.warn(f"upfirdn2d and fused_bias_leaky_relu run in plain torch: {reason}", stacklevel=2)
     return not reason

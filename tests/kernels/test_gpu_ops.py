@@ -19,7 +19,7 @@ from psp_train.ops import cuda, fused_bias_leaky_relu, upfirdn2d
 @pytest.mark.parametrize("factors", [(1, 1), (2, 1), (1, 2), (2, 2), (3, 4), (4, 3)])
 def test_gpu_values_and_gradients_of_upfirdn2d(dtype, factors):
     """Against the definition in float64: values, gradients, and the gradients of those, over every layout."""
-    assert cuda.why_plain(0) == ""
+    assert cuda.obstacle(0) == ""
     for size, pads in ((4, (2, 1, 2, 1)), (4, (1, 2, -1, 3)), (3, (12, -2, 5, 7)), (12, (6, 6, 6, 6))):
         fir = random((size, size), torch.float32, seed=1)
         for name, x in layouts((2, 8, 33, 65), dtype).items():
