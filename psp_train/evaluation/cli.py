@@ -7,7 +7,6 @@ they are measured alike. As in the released evaluation, outputs are compared at 
 pictures in [-1,1] (four times that of pictures in [0,1]).
 """
 
-import importlib.util
 import json
 import statistics
 import time
@@ -28,6 +27,7 @@ from psp_runtime.pipeline import THREADS, map_ahead
 from psp_runtime.tasks import Task
 from psp_train.evaluation.metrics import Metric, demo_metrics, published_metrics, to_256
 from psp_train.evaluation.models import Array, Job, Model, drawn_jobs, folder_jobs, open_model
+from psp_train.requirements import obstacle
 
 #: Runs of one picture before the clock counts, and with it.
 WARM_UP, TIMED = 2, 10
@@ -70,7 +70,11 @@ def psp_eval(
 
     With --demo, networks trained on drawn faces stand in for the published ones: feature and identity distance.
     """
-    _check_options(engine, checkpoint, demo, data, target, weights, out)
+    _check_model(engine, checkpoint, demo)
+    _check_data(demo, data, target, weights)
+    _check_out(out)
+    if reason := obstacle("psp-eval"):
+        raise PspError(reason)
     if count and not demo:
         raise PspError("--count is for --demo: all pictures of a folder are measured")
     metrics = demo_metrics(device.value) if demo else published_metrics(weights, device.value)
@@ -90,28 +94,23 @@ def psp_eval(
     print(json.dumps(report))
 
 
-def _check_options(
-    engine: Path | None,
-    checkpoint: Path | None,
-    demo: bool,
-    data: Path | None,
-    target: Path | None,
-    weights: Path | None,
-    out: Path | None,
-) -> None:
+def _check_model(engine: Path | None, checkpoint: Path | None, demo: bool) -> None:
     if engine and checkpoint:
         raise PspError("give --engine or --checkpoint, not both")
     if not (engine or checkpoint or demo):
         raise PspError("expected --engine ENGINE or --checkpoint CHECKPOINT with --data FOLDER, or --demo")
+
+
+def _check_data(demo: bool, data: Path | None, target: Path | None, weights: Path | None) -> None:
     if demo and (data or target or weights):
         raise PspError("--demo measures on drawn faces: leave out --data, --target and --weights")
     if not demo and data is None:
         raise PspError("give --data, the folder of test pictures, or --demo for drawn faces")
+
+
+def _check_out(out: Path | None) -> None:
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise PspError(f"cannot write {out}: expected the name of a file in a folder that exists")
-    missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise PspError(f"psp-eval needs {', '.join(missing)}: pip install 'psp-toolkit[cpu,train]'")
 
 
 def _factor(task: Task, target: Path | None, given: int | None) -> int | None:

@@ -1,5 +1,6 @@
 """psp-eval: numbers in closed form, every kind of input, and one line for every mistake."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -410,8 +411,8 @@ def test_wrong_options_are_one_line(psp_eval, arguments):
 
 
 def test_without_torch(psp_eval, monkeypatch):
-    find = cli.importlib.util.find_spec
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
     code, _, err = psp_eval(*ENGINE, *DATA)
     assert (code, err) == (2, "error: psp-eval needs torch: pip install 'psp-toolkit[cpu,train]'\n")
 
