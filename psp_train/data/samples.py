@@ -107,23 +107,24 @@ def face_mask(labels: Path | None) -> Array:
 NOT_FACE = (0, 14, 15, 16, 17, 18)
 
 
-class Order(Sampler):
-    """Batches of (epoch, index) from a position on: the same for every restart, split between `world` processes.
+class BatchOrder(Sampler):
+    """Batches of (epoch, index), each a function of its number: the same for every restart.
 
-    One step takes `count` samples per process; process `rank` gets its slice of the step's samples.
+    `numbers` are those of the batches, counted from 0. Each of `world` processes takes `batch_size` samples of a batch,
+    process `rank` (from 0) its slice of them.
     """
 
-    def __init__(self, samples: int, count: int, seed: int, first: int, last: int, rank: int = 0, world: int = 1):
-        self.samples, self.count, self.seed = samples, count, seed
-        self.first, self.last, self.rank, self.world = first, last, rank, world
+    def __init__(self, samples: int, batch_size: int, seed: int, numbers: range, rank: int = 0, world: int = 1) -> None:
+        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        self.numbers, self.rank, self.world = numbers, rank, world
 
     def __len__(self) -> int:
-        return self.last - self.first
+        return len(self.numbers)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in range(self.first, self.last):
-            start = (step * self.world + self.rank) * self.count
-            yield [self._key(position) for position in range(start, start + self.count)]
+        for number in self.numbers:
+            start = (number * self.world + self.rank) * self.batch_size
+            yield [self._key(position) for position in range(start, start + self.batch_size)]
 
     def _key(self, position: int) -> tuple[int, int]:
         epoch, place = divmod(position, self.samples)
@@ -142,7 +143,7 @@ def collate(samples: Sequence[tuple[Array, Array, Array, str]]) -> Batch:
     return Batch(*tensors, list(names))
 
 
-def training_batches(samples: Samples, order: Order, workers: int) -> Iterator[Batch]:
+def training_batches(samples: Samples, order: BatchOrder, workers: int) -> Iterator[Batch]:
     """Batches in the given order, decoded by `workers` processes (0: in this one)."""
     try:
         yield from DataLoader(samples, batch_sampler=order, num_workers=workers, collate_fn=collate)

@@ -1,6 +1,6 @@
 """The training loop: pictures -> encoder -> frozen generator -> loss -> encoder weights (paper, section 3).
 
-    Order + Samples -> Batch -> Forward (encode, synthesize, objective) -> optimizer -> RunFolder
+    BatchOrder + Samples -> Batch -> Forward (encode, synthesize, objective) -> optimizer -> RunFolder
 
 Everything random is a function of (seed, step): a run killed at any step and resumed computes the same losses on a
 CPU as one that was never stopped.
@@ -22,7 +22,7 @@ from psp_runtime.errors import PspError
 from psp_runtime.tasks import get_task
 from psp_train.checkpoints.psp import checkpoint_dict
 from psp_train.data.folders import KIND_OF_FINGERPRINT, fingerprint
-from psp_train.data.samples import Batch, Order, training_batches
+from psp_train.data.samples import Batch, BatchOrder, training_batches
 from psp_train.networks.psp import mix, to_input
 from psp_train.networks.stylegan2 import first_layers
 from psp_train.progress import Progress
@@ -113,10 +113,9 @@ class Trainer:
 
     def batches(self, first: int) -> Iterator[Batch]:
         """This process's batches from a step on, in the order of an uninterrupted run."""
-        recipe, samples = self.recipe, self.setup.training
-        start, end = first * recipe.accumulate, recipe.steps * recipe.accumulate
-        process = self.process
-        order = Order(len(samples), recipe.batch_size, recipe.seed, start, end, process.rank, process.world)
+        recipe, samples, process = self.recipe, self.setup.training, self.process
+        numbers = range(first * recipe.accumulate, recipe.steps * recipe.accumulate)
+        order = BatchOrder(len(samples), recipe.batch_size, recipe.seed, numbers, process.rank, process.world)
         return training_batches(samples, order, self.settings.workers)
 
     def step(self, step: int, batches: Iterator[Batch]) -> tuple[float, dict[str, float]]:

@@ -15,7 +15,7 @@ from psp_runtime.pictures.transforms import triangle
 from psp_runtime.tasks import TASKS
 from psp_train.data import folders
 from psp_train.data.folders import Item
-from psp_train.data.samples import Order, Samples, training_batches, validation_batches
+from psp_train.data.samples import BatchOrder, Samples, training_batches, validation_batches
 
 FACTORS = (1, 2, 4, 8, 16, 32)
 
@@ -301,7 +301,7 @@ def faces_of(drawn, task="super_resolution"):
 
 
 def test_every_epoch_has_every_sample_once():
-    order = list(Order(5, 2, seed=3, first=0, last=10))
+    order = list(BatchOrder(5, 2, seed=3, numbers=range(10)))
     keys = [key for batch in order for key in batch]
     assert len(order) == 10 and len(keys) == 20
     for epoch in range(4):
@@ -312,16 +312,16 @@ def test_every_epoch_has_every_sample_once():
 
 def test_restarts_and_worker_counts_change_nothing(drawn):
     training = faces_of(drawn)
-    whole = [everything(b) for b in training_batches(training, Order(5, 2, 4, 0, 6), workers=0)]
+    whole = [everything(b) for b in training_batches(training, BatchOrder(5, 2, 4, range(6)), workers=0)]
     assert len(whole) == 6
     for first, workers in ((0, 2), (3, 2), (4, 0)):
-        part = training_batches(training, Order(5, 2, 4, first, 6), workers)
+        part = training_batches(training, BatchOrder(5, 2, 4, range(first, 6)), workers)
         assert [everything(b) for b in part] == whole[first:]
 
 
 def test_processes_share_the_double_batch(drawn):
-    together = list(Order(5, 4, 1, 2, 7))
-    apart = [list(Order(5, 2, 1, 2, 7, rank, 2)) for rank in (0, 1)]
+    together = list(BatchOrder(5, 4, 1, range(2, 7)))
+    apart = [list(BatchOrder(5, 2, 1, range(2, 7), rank, 2)) for rank in (0, 1)]
     assert [a + b for a, b in zip(*apart)] == together
 
 
@@ -336,7 +336,7 @@ def test_a_seed_of_its_own_for_every_sample(drawn):
 def test_batches_are_tensors_of_the_engines_kinds(drawn):
     for task, folder, shape in (("sketch", "sketches", (2, 256, 256, 1)), ("segmentation", "labels", (2, 256, 256))):
         items = folders.find_items(TASKS[task], drawn / folder, drawn / "faces", drawn / "labels")
-        batch = next(training_batches(samples(task, items), Order(5, 2, 0, 0, 1), 0))
+        batch = next(training_batches(samples(task, items), BatchOrder(5, 2, 0, range(1)), 0))
         assert batch.source.shape == shape and batch.target.shape == (2, 256, 256, 3)
         assert batch.mask.shape == (2, 256, 256) and 0 < batch.mask.float().mean() < 1
         assert {batch.source.dtype, batch.target.dtype, batch.mask.dtype} == {torch.uint8}
@@ -356,5 +356,5 @@ def test_an_unreadable_picture_is_one_line(tmp_path, workers):
     path.write_bytes(path.read_bytes()[:100])
     broken = samples(items=[Item(path, path)])
     with pytest.raises(PictureError) as error:
-        list(training_batches(broken, Order(1, 1, 0, 0, 1), workers))
+        list(training_batches(broken, BatchOrder(1, 1, 0, range(1)), workers))
     assert message(error).startswith(f"cannot read {path}")
