@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from psp_runtime.errors import PspError
+from psp_runtime.pictures.transforms import MAX_FACTOR
 from psp_runtime.tasks import get_task
 from psp_train.networks.config import EncoderKind
 
@@ -31,9 +32,6 @@ LEAST = dict.fromkeys((*TERMS, "learning_rate", "decay", "seed"), 0) | dict(batc
 
 #: What torch takes for a seed.
 MOST_SEED = 2**63 - 1
-
-#: The factors that pictures of 256 can be shrunk by.
-FACTORS = range(1, 129)
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,8 @@ class Recipe:
             raise PspError(f"seed is {self.seed}, expected a number up to {MOST_SEED}")
         if self.decay > 1:
             raise PspError(f"decay is {self.decay}, expected a share of the steps, 0 to 1")
-        if not self.factors or not set(self.factors) <= set(FACTORS):
-            raise PspError(f"factors are {self.factors}, expected whole numbers from 1 to {FACTORS[-1]}")
+        if not self.factors or not set(self.factors) <= set(range(1, MAX_FACTOR + 1)):
+            raise PspError(f"factors are {self.factors}, expected whole numbers from 1 to {MAX_FACTOR}")
         if not any(weight for name, weight in self.weights.items() if name != "mixing"):
             raise PspError("there is no loss: of the weights other than mixing, at least one must be above 0")
 

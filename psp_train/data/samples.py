@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from psp_runtime.errors import PictureError
-from psp_runtime.pictures.loading import downsample, load
-from psp_runtime.pictures.transforms import triangle
+from psp_runtime.pictures import transforms
+from psp_runtime.pictures.loading import load
 from psp_runtime.tasks import INPUT_SIZE, Task
 from psp_train.data.folders import Item
 
@@ -89,10 +88,9 @@ def degrade(task: Task, pixels: Array, rng: np.random.Generator, factors: tuple[
     Super-resolution: down-sampled by one of `factors`, and bilinearly back. Inpainting: the triangle is black.
     """
     if task.name == "super_resolution":
-        small = Image.fromarray(downsample(pixels, int(rng.choice(factors))))
-        return np.array(small.resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BILINEAR))
+        return transforms.degrade(pixels, int(rng.choice(factors)))
     if task.name == "inpainting":
-        return pixels * ~triangle()[..., None]
+        return transforms.hide(pixels, transforms.triangle())
     return pixels
 
 

@@ -11,7 +11,7 @@ from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures.encoding import save
 from psp_runtime.pictures.loading import load
 from psp_runtime.pictures.sketching import sketch
-from psp_runtime.pipeline import THREADS, map_ahead
+from psp_runtime.prefetch import THREADS, map_ahead
 from psp_train.data.folders import pictures
 from psp_train.progress import Progress
 

@@ -23,7 +23,8 @@ from psp_runtime import console
 from psp_runtime.console import Device
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
-from psp_runtime.pipeline import THREADS, map_ahead
+from psp_runtime.pictures.transforms import MAX_FACTOR
+from psp_runtime.prefetch import THREADS, map_ahead
 from psp_runtime.tasks import Task
 from psp_train.evaluation.metrics import Metric, demo_metrics, published_metrics, to_256
 from psp_train.evaluation.models import Array, Job, Model, drawn_jobs, folder_jobs, open_model
@@ -33,8 +34,8 @@ from psp_train.requirements import obstacle
 WARM_UP, TIMED = 2, 10
 #: Drawn faces, where no number is asked for.
 COUNT = 100
-#: How far super-resolution inputs can be shrunk, and are by default.
-FACTORS, FACTOR = (1, 2, 4, 8, 16, 32), 8
+#: How far super-resolution inputs are shrunk by default.
+FACTOR = 8
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -61,7 +62,9 @@ def psp_eval(
     weights: Annotated[
         Path | None, typer.Option(help="Folder of the published networks that similarity and LPIPS need.")
     ] = None,
-    factor: Annotated[int | None, typer.Option(help=f"Super-resolution: shrink by this ({FACTOR}).")] = None,
+    factor: Annotated[
+        int | None, typer.Option(min=1, max=MAX_FACTOR, help=f"Super-resolution: shrink by this ({FACTOR}).")
+    ] = None,
     count: Annotated[int | None, typer.Option(min=1, help=f"Faces to draw with --demo ({COUNT}).")] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if it can be used here, else the CPU.")] = Device.auto,
     out: Annotated[Path | None, typer.Option(help="Also write the numbers of every picture, as JSON.")] = None,
@@ -119,8 +122,6 @@ def _factor(task: Task, target: Path | None, given: int | None) -> int | None:
         if given is not None:
             raise PspError("--factor is for super_resolution without --target, where good pictures are shrunk")
         return None
-    if given not in (None, *FACTORS):
-        raise PspError(f"--factor {given}: expected one of {', '.join(map(str, FACTORS))}")
     return given or FACTOR
 
 

@@ -134,8 +134,8 @@ def test_overrides_that_say_nothing(text, expected):
         ("batch_size=0", "batch_size is 0"),
         ("accumulate=0", "accumulate is 0"),
         ("decay=1.5", "0 to 1"),
-        ("factors=0", "factors are (0,), expected whole numbers from 1 to 128"),
-        ("factors=2,256", "from 1 to 128"),
+        ("factors=0", "factors are (0,), expected whole numbers from 1 to 64"),
+        ("factors=2,65", "from 1 to 64"),
     ],
 )
 def test_overrides_out_of_range(text, expected):
