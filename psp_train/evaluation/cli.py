@@ -26,7 +26,7 @@ from psp_runtime.errors import PspError
 from psp_runtime.pictures.transforms import MAX_FACTOR
 from psp_runtime.prefetch import THREADS, map_ahead
 from psp_runtime.tasks import Task
-from psp_train.evaluation.metrics import Metric, demo_metrics, published_metrics, to_256
+from psp_train.evaluation.metrics import Metric, demo_metrics, published_metrics, resize_to_256
 from psp_train.evaluation.models import Array, Job, Model, drawn_jobs, folder_jobs, open_model
 from psp_train.requirements import obstacle
 
@@ -135,7 +135,7 @@ def measure(model: Model, jobs: Sequence[Job], metrics: Sequence[Metric]) -> dic
         closing(map_ahead(lambda job: job(), jobs, THREADS, 2 * model.batch + THREADS)) as samples,
     ):
         while batch := list(islice(samples, model.batch)):
-            outputs = to_256(model.run(np.stack([sample.source for sample in batch])))
+            outputs = resize_to_256(model.run(np.stack([sample.source for sample in batch])))
             targets = np.stack([sample.target for sample in batch])
             scores = {metric.name: metric.compare(outputs, targets) for metric in metrics}
             for index, sample in enumerate(batch):

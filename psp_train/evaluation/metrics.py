@@ -86,7 +86,7 @@ def compare(network: "torch.nn.Module", device: str) -> Callable[[Array, Array],
     return run
 
 
-def to_256(pictures: Array) -> Array:
+def resize_to_256(pictures: Array) -> Array:
     """uint8 [B,H,W,3] -> [B,256,256,3], bilinear, as the released evaluation resizes."""
     if pictures.shape[1:3] == (INPUT_SIZE, INPUT_SIZE):
         return pictures

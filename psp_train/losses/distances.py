@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from psp_runtime.tasks import INPUT_SIZE
 from psp_train.networks.arcface import IR101, IRSE50, unit
 from psp_train.networks.features import VGG16, AlexNet, ResNet50
 
@@ -73,7 +74,7 @@ class Identity(Frozen):
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """x [B,3,H,W] in [-1,1], an aligned face -> features [B,512] of length 1."""
-        face = to_256(x)[:, :, FACE[0], FACE[1]]
+        face = pool(x)[:, :, FACE[0], FACE[1]]
         return self.network(F.adaptive_avg_pool2d(face, 112))
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -93,7 +94,7 @@ class MoCo(Frozen):
         As in the reference, 256 becomes 224 by nearest neighbour and colours are not standardised: the published
         loss weight belongs to these features.
         """
-        return unit(self.network(F.interpolate(to_256(x), size=224, mode="nearest")))
+        return unit(self.network(F.interpolate(pool(x), size=224, mode="nearest")))
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """x, y [B,3,H,W] in [-1,1] -> distances [B], from 0 (same) to 2."""
@@ -126,6 +127,6 @@ def direction(x: torch.Tensor) -> torch.Tensor:
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + LPIPS_EPS)
 
 
-def to_256(x: torch.Tensor) -> torch.Tensor:
-    """Average [B,C,H,W] down to 256x256, the size that face crop and resize are made for."""
-    return x if x.shape[2:] == (256, 256) else F.adaptive_avg_pool2d(x, 256)
+def pool(x: torch.Tensor, size: int = INPUT_SIZE) -> torch.Tensor:
+    """Average pictures [B,C,H,W] over areas, to [B,C,size,size]; by default the size that face crops are made for."""
+    return x if x.shape[2:] == (size, size) else F.adaptive_avg_pool2d(x, size)

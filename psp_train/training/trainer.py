@@ -19,10 +19,11 @@ from torch import nn
 
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
-from psp_runtime.tasks import get_task
+from psp_runtime.tasks import INPUT_SIZE, get_task
 from psp_train.checkpoints.psp import checkpoint_dict
 from psp_train.data.folders import KIND_OF_FINGERPRINT, fingerprint
 from psp_train.data.samples import Batch, BatchOrder, training_batches
+from psp_train.losses.distances import pool
 from psp_train.networks.psp import mix, to_input
 from psp_train.networks.stylegan2 import first_layers
 from psp_train.progress import Progress
@@ -37,9 +38,6 @@ from psp_train.training.validation import Board, validate
 
 AMP = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-#: Losses compare pictures of at most this size: larger outputs are averaged down (released code).
-COMPARED = 256
-
 
 class Forward(nn.Module):
     """One forward pass: a batch -> what the loss compares."""
@@ -51,7 +49,8 @@ class Forward(nn.Module):
         self.channels = setup.model.encoder.config.input_channels
         self.encoder = encoder
         self.decoder = first_layers(decoder, recipe.render_size) if recipe.render_size else decoder
-        self.styles, self.size = self.decoder.config.styles, min(self.decoder.config.size, COMPARED)
+        # Losses compare pictures of at most the input's size: larger outputs are averaged down (released code).
+        self.styles, self.size = self.decoder.config.styles, min(self.decoder.config.size, INPUT_SIZE)
         self.register_buffer("latent_avg", setup.model.latent_avg.clone(), persistent=False)
 
     def forward(self, batch: Batch, alpha: torch.Tensor | None = None) -> Rendering:
@@ -74,11 +73,6 @@ class Forward(nn.Module):
         if self.recipe.mask == "labels":
             return pool(batch.mask[:, None].float(), self.size)
         return crop_mask(target) if self.recipe.mask == "crop" else None
-
-
-def pool(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Average pictures [B,C,H,W] down to a size."""
-    return x if x.shape[-1] == size else nn.functional.adaptive_avg_pool2d(x, size)
 
 
 class Trainer:

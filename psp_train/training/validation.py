@@ -9,6 +9,7 @@ import torch
 from psp_runtime.pictures.encoding import save
 from psp_runtime.pictures.previews import preview
 from psp_train.data.samples import Batch, validation_batches
+from psp_train.losses.distances import pool
 from psp_train.networks import PSP
 from psp_train.networks.psp import to_input, to_picture
 from psp_train.training.build import Setup
@@ -43,7 +44,7 @@ def grid(model: PSP, batch: Batch, setup: Setup) -> np.ndarray:
     """Rows input, target, output of a batch: uint8 [3*256, B*256, 3]."""
     task = setup.training.task
     x = to_input(batch.source[:SHOWN], task.input, model.encoder.config.input_channels)
-    output = to_picture(torch.nn.functional.adaptive_avg_pool2d(model(x)[0].float(), 256))
+    output = to_picture(pool(model(x)[0].float()))
     rows = preview(batch.source[:SHOWN].cpu().numpy(), task.input), batch.target[:SHOWN].cpu().numpy()
     return np.concatenate([np.concatenate(list(row), axis=1) for row in (*rows, output.cpu().numpy())])
 

@@ -22,7 +22,7 @@ from psp_train.data.samples import degrade
 from psp_train.drawn import faces, judges
 from psp_train.drawn.dataset import HELD_OUT_SEED
 from psp_train.evaluation import cli
-from psp_train.evaluation.metrics import MSE, compare, demo_metrics, mse, published_metrics, to_256
+from psp_train.evaluation.metrics import MSE, compare, demo_metrics, mse, published_metrics, resize_to_256
 from psp_train.evaluation.models import Model, Sample, drawn_jobs, folder_jobs, open_model, torch_model
 from psp_train.losses import published
 from psp_train.networks.psp import to_input, to_picture
@@ -72,7 +72,7 @@ def report(outcome):
 def of_tiny_engine(pixels):
     """What the tiny engine makes of pictures, at 256x256."""
     ramp = np.arange(32, dtype=np.float32) / 2550
-    return to_256(np.stack([expected_output(p, np.float32(p.mean()) * ramp) for p in pixels]))
+    return resize_to_256(np.stack([expected_output(p, np.float32(p.mean()) * ramp) for p in pixels]))
 
 
 def model(run=lambda pixels: pixels, task="inversion", batch=2, classes=19):
@@ -95,11 +95,11 @@ def test_mse_is_that_of_pictures_from_minus_one_to_one():
 
 
 def test_other_sizes_are_brought_to_256():
-    assert to_256(PIXELS) is PIXELS
+    assert resize_to_256(PIXELS) is PIXELS
     large = np.kron(PIXELS[:1, :, :, :], np.ones((1, 2, 2, 1), np.uint8))
-    assert to_256(large).shape == (1, 256, 256, 3)
+    assert resize_to_256(large).shape == (1, 256, 256, 3)
     expected = np.asarray(Image.fromarray(large[0]).resize((256, 256), Image.Resampling.BILINEAR))
-    assert np.array_equal(to_256(large)[0], expected)
+    assert np.array_equal(resize_to_256(large)[0], expected)
 
 
 def test_networks_see_minus_one_to_one():
@@ -293,7 +293,7 @@ def test_a_checkpoint(psp_eval):
     save_checkpoint()
     numbers = report(psp_eval("--checkpoint", "psp.pt", "--data", "test", "--device", "cpu"))
     with torch.inference_mode():
-        outputs = to_256(to_picture(tiny_model()(to_input(torch.from_numpy(PIXELS), "rgb", 3))[0]).numpy())
+        outputs = resize_to_256(to_picture(tiny_model()(to_input(torch.from_numpy(PIXELS), "rgb", 3))[0]).numpy())
     assert numbers["metrics"]["mse"]["mean"] == pytest.approx(values_of(outputs, PIXELS).mean(), rel=1e-4)
     assert numbers["device"] == "cpu" and numbers["provider"].startswith("PyTorch 2.")
 
