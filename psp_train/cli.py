@@ -3,36 +3,25 @@
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args
 
 import typer
 
 from psp_runtime import console
+from psp_runtime.console import Device
 from psp_runtime.errors import PspError
 from psp_train import recipes
 from psp_train.training import distributed
 from psp_train.training.build import build
 from psp_train.training.run_folder import RunFolder
-from psp_train.training.settings import Settings
+from psp_train.training.settings import Precision, Settings
 from psp_train.training.trainer import Trainer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-class Precision(str, Enum):
-    """Type of the networks' arithmetic."""
-
-    none = "none"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class Device(str, Enum):
-    """Where to train."""
-
-    auto = "auto"
-    cuda = "cuda"
-    cpu = "cpu"
+#: The precisions as typer takes a choice.
+PrecisionChoice = Enum("PrecisionChoice", {name: name for name in get_args(Precision)}, type=str)
 
 
 def main() -> NoReturn:
@@ -60,13 +49,13 @@ def psp_train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any value of the recipe; repeatable.")
     ] = None,
-    held_out: Annotated[int, typer.Option(min=1, help="Samples kept for validation.")] = 100,
-    amp: Annotated[Precision, typer.Option(help="Mixed precision.")] = Precision.none,
+    held_out: Annotated[int, typer.Option(min=1, help="Samples kept for validation.")] = Settings.held_out,
+    amp: Annotated[PrecisionChoice, typer.Option(help="Mixed precision.")] = PrecisionChoice(Settings.amp),
     compile_: Annotated[bool, typer.Option("--compile", help="torch.compile the networks.")] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = 2,
-    log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.jsonl.")] = 50,
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 1000,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = Settings.workers,
+    log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.jsonl.")] = Settings.log_every,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = Settings.validate_every,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = Settings.save_every,
     device: Annotated[Device, typer.Option(help="auto: the GPU where there is one.")] = Device.auto,
 ) -> None:
     """Train a pSp encoder for a task over a frozen StyleGAN2.

@@ -8,20 +8,25 @@ the second description of the method (a ResNet-50 with one linear layer per styl
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.transforms import MAX_FACTOR
 from psp_runtime.tasks import get_task
 from psp_train.networks.config import EncoderKind
+from psp_train.networks.features import LPIPSNetwork
 
+Mask = Literal["none", "crop", "labels"]
 Flip = Literal["none", "both", "independent"]
-Choices = {
-    "encoder": ("psp", "w", "naive_wplus", "resnet_w", "resnet_wplus"),
-    "lpips_network": ("alex", "vgg"),
-    "mask": ("none", "crop", "labels"),
-    "flip": ("none", "both", "independent"),
-    "optimizer": ("ranger", "adam"),
+Optimizer = Literal["ranger", "adam"]
+
+#: What the fields that name something may be.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "encoder": get_args(EncoderKind),
+    "lpips_network": get_args(LPIPSNetwork),
+    "mask": get_args(Mask),
+    "flip": get_args(Flip),
+    "optimizer": get_args(Optimizer),
 }
 
 #: The terms of the loss: each has its weight in the recipe.
@@ -58,13 +63,13 @@ class Recipe:
     l2_crop: float = 0.0
     lpips_crop: float = 0.0
     mixing: float = 0.0
-    lpips_network: Literal["alex", "vgg"] = "alex"
-    mask: Literal["none", "crop", "labels"] = "none"
+    lpips_network: LPIPSNetwork = "alex"
+    mask: Mask = "none"
     flip: Flip = "both"
     factors: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     start_from_average: bool = True
     render_size: int | None = None
-    optimizer: Literal["ranger", "adam"] = "ranger"
+    optimizer: Optimizer = "ranger"
     learning_rate: float = 1e-4
     decay: float = 0.0
     batch_size: int = 8
@@ -74,7 +79,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         get_task(self.task)
-        for name, choices in Choices.items():
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise PspError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
         if self.identity and self.moco:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from torch import nn
 from psp_train.checkpoints.state_files import StateDict, WeightsError, load_strictly, read
 from psp_train.losses.distances import LPIPS, Identity, MoCo
 from psp_train.networks.arcface import IR101, IRSE50
-from psp_train.networks.features import VGG16, AlexNet, ResNet50
+from psp_train.networks.features import VGG16, AlexNet, LPIPSNetwork, ResNet50
 
 PSP = "https://github.com/eladrich/pixel2style2pixel#pretrained-models"
 TORCHVISION = "https://download.pytorch.org/models"
@@ -65,7 +65,7 @@ FILES = {
 }
 
 #: LPIPS network -> purposes of its two files.
-LPIPS_FILES = {"alex": ("alexnet", "lpips_alex"), "vgg": ("vgg16", "lpips_vgg")}
+LPIPS_FILES: dict[LPIPSNetwork, tuple[str, str]] = {"alex": ("alexnet", "lpips_alex"), "vgg": ("vgg16", "lpips_vgg")}
 
 
 def find(folder: Path | None, purposes: Sequence[str]) -> dict[str, Path]:
@@ -78,7 +78,7 @@ def find(folder: Path | None, purposes: Sequence[str]) -> dict[str, Path]:
     return {purpose: path for purpose, path in found.items() if path}
 
 
-def load_lpips(folder: Path | None, network: Literal["alex", "vgg"] = "alex") -> LPIPS:
+def load_lpips(folder: Path | None, network: LPIPSNetwork = "alex") -> LPIPS:
     """LPIPS v0.1 on AlexNet or VGG16."""
     features, heads = LPIPS_FILES[network]
     paths = find(folder, (features, heads))
