@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.transforms import MAX_FACTOR
-from psp_runtime.tasks import get_task
+from psp_runtime.tasks import TASKS, Task, get_task
 from psp_train.networks.config import EncoderKind
 from psp_train.networks.features import LPIPSNetwork
 
@@ -52,7 +52,7 @@ class Recipe:
     a smaller output, from the generator's first layers: only for generators whose first layers are one (the demo's).
     """
 
-    task: str = "inversion"
+    task: Task = TASKS["inversion"]
     encoder: EncoderKind = "psp"
     l2: float = 1.0
     l1: float = 0.0
@@ -78,7 +78,6 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        get_task(self.task)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise PspError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
@@ -112,11 +111,11 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    recipe.task: recipe
+    recipe.task.name: recipe
     for recipe in (
-        Recipe("inversion"),
+        Recipe(TASKS["inversion"]),
         Recipe(
-            "frontalization",
+            TASKS["frontalization"],
             l2=0.001,
             lpips=0.08,
             identity=1.0,
@@ -125,11 +124,11 @@ RECIPES: dict[str, Recipe] = {
             lpips_crop=0.8,
             flip="independent",
         ),
-        Recipe("sketch", identity=0.0, w_norm=0.005),
-        Recipe("segmentation", identity=0.0, w_norm=0.005),
-        Recipe("super_resolution", w_norm=0.005),
-        Recipe("inpainting", w_norm=0.005),
-        Recipe("toonify", identity=1.0, w_norm=0.025),
+        Recipe(TASKS["sketch"], identity=0.0, w_norm=0.005),
+        Recipe(TASKS["segmentation"], identity=0.0, w_norm=0.005),
+        Recipe(TASKS["super_resolution"], w_norm=0.005),
+        Recipe(TASKS["inpainting"], w_norm=0.005),
+        Recipe(TASKS["toonify"], identity=1.0, w_norm=0.025),
     )
 }
 
@@ -198,12 +197,12 @@ def _kind(name: str, default: Any) -> str:
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain JSON values."""
-    return asdict(recipe) | {"factors": list(recipe.factors)}
+    return asdict(recipe) | {"task": recipe.task.name, "factors": list(recipe.factors)}
 
 
 def from_json(values: Mapping[str, Any]) -> Recipe:
     """The inverse of `to_json`. Raises `PspError` for values that are not a recipe's."""
     try:
-        return Recipe(**{**values, "factors": tuple(values["factors"])})
+        return Recipe(**{**values, "task": get_task(values["task"]), "factors": tuple(values["factors"])})
     except (TypeError, KeyError) as error:
         raise PspError(f"not a training recipe of this version: {error}") from None

@@ -147,7 +147,7 @@ def checkpoint_dict(model: PSP, recipe: Recipe) -> dict[str, Any]:
 
     `opts` holds the names and sizes the reference looks up, and, under `psp_toolkit`, the whole recipe.
     """
-    config, task = model.encoder.config, get_task(recipe.task)
+    config, task = model.encoder.config, recipe.task
     only_w = config.kind == "w"  # the reference adds one vector to one
     opts = {
         "dataset_type": task.reference or TASKS["inversion"].reference,

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from psp_runtime.errors import PspError
-from psp_runtime.tasks import get_task
 from psp_train import demo
 from psp_train.checkpoints.psp import load_encoder, load_generator
 from psp_train.data import folders
@@ -54,7 +53,7 @@ def build(settings: Settings, check: bool = True) -> Setup:
 
 def build_samples(settings: Settings, check: bool = True) -> tuple[Samples, Samples]:
     """Training and held-out samples of the settings' folders; `check`: after reading all label maps."""
-    recipe, task = settings.recipe, get_task(settings.recipe.task)
+    recipe, task = settings.recipe, settings.recipe.task
     if settings.demo:
         items = dataset.items(task, settings.data or settings.out / "drawn", masks=recipe.mask == "labels")
     elif settings.data is None:
@@ -102,7 +101,7 @@ def build_model(settings: Settings) -> PSP:
 def demo_model(recipe: Recipe) -> tuple[PSP, torch.Tensor]:
     """A fresh demo encoder over the bundled generator, and its average w."""
     resnet = recipe.encoder.startswith("resnet")
-    config = replace(demo.encoder_config(recipe.task), kind=recipe.encoder, **(DEMO_RESNET if resnet else {}))
+    config = replace(demo.encoder_config(recipe.task.name), kind=recipe.encoder, **(DEMO_RESNET if resnet else {}))
     model = PSP(config, demo.GENERATOR)
     generator, average = demo.load_generator()
     model.decoder = generator
@@ -114,7 +113,7 @@ def published_model(recipe: Recipe, path: Path | None) -> tuple[PSP, torch.Tenso
     if path is None:
         raise PspError("give --generator, a StyleGAN2 checkpoint (.pt), or --demo for the bundled one")
     generator, average = load_generator(path)
-    channels, config = get_task(recipe.task).channels, generator.config
+    channels, config = recipe.task.channels, generator.config
     model = PSP(published_config(recipe.encoder, channels, config.styles, config.style_dim), config)
     model.decoder = generator
     return model, average

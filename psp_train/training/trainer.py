@@ -19,7 +19,7 @@ from torch import nn
 
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
-from psp_runtime.tasks import INPUT_SIZE, get_task
+from psp_runtime.tasks import INPUT_SIZE
 from psp_train.checkpoints.psp import checkpoint_dict
 from psp_train.data.folders import KIND_OF_FINGERPRINT, fingerprint
 from psp_train.data.samples import Batch, BatchOrder, training_batches
@@ -45,7 +45,7 @@ class Forward(nn.Module):
     def __init__(self, setup: Setup, encoder: nn.Module) -> None:
         super().__init__()
         recipe, decoder = setup.recipe, setup.model.decoder
-        self.recipe, self.task = recipe, get_task(recipe.task)
+        self.recipe, self.task = recipe, recipe.task
         self.channels = setup.model.encoder.config.input_channels
         self.encoder = encoder
         self.decoder = first_layers(decoder, recipe.render_size) if recipe.render_size else decoder
@@ -98,7 +98,7 @@ class Trainer:
         recipe, first = self.recipe, self.restore()
         batches = self.batches(first)
         size = recipe.batch_size * recipe.accumulate * self.process.world
-        progress = Progress(f"training {recipe.task}", recipe.steps, first, "pictures", size)
+        progress = Progress(f"training {recipe.task.name}", recipe.steps, first, "pictures", size)
         with progress, Board(self.folder.path, first, self.process.first) as board:
             for step in range(first + 1, recipe.steps + 1):
                 loss, terms = self.step(step, batches)

@@ -15,7 +15,7 @@ from models import TINY_GENERATOR, inputs, tiny_model
 from PIL import Image
 from torch import nn
 
-from psp_runtime.tasks import get_task
+from psp_runtime.tasks import TASKS
 from psp_train.drawn.faces import draw, sample
 from psp_train.losses.distances import Frozen
 from psp_train.networks import PSP, EncoderConfig
@@ -74,7 +74,7 @@ def make_settings(drawn: Path, out: Path, task: str = "inversion", variant: str 
     """A training on a folder of `draw_faces`: `values` are those of `Settings` or of the recipe."""
     ours = {name: values.pop(name) for name in list(values) if name in Settings.__dataclass_fields__}
     recipe = make_recipe(task, variant, dict(batch_size=2, steps=6, learning_rate=1e-3) | values)
-    source = {"rgb": "faces", "sketch": "sketches", "labels": "labels"}[get_task(task).input]
+    source = {"rgb": "faces", "sketch": "sketches", "labels": "labels"}[TASKS[task].input]
     files = dict(data=drawn / source, target=None if source == "faces" else drawn / "faces")
     files |= dict(masks=drawn / "labels") if recipe.mask == "labels" else {}
     every = dict(held_out=2, workers=0, log_every=1, validate_every=3, save_every=2)
@@ -93,7 +93,7 @@ def make_model(settings: Settings) -> PSP:
     recipe, model = settings.recipe, tiny_model()
     torch.manual_seed(recipe.seed)
     styles = TINY_GENERATOR.styles, TINY_GENERATOR.style_dim
-    config = EncoderConfig(recipe.encoder, get_task(recipe.task).channels, *styles, (1, 1, 1, 1), (4, 6, 8, 12))
+    config = EncoderConfig(recipe.encoder, recipe.task.channels, *styles, (1, 1, 1, 1), (4, 6, 8, 12))
     model.encoder = build_encoder(config).to(memory_format=torch.channels_last)
     model.latent_avg.copy_(model.latent_avg[0].clone())  # a mean w is the same for all styles
     return model

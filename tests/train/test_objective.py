@@ -53,7 +53,7 @@ def encoder_input(batch, task):
 def expected_terms(trainer, batch, networks):
     """The terms of the loss, written out: {name: scalar}."""
     recipe, model = trainer.recipe, trainer.model
-    codes = model.encoder(encoder_input(batch, recipe.task)) + model.latent_avg
+    codes = model.encoder(encoder_input(batch, recipe.task.name)) + model.latent_avg
     y, target = model.decoder(codes), F.avg_pool2d(batch.target.permute(0, 3, 1, 2) / 127.5 - 1, 4)
     mask = face(batch, recipe.mask)
     a, b = y * mask, target * mask

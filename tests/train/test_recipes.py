@@ -31,7 +31,7 @@ def message(error: pytest.ExceptionInfo) -> str:
 
 def test_one_recipe_for_each_task():
     assert set(RECIPES) == set(TABLE) == set(TASKS)
-    assert all(recipe.task == name for name, recipe in RECIPES.items())
+    assert all(recipe.task == TASKS[name] for name, recipe in RECIPES.items())
 
 
 @pytest.mark.parametrize("task", TABLE)
@@ -75,7 +75,7 @@ def test_the_second_description():
 
 def test_overrides_come_last():
     recipe = make_recipe("sketch", "global", {"identity": 0.25, "mask": "labels"})
-    assert (recipe.task, recipe.encoder, recipe.identity, recipe.mask) == ("sketch", "resnet_w", 0.25, "labels")
+    assert (recipe.task.name, recipe.encoder, recipe.identity, recipe.mask) == ("sketch", "resnet_w", 0.25, "labels")
 
 
 def test_overrides_have_the_types_of_their_fields():
@@ -180,3 +180,5 @@ def test_json_of_another_version(change):
     del values["factors"]
     with pytest.raises(PspError, match="not a training recipe of this version"):
         from_json(values)
+    with pytest.raises(PspError, match="unknown task 'portrait'"):
+        from_json(to_json(Recipe()) | {"task": "portrait"})

@@ -14,6 +14,7 @@ from PIL import Image
 from training import draw_faces, make_settings, stand_ins
 
 from psp_runtime import console
+from psp_runtime.tasks import TASKS
 from psp_train import cli
 from psp_train.drawn import dataset
 from psp_train.networks.config import EncoderConfig
@@ -345,7 +346,7 @@ def test_files_of_another_training_are_not_continued(psp_train, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 def test_faces_are_drawn_through_a_link_and_into_the_working_folder(tmp_path, monkeypatch):
-    task = build.get_task("sketch")
+    task = TASKS["sketch"]
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert all(item.source.exists() for item in dataset.items(task, tmp_path / "link", count=1))
@@ -357,7 +358,7 @@ def test_faces_are_drawn_through_a_link_and_into_the_working_folder(tmp_path, mo
 
 
 def test_a_folder_that_another_run_has_drawn_meanwhile(tmp_path, monkeypatch):
-    task, draw = build.get_task("sketch"), dataset._draw_all
+    task, draw = TASKS["sketch"], dataset._draw_all
 
     def slow(folder, count, seed):
         with monkeypatch.context() as patch:
@@ -371,11 +372,11 @@ def test_a_folder_that_another_run_has_drawn_meanwhile(tmp_path, monkeypatch):
 
 
 def test_demo_faces_are_drawn_once(tmp_path):
-    items = dataset.items(build.get_task("segmentation"), tmp_path / "drawn", masks=True, count=3)
+    items = dataset.items(TASKS["segmentation"], tmp_path / "drawn", masks=True, count=3)
     assert [item.source.parent.name for item in items] == ["labels"] * 3
     assert all(path.exists() for item in items for path in (item.source, item.target, item.mask))
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "drawn").rglob("*.png")}
-    dataset.items(build.get_task("sketch"), tmp_path / "drawn", count=3)
+    dataset.items(TASKS["sketch"], tmp_path / "drawn", count=3)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "drawn").rglob("*.png")} == times and len(times) == 9
 
 
@@ -394,7 +395,7 @@ def test_faces_whose_drawing_was_stopped_are_drawn_again(tmp_path, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    task = build.get_task("sketch")
+    task = TASKS["sketch"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(dataset, "ProcessPoolExecutor", stopped)
         dataset.items(task, tmp_path, count=2)
