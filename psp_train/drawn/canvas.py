@@ -102,6 +102,16 @@ class Head:
         return x * self.cos + z * self.sin, y + z * self.nod, narrowing
 
 
+class Style(NamedTuple):
+    """How a shape is painted: `opacity` 0..1 of its colour, `soft`, half the width of its edge, and the darkness 0..1
+    of its pencil outline (`line`) and of what the pencil fills it with (`ink`)."""
+
+    line: float = 0.8
+    ink: float = 0.0
+    opacity: float = 1.0
+    soft: float = EDGE
+
+
 class Canvas:
     """Picture, labels and pencil lines of one drawing; ``paint`` adds a shape to all three."""
 
@@ -117,12 +127,12 @@ class Canvas:
         across = np.clip(x / 0.6, -1, 1)
         self.light = 1.02 + p["light"] * 0.16 * across * (1.5 - 0.5 * across**2) - 0.05 * (y + across**2)
 
-    def paint(self, box, shape: Callable, colour, label="", line=0.8, ink=0.0, opacity=1.0, soft=EDGE):
-        """Paint ``shape(x, y)`` inside the box (left, top, right, bottom).
+    def paint(self, box, shape: Callable, colour, label="", **style: float):
+        """Paint ``shape(x, y)`` inside the box (left, top, right, bottom), in the `Style` of these arguments.
 
-        An empty label leaves the labels alone; line and ink are the darkness of the shape's pencil outline and
-        fill, and soft is half the width of its edge.
+        An empty label leaves labels and pencil lines alone.
         """
+        line, ink, opacity, soft = Style(**style)
         left, top, right, bottom = (min(max(round((v + 1) / 2 * self.size), 0), self.size) for v in box)
         window = np.s_[top:bottom, left:right]
         distance = shape(self.axis[None, left:right], self.axis[top:bottom, None])
@@ -135,11 +145,11 @@ class Canvas:
             covered = self.lines[window] * (1 - alpha) + ink * alpha
             self.lines[window] = np.maximum(covered, line * opacity * contour)
 
-    def oval(self, x0: float, y0: float, rx: float, ry: float, colour, **style):
-        """Paint an ellipse with the style arguments of ``paint``."""
-        rim = LINE + style.get("soft", EDGE)
+    def oval(self, x0: float, y0: float, rx: float, ry: float, colour, **label_and_style):
+        """Paint an ellipse with a label and a style, as ``paint`` does."""
+        rim = LINE + label_and_style.get("soft", EDGE)
         box = (x0 - rx - rim, y0 - ry - rim, x0 + rx + rim, y0 + ry + rim)
-        self.paint(box, lambda x, y: ellipse(x - x0, y - y0, rx, ry), colour, **style)
+        self.paint(box, lambda x, y: ellipse(x - x0, y - y0, rx, ry), colour, **label_and_style)
 
     def face(self) -> Face:
         image = np.clip(self.image.transpose(1, 2, 0) + 0.5, 0, 255).astype(np.uint8)
