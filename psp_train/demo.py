@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from psp_runtime.errors import PspError
 from psp_runtime.tasks import get_task
-from psp_train.drawn.faces import FACE_DIM
+from psp_train.drawn import FACE_DIM
 from psp_train.networks import PSP, EncoderConfig, Generator, GeneratorConfig
 
 WEIGHTS = Path(__file__).parent / "weights"

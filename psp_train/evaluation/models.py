@@ -115,24 +115,24 @@ def _load(model: Model, item: "Item", data: Path, factor: int | None) -> Sample:
 
 def drawn_jobs(model: Model, count: int, factor: int | None) -> list[Job]:
     """Drawn faces that no training saw. Raises `PspError` for tasks that have none."""
-    from psp_train.drawn import faces
+    from psp_train.drawn import LABELS, sample
     from psp_train.drawn.dataset import HELD_OUT_SEED
 
     task = model.task
     if task.name == "toonify":
         raise PspError("there are no drawn faces for task toonify: give --data")
-    if task.input == "labels" and model.classes < len(faces.LABELS):
-        raise PspError(f"{model.name} knows {model.classes} classes, drawn faces have {len(faces.LABELS)}: give --data")
-    vectors = faces.sample(count, HELD_OUT_SEED)
+    if task.input == "labels" and model.classes < len(LABELS):
+        raise PspError(f"{model.name} knows {model.classes} classes, drawn faces have {len(LABELS)}: give --data")
+    vectors = sample(count, HELD_OUT_SEED)
     return [partial(_draw, task, f"face {i}", vector, factor) for i, vector in enumerate(vectors)]
 
 
 def _draw(task: Task, name: str, vector: Array, factor: int | None) -> Sample:
-    from psp_train.drawn import faces
+    from psp_train.drawn import draw, with_parameters
 
-    face = faces.draw(vector)
+    face = draw(vector)
     if task.name == "frontalization":  # of a drawn face the other view is known
-        return Sample(name, face.image, faces.draw(faces.with_parameters(vector, yaw=0)).image)
+        return Sample(name, face.image, draw(with_parameters(vector, yaw=0)).image)
     source = {"rgb": face.image, "sketch": face.sketch[..., None], "labels": face.labels}[task.input]
     return Sample(name, _degrade(task, source, factor), face.image)
 

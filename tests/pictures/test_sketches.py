@@ -12,7 +12,7 @@ from PIL import Image
 from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures.sketching import sketch
 from psp_train.data.sketches import make_sketches
-from psp_train.drawn.faces import draw, sample
+from psp_train.drawn import draw, sample
 
 PAPER = 255
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from psp_runtime.tasks import TASKS
-from psp_train.drawn.faces import draw, sample
+from psp_train.drawn import draw, sample
 from psp_train.losses.distances import Frozen
 from psp_train.networks import PSP, EncoderConfig
 from psp_train.networks.encoders import build_encoder

@@ -19,7 +19,7 @@ from psp_runtime.pictures.loading import load
 from psp_runtime.pictures.transforms import triangle
 from psp_runtime.tasks import TASKS
 from psp_train.data.samples import degrade
-from psp_train.drawn import faces, judges
+from psp_train.drawn import draw, judges, sample
 from psp_train.drawn.dataset import HELD_OUT_SEED
 from psp_train.evaluation import cli
 from psp_train.evaluation.metrics import MSE, compare, demo_metrics, mse, published_metrics, resize_to_256
@@ -131,7 +131,7 @@ def test_published_metrics(monkeypatch):
 def test_judges_of_drawn_faces_have_names_of_their_own():
     metrics = demo_metrics("cpu")
     assert [metric.name for metric in metrics] == ["identity_distance", "feature_distance", "mse"]
-    one, other = (faces.draw(z).image[None] for z in faces.sample(2, seed=9))
+    one, other = (draw(z).image[None] for z in sample(2, seed=9))
     for metric in metrics:
         assert metric.compare(one, one)[0] < 1e-6 < metric.compare(one, other)[0]
 
@@ -220,14 +220,14 @@ def test_sketches_and_label_maps_are_paired(here, task, shape):
 
 @pytest.mark.parametrize("task", [name for name in TASKS if name != "toonify"])
 def test_drawn_faces_of_every_task(task):
-    vector = faces.sample(1, HELD_OUT_SEED)[0]
-    face = faces.draw(vector)
+    vector = sample(1, HELD_OUT_SEED)[0]
+    face = draw(vector)
     source = {"rgb": face.image, "sketch": face.sketch[..., None], "labels": face.labels}[TASKS[task].input]
     (job,) = drawn_jobs(model(task=task), 1, 8 if task == "super_resolution" else None)
-    sample = job()
+    _, found, target = job()
     plain = task not in ("super_resolution", "inpainting")
-    assert np.array_equal(sample.source, source) == plain and sample.source.shape == source.shape
-    assert np.array_equal(sample.target, face.image) == (task != "frontalization")
+    assert np.array_equal(found, source) == plain and found.shape == source.shape
+    assert np.array_equal(target, face.image) == (task != "frontalization")
 
 
 def test_tasks_without_drawn_faces():
@@ -321,7 +321,7 @@ def test_the_demo(psp_eval):
 
 def test_an_engine_on_drawn_faces(psp_eval):
     numbers = report(psp_eval("--demo", "--engine", "psp.onnx", "--count", 3))
-    drawn = np.stack([faces.draw(z).image for z in faces.sample(3, HELD_OUT_SEED)])
+    drawn = np.stack([draw(z).image for z in sample(3, HELD_OUT_SEED)])
     expected = values_of(of_tiny_engine(drawn), drawn).mean()
     assert numbers["metrics"]["mse"]["mean"] == pytest.approx(expected, rel=1e-3)
 
