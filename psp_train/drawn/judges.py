@@ -20,17 +20,17 @@ from torch.nn import functional as F
 
 from psp_train.drawn.faces import LABELS
 
-WEIGHTS = Path(__file__).parents[1] / "weights" / "judges.safetensors"
+WEIGHTS_FILE = Path(__file__).parents[1] / "weights" / "judges.safetensors"
 SIZE = 128
 # What stays when a face turns, speaks or moves to another room, and can be seen in a drawing.
-IDENTITY = (
+IDENTITY_PARAMETERS = (
     "skin_tone", "skin_warmth", "face_width", "jaw", "chin_length", "hair_colour", "hair_length", "hair_volume",
     "fringe", "parting", "eye_size", "eye_spacing", "eye_colour", "brow_thickness", "nose_length", "nose_width",
     "mouth_width", "lip_colour", "glasses",
 )  # fmt: skip
 
 
-class Perceptual(nn.Module):
+class PerceptualJudge(nn.Module):
     """Feature distance of two pictures: how differently a network that reads faces sees them."""
 
     def __init__(self, widths: tuple[int, ...] = (32, 48, 64, 96)):
@@ -55,16 +55,16 @@ class Perceptual(nn.Module):
         return torch.stack(distances).mean(0)
 
 
-class Identity(nn.Module):
+class IdentityJudge(nn.Module):
     """Identity distance of drawn faces: do two pictures show the same face, whatever its pose and expression?
 
-    The network estimates the IDENTITY parameters; these estimates, with mean 0 and variance 1 over all faces, are the
+    The network estimates the IDENTITY_PARAMETERS; these estimates, with mean 0 and variance 1 over all faces, are the
     features.
     """
 
     def __init__(self, widths: tuple[int, ...] = (32, 48, 64, 96, 96), hidden: int = 96):
         super().__init__()
-        self.estimate = _estimator(widths, hidden, len(IDENTITY))
+        self.estimate = _estimator(widths, hidden, len(IDENTITY_PARAMETERS))
 
     def features(self, x: Tensor) -> Tensor:
         """Pictures [B,3,H,W] -> unit vectors [B,19]."""
@@ -76,7 +76,7 @@ class Identity(nn.Module):
         return (a - b).square().sum(1) / 2  # the same for unit vectors, and exactly 0 for equal ones
 
 
-class Yaw(nn.Module):
+class YawJudge(nn.Module):
     """How far a face is turned."""
 
     def __init__(self, widths: tuple[int, ...] = (16, 24, 32, 48, 64), hidden: int = 64):
@@ -114,17 +114,17 @@ class Segmenter(nn.Module):
 
 
 class Judges(NamedTuple):
-    perceptual: Perceptual
-    identity: Identity
-    yaw: Yaw
+    perceptual: PerceptualJudge
+    identity: IdentityJudge
+    yaw: YawJudge
     segmenter: Segmenter
 
 
 def load_judges() -> Judges:
     """The bundled judges in FP32 and in eval mode; gradients flow to the pictures, not to the weights."""
-    with safe_open(WEIGHTS, "pt") as file:
+    with safe_open(WEIGHTS_FILE, "pt") as file:
         tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-    judges = Judges(Perceptual(), Identity(), Yaw(), Segmenter())
+    judges = Judges(PerceptualJudge(), IdentityJudge(), YawJudge(), Segmenter())
     for name, network in judges._asdict().items():
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
         network.load_state_dict(own)
@@ -134,7 +134,7 @@ def load_judges() -> Judges:
 
 def errors() -> dict[str, float]:
     """What the judges get wrong on held-out drawn faces, as `tools/train_judges.py` measured it."""
-    with safe_open(WEIGHTS, "pt") as file:
+    with safe_open(WEIGHTS_FILE, "pt") as file:
         return json.loads(file.metadata()["errors"])
 
 

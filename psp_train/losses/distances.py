@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from psp_runtime.tasks import INPUT_SIZE
-from psp_train.networks.arcface import IR101, IRSE50, unit
+from psp_train.networks.arcface import IR101, IRSE50, unit_length
 from psp_train.networks.features import VGG16, AlexNet, ResNet50
 
 #: Mean and standard deviation of ImageNet, for pictures in [-1,1], as rounded by LPIPS.
@@ -17,7 +17,7 @@ LPIPS_MEAN, LPIPS_STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 LPIPS_EPS = 1e-10
 
 #: Rows and columns of the face in an aligned 256x256 picture.
-FACE = slice(35, 223), slice(32, 220)
+INNER_FACE = slice(35, 223), slice(32, 220)
 
 
 class Frozen(nn.Module):
@@ -47,7 +47,7 @@ class LPIPS(Frozen):
 
     def __init__(self, network: AlexNet | VGG16) -> None:
         super().__init__(network)
-        heads = {f"lin{i}": head(channels) for i, channels in enumerate(network.channels)}
+        heads = {f"lin{i}": lpips_head(channels) for i, channels in enumerate(network.channels)}
         self.heads = nn.ModuleDict(heads).requires_grad_(False)
         self.register_buffer("mean", torch.tensor(LPIPS_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(LPIPS_STD).view(1, 3, 1, 1), persistent=False)
@@ -56,15 +56,27 @@ class LPIPS(Frozen):
         """x, y [B,3,H,W] in [-1,1] -> distances [B]."""
         maps = zip(self.network(self.standardise(x)), self.network(self.standardise(y)), strict=True)
         pairs = zip(maps, self.heads.parameters(), strict=True)
-        return torch.stack([distance(a, b, weight) for (a, b), weight in pairs]).sum(0)
+        return torch.stack([layer_distance(a, b, weight) for (a, b), weight in pairs]).sum(0)
 
     def standardise(self, x: torch.Tensor) -> torch.Tensor:
         """Colours [B,3,H,W] in [-1,1] -> mean 0, variance 1 over ImageNet."""
         return (x - self.mean) / self.std
 
 
-class Identity(Frozen):
-    """How far two faces are from being the same person: 1 - cosine of a face network's features.
+class CosineDistance(Frozen):
+    """1 - cosine of two pictures' features, [B]: from 0 (same) to 2."""
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """x [B,3,H,W] in [-1,1] -> features [B,N] of length 1."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """x, y [B,3,H,W] in [-1,1] -> distances [B]."""
+        return 1 - (self.features(x) * self.features(y)).sum(1)
+
+
+class IdentityDistance(CosineDistance):
+    """How far two faces are from being the same person, by a face network's features.
 
     `network` is IR-SE50 for the loss; IR-101 for the similarity (the cosine) in the tables.
     """
@@ -74,16 +86,12 @@ class Identity(Frozen):
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """x [B,3,H,W] in [-1,1], an aligned face -> features [B,512] of length 1."""
-        face = pool(x)[:, :, FACE[0], FACE[1]]
+        face = pool(x)[:, :, INNER_FACE[0], INNER_FACE[1]]
         return self.network(F.adaptive_avg_pool2d(face, 112))
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """x, y [B,3,H,W] in [-1,1] -> distances [B], from 0 (same) to 2."""
-        return 1 - (self.features(x) * self.features(y)).sum(1)
 
-
-class MoCo(Frozen):
-    """1 - cosine of MoCo v2 features (Chen et al. 2020): the identity loss of what is not a face (Tov et al. 2021)."""
+class MoCoDistance(CosineDistance):
+    """By MoCo v2 features (Chen et al. 2020): the identity loss of what is not a face (Tov et al. 2021)."""
 
     def __init__(self, network: ResNet50) -> None:
         super().__init__(network)
@@ -94,11 +102,7 @@ class MoCo(Frozen):
         As in the reference, 256 becomes 224 by nearest neighbour and colours are not standardised: the published
         loss weight belongs to these features.
         """
-        return unit(self.network(F.interpolate(pool(x), size=224, mode="nearest")))
-
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """x, y [B,3,H,W] in [-1,1] -> distances [B], from 0 (same) to 2."""
-        return 1 - (self.features(x) * self.features(y)).sum(1)
+        return unit_length(self.network(F.interpolate(pool(x), size=224, mode="nearest")))
 
 
 def w_norm(codes: torch.Tensor, latent_avg: torch.Tensor | None) -> torch.Tensor:
@@ -108,17 +112,17 @@ def w_norm(codes: torch.Tensor, latent_avg: torch.Tensor | None) -> torch.Tensor
     return torch.linalg.vector_norm(offsets, dim=(1, 2)).mean()
 
 
-def head(channels: int) -> nn.ModuleDict:
+def lpips_head(channels: int) -> nn.ModuleDict:
     """One head of LPIPS. The published ones have a dropout first, which only training them needed."""
     return nn.ModuleDict({"model": nn.Sequential(nn.Identity(), nn.Conv2d(channels, 1, 1, bias=False))})
 
 
-def distance(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def layer_distance(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Weighted squared distance of directions [B], averaged over places: a, b [B,C,H,W], weight [1,C,1,1]."""
-    return ((direction(a) - direction(b)).square() * weight).sum(1).mean((1, 2))
+    return ((unit_channels(a) - unit_channels(b)).square() * weight).sum(1).mean((1, 2))
 
 
-def direction(x: torch.Tensor) -> torch.Tensor:
+def unit_channels(x: torch.Tensor) -> torch.Tensor:
     """Scale [B,C,H,W] to length 1 over C, in float32.
 
     `vector_norm`, as it has a gradient (0) where all features are 0; the square root of a sum of squares has none.

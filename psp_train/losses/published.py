@@ -14,20 +14,20 @@ import torch
 from torch import nn
 
 from psp_train.checkpoints.state_files import StateDict, WeightsError, load_strictly, read
-from psp_train.losses.distances import LPIPS, Identity, MoCo
+from psp_train.losses.distances import LPIPS, IdentityDistance, MoCoDistance
 from psp_train.networks.arcface import IR101, IRSE50
 from psp_train.networks.features import VGG16, AlexNet, LPIPSNetwork, ResNet50
 
-PSP = "https://github.com/eladrich/pixel2style2pixel#pretrained-models"
-TORCHVISION = "https://download.pytorch.org/models"
-LPIPS_WEIGHTS = "https://github.com/richzhang/PerceptualSimilarity/tree/master/lpips/weights/v0.1"
-MOCO = "https://github.com/facebookresearch/moco#models"
+PSP_URL = "https://github.com/eladrich/pixel2style2pixel#pretrained-models"
+TORCHVISION_URL = "https://download.pytorch.org/models"
+LPIPS_URL = "https://github.com/richzhang/PerceptualSimilarity/tree/master/lpips/weights/v0.1"
+MOCO_URL = "https://github.com/facebookresearch/moco#models"
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedFile:
     """One published file.
 
     `names` are patterns relative to the folder, the first one the published name. Of the file's keys, those that
@@ -43,24 +43,24 @@ class Published:
 #: Purpose -> file. VGG16 has one name only: LPIPS fits these weights alone, and other published files with the same
 #: keys and shapes (`vgg16-00b39a1b.pth`, from Caffe) would load and measure nonsense.
 FILES = {
-    "alexnet": Published(
+    "alexnet": PublishedFile(
         ("alexnet-owt-7be5be79.pth", "alexnet-*.pth"),
-        f"{TORCHVISION}/alexnet-owt-7be5be79.pth",
+        f"{TORCHVISION_URL}/alexnet-owt-7be5be79.pth",
         unused=("classifier.",),
     ),
-    "vgg16": Published(("vgg16-397923af.pth",), f"{TORCHVISION}/vgg16-397923af.pth", unused=("classifier.",)),
-    "lpips_alex": Published(("alex.pth", "lpips_alex.pth", "lpips/alex.pth"), LPIPS_WEIGHTS),
-    "lpips_vgg": Published(("vgg.pth", "lpips_vgg.pth", "lpips/vgg.pth"), LPIPS_WEIGHTS),
-    "ir_se50": Published(("model_ir_se50.pth",), PSP),
-    "ir_101": Published(("CurricularFace_Backbone.pth",), PSP),
-    "moco": Published(
+    "vgg16": PublishedFile(("vgg16-397923af.pth",), f"{TORCHVISION_URL}/vgg16-397923af.pth", unused=("classifier.",)),
+    "lpips_alex": PublishedFile(("alex.pth", "lpips_alex.pth", "lpips/alex.pth"), LPIPS_URL),
+    "lpips_vgg": PublishedFile(("vgg.pth", "lpips_vgg.pth", "lpips/vgg.pth"), LPIPS_URL),
+    "ir_se50": PublishedFile(("model_ir_se50.pth",), PSP_URL),
+    "ir_101": PublishedFile(("CurricularFace_Backbone.pth",), PSP_URL),
+    "moco": PublishedFile(
         ("moco_v2_800ep_pretrain.pth.tar", "moco_v2_800ep_pretrain.pt", "moco_v2_800ep_pretrain.pth"),
-        MOCO,
+        MOCO_URL,
         prefix="module.encoder_q.",
         unused=("fc.",),
     ),
-    "resnet50": Published(
-        ("resnet50-0676ba61.pth", "resnet50-*.pth"), f"{TORCHVISION}/resnet50-0676ba61.pth", unused=("fc.",)
+    "resnet50": PublishedFile(
+        ("resnet50-0676ba61.pth", "resnet50-*.pth"), f"{TORCHVISION_URL}/resnet50-0676ba61.pth", unused=("fc.",)
     ),
 }
 
@@ -70,7 +70,7 @@ LPIPS_FILES: dict[LPIPSNetwork, tuple[str, str]] = {"alex": ("alexnet", "lpips_a
 
 def find(folder: Path | None, purposes: Sequence[str]) -> dict[str, Path]:
     """The files of `purposes` (keys of FILES) in `folder`; one `WeightsError` names all that are missing."""
-    found = {purpose: _first(folder, FILES[purpose].names) for purpose in purposes}
+    found = {purpose: _first_match(folder, FILES[purpose].names) for purpose in purposes}
     missing = [FILES[purpose] for purpose, path in found.items() if path is None]
     if missing:
         wanted = "; ".join(f"{file.names[0]} (from {file.source})" for file in missing)
@@ -87,23 +87,23 @@ def load_lpips(folder: Path | None, network: LPIPSNetwork = "alex") -> LPIPS:
     return lpips
 
 
-def load_identity(folder: Path | None) -> Identity:
+def load_identity(folder: Path | None) -> IdentityDistance:
     """The identity loss: IR-SE50 of ArcFace."""
-    return Identity(_load(IRSE50, folder, "ir_se50"))
+    return IdentityDistance(_load(IRSE50, folder, "ir_se50"))
 
 
-def load_similarity(folder: Path | None) -> Identity:
+def load_similarity(folder: Path | None) -> IdentityDistance:
     """The identity metric: IR-101 of CurricularFace. 1 minus its distance is the similarity.
 
     The paper's tables align each picture anew by MTCNN; this takes the same crop of aligned pictures as the loss, so
     compare its numbers with each other.
     """
-    return Identity(_load(IR101, folder, "ir_101"))
+    return IdentityDistance(_load(IR101, folder, "ir_101"))
 
 
-def load_moco(folder: Path | None) -> MoCo:
+def load_moco(folder: Path | None) -> MoCoDistance:
     """The similarity loss of other things than faces: ResNet-50 of MoCo v2, 800 epochs."""
-    return MoCo(_load(ResNet50, folder, "moco"))
+    return MoCoDistance(_load(ResNet50, folder, "moco"))
 
 
 def load_resnet50(folder: Path | None) -> ResNet50:
@@ -116,7 +116,7 @@ def resnet50_state(folder: Path | None) -> StateDict:
 
     The first layer is for 3 channels: an encoder of other input keeps its own.
     """
-    return {f"backbone.{key}": value for key, value in _start(ResNet50, folder, "resnet50").items()}
+    return {f"backbone.{key}": value for key, value in _starting_weights(ResNet50, folder, "resnet50").items()}
 
 
 def irse50_state(folder: Path | None) -> StateDict:
@@ -124,20 +124,20 @@ def irse50_state(folder: Path | None) -> StateDict:
 
     The stem is for 3 channels: an encoder of other input loads `body.*` alone.
     """
-    state = _start(IRSE50, folder, "ir_se50")
+    state = _starting_weights(IRSE50, folder, "ir_se50")
     return {key: value for key, value in state.items() if not key.startswith("output_layer.")}
 
 
-def _start(kind: type[nn.Module], folder: Path | None, purpose: str) -> StateDict:
+def _starting_weights(kind: type[nn.Module], folder: Path | None, purpose: str) -> StateDict:
     """The weights of a published network to train on; none, and a warning, where its file is not there."""
     names = FILES[purpose].names
-    if _first(folder, names) is None:
+    if _first_match(folder, names) is None:
         warnings.warn(f"the encoder starts from random weights: no {names[0]} in {folder}", stacklevel=2)
         return {}
     return _load(kind, folder, purpose).state_dict()
 
 
-def _first(folder: Path | None, names: Iterable[str]) -> Path | None:
+def _first_match(folder: Path | None, names: Iterable[str]) -> Path | None:
     """The first file that has one of the names; the order of `names` counts, then the alphabet."""
     if folder is None:
         return None
@@ -160,9 +160,9 @@ def _load(kind: type[Network], folder: Path | None, purpose: str) -> Network:
     return network.eval()
 
 
-def _fill(module: nn.Module, path: Path, file: Published) -> None:
+def _fill(module: nn.Module, path: Path, file: PublishedFile) -> None:
     """Strictly load a file into a module, cast to the module's types."""
-    state = _ours(read(path, "download it again"), file)
+    state = _network_part(read(path, "download it again"), file)
     for key in module.state_dict():
         if key.endswith("num_batches_tracked"):  # not in files of PyTorch before 0.4.1, and of no effect here
             state.setdefault(file.prefix + key, torch.tensor(0))
@@ -170,7 +170,7 @@ def _fill(module: nn.Module, path: Path, file: Published) -> None:
     load_strictly(module, state, misfit, file.prefix)
 
 
-def _ours(data: Mapping[str, object], file: Published) -> StateDict:
+def _network_part(data: Mapping[str, object], file: PublishedFile) -> StateDict:
     """The network's part of the file: without others, such as a classifier or an optimizer."""
     inner = data.get("state_dict", data)
     state = {str(key): value for key, value in inner.items()} if isinstance(inner, Mapping) else {}

@@ -25,7 +25,7 @@ class IRSE50(Backbone):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [B,3,112,112] in [-1,1] -> features [B,512] of length 1, float32."""
-        return unit(self.output_layer(self.stages(x)[3]))
+        return unit_length(self.output_layer(self.stages(x)[3]))
 
 
 class IR101(Backbone):
@@ -39,7 +39,7 @@ class IR101(Backbone):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [B,3,112,112] in [-1,1] -> features [B,512] of length 1, float32."""
-        return unit(self.output_layer(self.stages(x)[3]))
+        return unit_length(self.output_layer(self.stages(x)[3]))
 
 
 def output_layer(affine: bool) -> nn.Sequential:
@@ -53,6 +53,6 @@ def output_layer(affine: bool) -> nn.Sequential:
     )
 
 
-def unit(features: torch.Tensor) -> torch.Tensor:
+def unit_length(features: torch.Tensor) -> torch.Tensor:
     """Scale each row of [B,N] to length 1, in float32: half precision cannot hold the squares."""
     return F.normalize(features.float(), dim=1)

@@ -13,7 +13,7 @@ from torch import nn
 
 from psp_runtime.errors import PspError
 from psp_train.drawn import judges
-from psp_train.losses.distances import FACE, w_norm
+from psp_train.losses.distances import INNER_FACE, w_norm
 from psp_train.losses.published import LPIPS_FILES, find, load_identity, load_lpips, load_moco
 from psp_train.recipes import Recipe
 
@@ -78,7 +78,7 @@ def masked(rendering: Rendering) -> tuple[torch.Tensor, torch.Tensor]:
 
 def crop(x: torch.Tensor) -> torch.Tensor:
     """The inner face of aligned pictures: rows 35..223, columns 32..220 of 256, in proportion for other sizes."""
-    rows, columns = (slice(_scale(s.start, x), _scale(s.stop, x)) for s in FACE)
+    rows, columns = (slice(_scale(s.start, x), _scale(s.stop, x)) for s in INNER_FACE)
     return x[:, :, rows, columns]
 
 

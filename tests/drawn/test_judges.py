@@ -41,7 +41,7 @@ def blurred(x, factor):
 
 
 def test_weights_are_small_and_share_nothing(judge):
-    assert judges.WEIGHTS.stat().st_size <= 3e6
+    assert judges.WEIGHTS_FILE.stat().st_size <= 3e6
     parameters = [p for network in judge for p in network.parameters()]
     assert len({p.data_ptr() for p in parameters}) == len(parameters)
     assert not any(p.requires_grad or p.dtype != torch.float32 for p in parameters)
@@ -71,7 +71,7 @@ def test_identity_survives_turning(judge, z, x):
 
 def test_features_of_identity_are_unit_vectors(judge, x):
     features = judge.identity.features(x[:3])
-    assert features.shape == (3, len(judges.IDENTITY))
+    assert features.shape == (3, len(judges.IDENTITY_PARAMETERS))
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
 
 

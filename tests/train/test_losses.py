@@ -10,7 +10,7 @@ from loss_networks import GOLDEN, SEED, resnet50_table, seeded_heads, seeded_net
 from models import KEY_TABLES, inputs, relative_error
 from torch import nn
 
-from psp_train.losses.distances import LPIPS, Identity, MoCo, w_norm
+from psp_train.losses.distances import LPIPS, IdentityDistance, MoCoDistance, w_norm
 from psp_train.networks.arcface import IR101, IRSE50
 from psp_train.networks.features import VGG16, AlexNet, Bottleneck, ResNet50
 
@@ -38,7 +38,7 @@ def lpips():
 
 @pytest.fixture(scope="module")
 def identity():
-    return Identity(seeded_network(IRSE50))
+    return IdentityDistance(seeded_network(IRSE50))
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_distances_are_symmetric_and_per_sample(lpips, pair):
 
 
 def test_identity_sees_the_face_of_a_picture_of_any_size():
-    loss = Identity(nn.Flatten())  # features are the face itself
+    loss = IdentityDistance(nn.Flatten())  # features are the face itself
     x = inputs("x", (1, 3, 256, 256))
     face = F.adaptive_avg_pool2d(x[:, :, 35:223, 32:220], 112).flatten(1)
     assert torch.equal(loss.features(x), face)
@@ -180,7 +180,7 @@ def test_identity_sees_the_face_of_a_picture_of_any_size():
 
 
 def test_moco_takes_every_256_224th_pixel():
-    loss = MoCo(nn.Flatten())
+    loss = MoCoDistance(nn.Flatten())
     x = inputs("x", (2, 3, 256, 256))
     pixels = torch.arange(224) * 256 // 224
     expected = x[:, :, pixels][:, :, :, pixels].flatten(1)
@@ -189,7 +189,7 @@ def test_moco_takes_every_256_224th_pixel():
 
 
 def test_moco_measures_with_resnet50(pair):
-    loss = MoCo(seeded_network(ResNet50))
+    loss = MoCoDistance(seeded_network(ResNet50))
     x, y = (picture[:1].requires_grad_(index == 0) for index, picture in enumerate(pair))
     value = loss(x.clone(), y)
     features = loss.features(y)

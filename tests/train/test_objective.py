@@ -9,7 +9,7 @@ from torch import nn
 from training import draw_faces, make_settings, make_trainer, seeded
 
 from psp_runtime.errors import PspError
-from psp_train.losses.distances import LPIPS, Identity, MoCo
+from psp_train.losses.distances import LPIPS, IdentityDistance, MoCoDistance
 from psp_train.networks import EncoderConfig
 from psp_train.networks.encoder import Backbone
 from psp_train.networks.features import VGG16, AlexNet, ResNet50
@@ -27,14 +27,14 @@ class Face(Backbone):
 
 @pytest.fixture(scope="module")
 def networks():
-    """The published losses, on seeded networks; those of Identity and MoCo are tiny."""
+    """The published losses, on seeded networks; those of identity and MoCo are tiny."""
     face = Face(EncoderConfig(units=(1, 1, 1, 1), widths=(4, 6, 8, 12)))
     moco = ResNet50(3, (1, 1, 1, 1), (4, 6, 8, 10))
     alex, vgg = LPIPS(seeded(AlexNet())), LPIPS(seeded(VGG16()))
     for lpips in (alex, vgg):
         for i, head in enumerate(lpips.heads.parameters()):
             head.copy_(inputs(f"head {i}", tuple(head.shape)).abs())
-    return {"alex": alex, "vgg": vgg, "identity": Identity(seeded(face)), "moco": MoCo(seeded(moco))}
+    return {"alex": alex, "vgg": vgg, "identity": IdentityDistance(seeded(face)), "moco": MoCoDistance(seeded(moco))}
 
 
 @pytest.fixture(scope="module")
