@@ -19,11 +19,11 @@ from psp_runtime.tasks import Task
 from psp_train.progress import Progress
 
 #: What a fingerprint begins with; earlier ones, of file names alone, do not.
-KIND_OF_FINGERPRINT = "2:"
+FINGERPRINT_VERSION = "2:"
 
 
 @dataclass(frozen=True)
-class Item:
+class SampleFiles:
     """The files of one sample; `mask` is a label map of the target, where losses need one."""
 
     source: Path
@@ -70,7 +70,7 @@ def _by_stem(folder: Path) -> dict[Path, Path]:
     return stems
 
 
-def find_items(task: Task, data: Path, target: Path | None, masks: Path | None) -> list[Item]:
+def find_samples(task: Task, data: Path, target: Path | None, masks: Path | None) -> list[SampleFiles]:
     """The samples of a data folder. Sketches and label maps need `target`, the faces they belong to."""
     if task.input != "rgb" and target is None:
         raise PspError(f"task {task.name} translates {task.input} pictures: give --target, the folder of their faces")
@@ -78,16 +78,16 @@ def find_items(task: Task, data: Path, target: Path | None, masks: Path | None) 
         raise PspError(f"--data and --target are both {data}: expected the inputs in one folder, the faces in another")
     found = [(path, path) for path in pictures(data)] if target is None else pairs(data, target)
     if masks is None:
-        return [Item(a, b) for a, b in found]
+        return [SampleFiles(a, b) for a, b in found]
     maps = _by_stem(masks)
     root = data if target is None else target
     lacking = [b for _, b in found if b.relative_to(root).with_suffix("") not in maps]
     if lacking:
         raise PspError(f"{len(lacking)} pictures have no label map in {masks}: the first is {lacking[0]}")
-    return [Item(a, b, maps[b.relative_to(root).with_suffix("")]) for a, b in found]
+    return [SampleFiles(a, b, maps[b.relative_to(root).with_suffix("")]) for a, b in found]
 
 
-def check_labels(items: Sequence[Item], task: Task) -> None:
+def check_label_maps(items: Sequence[SampleFiles], task: Task) -> None:
     """Read every label map once, in threads: `PictureError` names the first bad file and id before hours are spent."""
     files = [item.source for item in items if task.input == "labels"] + [item.mask for item in items if item.mask]
     if not files:
@@ -101,7 +101,7 @@ def check_labels(items: Sequence[Item], task: Task) -> None:
             progress.advance()
 
 
-def split(items: list[Item], held_out: int, seed: int) -> tuple[list[Item], list[Item]]:
+def split(items: list[SampleFiles], held_out: int, seed: int) -> tuple[list[SampleFiles], list[SampleFiles]]:
     """Training and held-out samples, a fixed choice per seed. Raises `PspError` when nothing is left to train on."""
     if held_out >= len(items):
         raise PspError(f"{len(items)} samples cannot spare {held_out} for validation: give --held-out a smaller number")
@@ -109,13 +109,13 @@ def split(items: list[Item], held_out: int, seed: int) -> tuple[list[Item], list
     return [x for i, x in enumerate(items) if i not in chosen], [x for i, x in enumerate(items) if i in chosen]
 
 
-def fingerprint(*parts: Sequence[Item]) -> str:
+def fingerprint(*parts: Sequence[SampleFiles]) -> str:
     """Names and order of samples as a sha256: where it changes, the same position means another sample.
 
     Names within their folders, which may have moved.
     """
     columns = [[[getattr(item, kind) for item in part] for part in parts] for kind in ("source", "target", "mask")]
-    return KIND_OF_FINGERPRINT + hashlib.sha256(json.dumps([_names(column) for column in columns]).encode()).hexdigest()
+    return FINGERPRINT_VERSION + hashlib.sha256(json.dumps([_names(column) for column in columns]).encode()).hexdigest()
 
 
 def _names(parts: list[list[Path | None]]) -> list[list[str]]:

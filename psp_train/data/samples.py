@@ -16,7 +16,7 @@ from psp_runtime.errors import PictureError
 from psp_runtime.pictures import transforms
 from psp_runtime.pictures.loading import load
 from psp_runtime.tasks import INPUT_SIZE, Task
-from psp_train.data.folders import Item
+from psp_train.data.folders import SampleFiles
 from psp_train.recipes import Flip
 
 Array = np.ndarray
@@ -38,7 +38,7 @@ class Samples(Dataset):
     """Samples by (epoch, index). `train` draws flips and degradations from the seed; else they are fixed."""
 
     def __init__(
-        self, task: Task, items: Sequence[Item], flip: Flip, factors: tuple[int, ...], seed: int, train: bool
+        self, task: Task, items: Sequence[SampleFiles], flip: Flip, factors: tuple[int, ...], seed: int, train: bool
     ) -> None:
         self.task, self.items, self.flip, self.factors = task, items, flip, factors
         self.seed, self.train = seed, train

@@ -1,6 +1,6 @@
 """`psp-eval`: how good and how fast is a model? The columns of the paper's tables: similarity, LPIPS, MSE, runtime.
 
-    jobs (load a sample) -> Model.run, uint8 in, uint8 out -> 256x256 -> metrics per picture -> mean, deviation
+    LazySample (loads) -> ModelUnderTest.run, uint8 in, uint8 out -> 256x256 -> metrics per picture -> mean, deviation
 
 An engine runs as it does in production, without PyTorch; a checkpoint runs in PyTorch FP32. Both are one function, so
 they are measured alike. As in the released evaluation, outputs are compared at 256x256, and the MSE is that of
@@ -27,15 +27,15 @@ from psp_runtime.pictures.transforms import MAX_FACTOR
 from psp_runtime.prefetch import THREADS, map_ahead
 from psp_runtime.tasks import Task
 from psp_train.evaluation.metrics import Metric, demo_metrics, published_metrics, resize_to_256
-from psp_train.evaluation.models import Array, Job, Model, drawn_jobs, folder_jobs, open_model
+from psp_train.evaluation.models import Array, LazySample, ModelUnderTest, drawn_samples, folder_samples, open_model
 from psp_train.requirements import obstacle
 
 #: Runs of one picture before the clock counts, and with it.
 WARM_UP, TIMED = 2, 10
 #: Drawn faces, where no number is asked for.
-COUNT = 100
+FACES = 100
 #: How far super-resolution inputs are shrunk by default.
-FACTOR = 8
+DEFAULT_FACTOR = 8
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -63,9 +63,9 @@ def psp_eval(
         Path | None, typer.Option(help="Folder of the published networks that similarity and LPIPS need.")
     ] = None,
     factor: Annotated[
-        int | None, typer.Option(min=1, max=MAX_FACTOR, help=f"Super-resolution: shrink by this ({FACTOR}).")
+        int | None, typer.Option(min=1, max=MAX_FACTOR, help=f"Super-resolution: shrink by this ({DEFAULT_FACTOR}).")
     ] = None,
-    count: Annotated[int | None, typer.Option(min=1, help=f"Faces to draw with --demo ({COUNT}).")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help=f"Faces to draw with --demo ({FACES}).")] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if it can be used here, else the CPU.")] = Device.auto,
     out: Annotated[Path | None, typer.Option(help="Also write the numbers of every picture, as JSON.")] = None,
 ) -> None:
@@ -83,9 +83,9 @@ def psp_eval(
     metrics = demo_metrics(device.value) if demo else published_metrics(weights, device.value)
     with open_model(engine, checkpoint, task, device.value) as model:
         shrunk = _factor(model.task, target, factor)
-        jobs = folder_jobs(model, data, target, shrunk) if data else drawn_jobs(model, count or COUNT, shrunk)
-        values = measure(model, jobs, metrics)
-        runtime = seconds(model, jobs[0]().source)
+        lazy = folder_samples(model, data, target, shrunk) if data else drawn_samples(model, count or FACES, shrunk)
+        values = measure(model, lazy, metrics)
+        runtime = median_seconds(model, lazy[0]().source)
     report = summary(model, values, runtime) | {"data": str(data or "drawn faces")}
     report |= {"factor": shrunk} if shrunk else {}
     if out:
@@ -122,17 +122,19 @@ def _factor(task: Task, target: Path | None, given: int | None) -> int | None:
         if given is not None:
             raise PspError("--factor is for super_resolution without --target, where good pictures are shrunk")
         return None
-    return given or FACTOR
+    return given or DEFAULT_FACTOR
 
 
-def measure(model: Model, jobs: Sequence[Job], metrics: Sequence[Metric]) -> dict[str, dict[str, float]]:
+def measure(
+    model: ModelUnderTest, lazy: Sequence[LazySample], metrics: Sequence[Metric]
+) -> dict[str, dict[str, float]]:
     """Every metric of every sample, by the sample's name. Samples load while the model runs."""
     from psp_train.progress import Progress
 
     values: dict[str, dict[str, float]] = {}
     with (
-        Progress(f"evaluating {model.name}", len(jobs), unit="pictures") as progress,
-        closing(map_ahead(lambda job: job(), jobs, THREADS, 2 * model.batch + THREADS)) as samples,
+        Progress(f"evaluating {model.name}", len(lazy), unit="pictures") as progress,
+        closing(map_ahead(lambda load: load(), lazy, THREADS, 2 * model.batch + THREADS)) as samples,
     ):
         while batch := list(islice(samples, model.batch)):
             outputs = resize_to_256(model.run(np.stack([sample.source for sample in batch])))
@@ -144,7 +146,7 @@ def measure(model: Model, jobs: Sequence[Job], metrics: Sequence[Metric]) -> dic
     return values
 
 
-def seconds(model: Model, source: Array) -> float:
+def median_seconds(model: ModelUnderTest, source: Array) -> float:
     """Median time of one picture, from array to array, once the model is warm."""
     batch, times = source[None], []
     for _ in range(WARM_UP + TIMED):
@@ -154,7 +156,7 @@ def seconds(model: Model, source: Array) -> float:
     return statistics.median(times[WARM_UP:])
 
 
-def summary(model: Model, values: dict[str, dict[str, float]], runtime: float) -> dict[str, Any]:
+def summary(model: ModelUnderTest, values: dict[str, dict[str, float]], runtime: float) -> dict[str, Any]:
     """Mean and standard deviation over the pictures of each metric, and what was measured where."""
     rows = list(values.values())
     metrics = {}

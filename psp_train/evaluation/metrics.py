@@ -45,11 +45,11 @@ def published_metrics(weights: Path | None, device: str) -> list[Metric]:
     from psp_train.losses.published import LPIPS_FILES, find, load_lpips, load_similarity
 
     find(weights, [*LPIPS_FILES["alex"], "ir_101"])  # one line names all that are missing
-    alike, lpips = compare(load_similarity(weights), device), compare(load_lpips(weights), device)
+    identity = picture_distance(load_similarity(weights), device)
     similarity = "cosine of CurricularFace IR-101 features (1: the same person)"
     return [
-        Metric("similarity", similarity, lambda outputs, targets: 1 - alike(outputs, targets)),
-        Metric("lpips", "LPIPS v0.1, AlexNet", lpips),
+        Metric("similarity", similarity, lambda outputs, targets: 1 - identity(outputs, targets)),
+        Metric("lpips", "LPIPS v0.1, AlexNet", picture_distance(load_lpips(weights), device)),
         MSE,
     ]
 
@@ -58,15 +58,15 @@ def demo_metrics(device: str) -> list[Metric]:
     """The judges of drawn faces, networks of our own: their distances are on scales of their own."""
     from psp_train.drawn.judges import load_judges
 
-    judges = load_judges()
+    judges, meaning = load_judges(), "of our judge of drawn faces (0: the same)"
     return [
-        Metric("identity_distance", "of our judge of drawn faces (0: the same)", compare(judges.identity, device)),
-        Metric("feature_distance", "of our judge of drawn faces (0: the same)", compare(judges.perceptual, device)),
+        Metric("identity_distance", meaning, picture_distance(judges.identity, device)),
+        Metric("feature_distance", meaning, picture_distance(judges.perceptual, device)),
         MSE,
     ]
 
 
-def compare(network: "torch.nn.Module", device: str) -> Callable[[Array, Array], Array]:
+def picture_distance(network: "torch.nn.Module", device: str) -> Callable[[Array, Array], Array]:
     """A network that compares [B,3,H,W] in [-1,1] as a function of uint8 pictures.
 
     It runs on a GPU where PyTorch has one, unless `device` is "cpu": an engine may use a GPU that PyTorch cannot.

@@ -55,14 +55,14 @@ def build_samples(settings: Settings, check: bool = True) -> tuple[Samples, Samp
     """Training and held-out samples of the settings' folders; `check`: after reading all label maps."""
     recipe, task = settings.recipe, settings.recipe.task
     if settings.demo:
-        items = dataset.items(task, settings.data or settings.out / "drawn", masks=recipe.mask == "labels")
+        items = dataset.sample_files(task, settings.data or settings.out / "drawn", masks=recipe.mask == "labels")
     elif settings.data is None:
         raise PspError("give --data, the folder of training pictures, or --demo for drawn faces")
     else:
         check_apart(settings)
-        items = folders.find_items(task, settings.data, settings.target, settings.masks)
+        items = folders.find_samples(task, settings.data, settings.target, settings.masks)
         if check:
-            folders.check_labels(items, task)
+            folders.check_label_maps(items, task)
     if recipe.mask == "labels" and items[0].mask is None:
         raise PspError("mask=labels looks for faces in label maps: give --masks, their folder")
     kept, held_out = folders.split(items, settings.held_out, recipe.seed)

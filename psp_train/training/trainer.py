@@ -21,7 +21,7 @@ from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
 from psp_runtime.tasks import INPUT_SIZE
 from psp_train.checkpoints.psp import checkpoint_dict
-from psp_train.data.folders import KIND_OF_FINGERPRINT, fingerprint
+from psp_train.data.folders import FINGERPRINT_VERSION, fingerprint
 from psp_train.data.samples import Batch, BatchOrder, training_batches
 from psp_train.losses.distances import pool
 from psp_train.networks.psp import mix, to_input
@@ -241,7 +241,7 @@ class Trainer:
                 f"batches would differ. Start as many, or a new run with --init {checkpoint}"
             )
         samples = state.get("samples") or ""
-        if samples.startswith(KIND_OF_FINGERPRINT) and samples != self.samples:  # earlier states cannot say
+        if samples.startswith(FINGERPRINT_VERSION) and samples != self.samples:  # earlier states cannot say
             raise PspError(
                 f"{self.folder.path} was trained on other samples: pictures were added, removed or renamed since, and "
                 f"others would be held out. Undo that, or start a new run with --init {checkpoint}"

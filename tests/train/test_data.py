@@ -14,7 +14,7 @@ from psp_runtime.pictures.loading import downsample, load
 from psp_runtime.pictures.transforms import triangle
 from psp_runtime.tasks import TASKS
 from psp_train.data import folders
-from psp_train.data.folders import Item
+from psp_train.data.folders import SampleFiles
 from psp_train.data.samples import BatchOrder, Samples, training_batches, validation_batches
 
 FACTORS = (1, 2, 4, 8, 16, 32)
@@ -50,12 +50,12 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture
 def item(tmp_path):
-    return Item(picture(tmp_path / "a.png"), tmp_path / "a.png")
+    return SampleFiles(picture(tmp_path / "a.png"), tmp_path / "a.png")
 
 
 @pytest.fixture
 def pair(tmp_path):
-    return Item(picture(tmp_path / "in/a.png", 1), picture(tmp_path / "out/a.png", 2))
+    return SampleFiles(picture(tmp_path / "in/a.png", 1), picture(tmp_path / "out/a.png", 2))
 
 
 # ---- Folders --------------------------------------------------------------------------------------------------
@@ -112,17 +112,17 @@ def test_two_files_of_one_name(tmp_path):
 def test_sketches_and_label_maps_need_faces(drawn):
     for task, folder in (("sketch", "sketches"), ("segmentation", "labels")):
         with pytest.raises(PspError, match="give --target"):
-            folders.find_items(TASKS[task], drawn / folder, None, None)
-        found = folders.find_items(TASKS[task], drawn / folder, drawn / "faces", None)
-        assert found[1] == Item(drawn / folder / "a1.png", drawn / "faces/a1.png")
+            folders.find_samples(TASKS[task], drawn / folder, None, None)
+        found = folders.find_samples(TASKS[task], drawn / folder, drawn / "faces", None)
+        assert found[1] == SampleFiles(drawn / folder / "a1.png", drawn / "faces/a1.png")
 
 
 def test_label_maps_of_the_targets(drawn, tmp_path):
-    found = folders.find_items(TASKS["inversion"], drawn / "faces", None, drawn / "labels")
-    assert found[2] == Item(drawn / "faces/a2.png", drawn / "faces/a2.png", drawn / "labels/a2.png")
+    found = folders.find_samples(TASKS["inversion"], drawn / "faces", None, drawn / "labels")
+    assert found[2] == SampleFiles(drawn / "faces/a2.png", drawn / "faces/a2.png", drawn / "labels/a2.png")
     label_map(tmp_path / "a0.png", [[0]])
     with pytest.raises(PspError) as error:
-        folders.find_items(TASKS["inversion"], drawn / "faces", None, tmp_path)
+        folders.find_samples(TASKS["inversion"], drawn / "faces", None, tmp_path)
     assert "4 pictures have no label map" in message(error) and "a1.png" in message(error)
 
 
@@ -132,21 +132,21 @@ def test_the_first_bad_label_map_and_its_id_are_named(tmp_path):
     worse = label_map(tmp_path / "c.png", [[200]])
     face = picture(tmp_path / "faces/a.png", size=8)
     task = TASKS["segmentation"]
-    folders.check_labels([Item(good, face)], task)
+    folders.check_label_maps([SampleFiles(good, face)], task)
     with pytest.raises(PictureError) as error:
-        folders.check_labels([Item(good, face), Item(bad, face), Item(worse, face)], task)
+        folders.check_label_maps([SampleFiles(good, face), SampleFiles(bad, face), SampleFiles(worse, face)], task)
     assert all(part in message(error) for part in (str(bad), "class id 19", "x=1, y=1"))
     with pytest.raises(PictureError, match="class id 200"):  # as a mask, too
-        folders.check_labels([Item(face, face, worse)], TASKS["inversion"])
+        folders.check_label_maps([SampleFiles(face, face, worse)], TASKS["inversion"])
     with pytest.raises(PictureError, match="colour picture"):
-        folders.check_labels([Item(face, face)], task)
+        folders.check_label_maps([SampleFiles(face, face)], task)
 
 
 def test_the_first_bad_label_map_is_named_when_a_later_one_is_read_before(tmp_path, monkeypatch, capsys):
     """Label maps are read in threads: the first bad one is the first in order, not in time."""
     maps = [label_map(tmp_path / f"{i:02}.png", [[i % 19]]) for i in range(30)]
-    items = [Item(path, path) for path in maps]
-    folders.check_labels(items, TASKS["segmentation"])
+    items = [SampleFiles(path, path) for path in maps]
+    folders.check_label_maps(items, TASKS["segmentation"])
     assert "checking label maps 30/30" in capsys.readouterr().err
     for index in (5, 6):
         label_map(maps[index], [[100 + index]])
@@ -164,27 +164,33 @@ def test_the_first_bad_label_map_is_named_when_a_later_one_is_read_before(tmp_pa
     monkeypatch.setattr(folders, "THREADS", 2)
     monkeypatch.setattr(folders, "load", slow)
     with pytest.raises(PictureError, match="class id 105"):
-        folders.check_labels(items, TASKS["segmentation"])
+        folders.check_label_maps(items, TASKS["segmentation"])
     assert capsys.readouterr().err == ""
 
 
 def test_nothing_is_said_of_label_maps_that_are_not_there(item, capsys):
-    folders.check_labels([item], TASKS["inversion"])
+    folders.check_label_maps([item], TASKS["inversion"])
     assert capsys.readouterr().err == ""
 
 
 def test_a_fingerprint_is_that_of_names_order_and_parts():
-    a, b, c = (Item(Path(folder) / f"{name}.png", Path("x")) for folder, name in (("1", "a"), ("1", "b"), ("1", "c")))
+    a, b, c = (
+        SampleFiles(Path(folder) / f"{name}.png", Path("x")) for folder, name in (("1", "a"), ("1", "b"), ("1", "c"))
+    )
     known = folders.fingerprint([a, b], [c])
-    moved = [Item(Path("/else/1") / item.source.name, Path("/else/x")) for item in (a, b, c)]
+    moved = [SampleFiles(Path("/else/1") / item.source.name, Path("/else/x")) for item in (a, b, c)]
     assert known == folders.fingerprint(moved[:2], moved[2:])
-    others = [Item(Path("2/a.png"), Path("x")), Item(a.source, Path("y")), Item(a.source, a.target, Path("m"))]
+    others = [
+        SampleFiles(Path("2/a.png"), Path("x")),
+        SampleFiles(a.source, Path("y")),
+        SampleFiles(a.source, a.target, Path("m")),
+    ]
     assert len({known, *(folders.fingerprint([other, b], [c]) for other in others)}) == 4
     assert len({known, *(folders.fingerprint(*parts) for parts in (([b, a], [c]), ([a], [b, c]), ([a, b], [])))}) == 4
 
 
 def test_split_is_a_fixed_choice(drawn):
-    items = [Item(Path(str(i)), Path(str(i))) for i in range(20)]
+    items = [SampleFiles(Path(str(i)), Path(str(i))) for i in range(20)]
     kept, held_out = folders.split(items, 6, seed=1)
     assert (len(kept), len(held_out)) == (14, 6)
     assert sorted(map(str, (x.source for x in kept + held_out))) == sorted(map(str, range(20)))
@@ -236,7 +242,7 @@ def test_frontalization_mirrors_a_picture_against_itself(item):
 def test_a_mirrored_label_map_has_left_and_right_exchanged(tmp_path):
     ids = np.repeat(np.arange(16, dtype=np.uint8), 16)[None].repeat(256, 0)  # 4 .. 9: left and right eye, brow, ear
     swapped = np.array([0, 1, 2, 3, 5, 4, 7, 6, 9, 8, 10, 11, 12, 13, 14, 15])
-    item = Item(label_map(tmp_path / "labels.png", ids), picture(tmp_path / "face.png"))
+    item = SampleFiles(label_map(tmp_path / "labels.png", ids), picture(tmp_path / "face.png"))
     face, found = load(item.target, "rgb"), seen(samples("segmentation", [item], "both"))
     mirrored = [np.array_equal(target, face[:, ::-1]) for _, target, *_ in found]
     assert set(mirrored) == {True, False}
@@ -248,7 +254,7 @@ def test_masks_are_where_the_face_is_and_follow_the_target(tmp_path):
     ids = np.zeros((256, 256), np.uint8)
     ids[:, :19] = np.arange(19)
     face = picture(tmp_path / "face.png")
-    item = Item(face, face, label_map(tmp_path / "labels.png", ids))
+    item = SampleFiles(face, face, label_map(tmp_path / "labels.png", ids))
     expected = np.isin(ids, range(1, 14))  # not background, hat, earring, necklace, neck, cloth
     found = seen(samples(items=[item], flip="independent"), 8)
     for (_, second), (_, _, mask, _) in zip(flips(found, item), found):
@@ -297,7 +303,7 @@ def everything(batch):
 
 
 def faces_of(drawn, task="super_resolution"):
-    return samples(task, [Item(p, p) for p in folders.pictures(drawn / "faces")], "both", seed=4)
+    return samples(task, [SampleFiles(p, p) for p in folders.pictures(drawn / "faces")], "both", seed=4)
 
 
 def test_every_epoch_has_every_sample_once():
@@ -335,7 +341,7 @@ def test_a_seed_of_its_own_for_every_sample(drawn):
 
 def test_batches_are_tensors_of_the_engines_kinds(drawn):
     for task, folder, shape in (("sketch", "sketches", (2, 256, 256, 1)), ("segmentation", "labels", (2, 256, 256))):
-        items = folders.find_items(TASKS[task], drawn / folder, drawn / "faces", drawn / "labels")
+        items = folders.find_samples(TASKS[task], drawn / folder, drawn / "faces", drawn / "labels")
         batch = next(training_batches(samples(task, items), BatchOrder(5, 2, 0, range(1)), 0))
         assert batch.source.shape == shape and batch.target.shape == (2, 256, 256, 3)
         assert batch.mask.shape == (2, 256, 256) and 0 < batch.mask.float().mean() < 1
@@ -354,7 +360,7 @@ def test_held_out_samples_once_and_in_order(drawn):
 def test_an_unreadable_picture_is_one_line(tmp_path, workers):
     path = picture(tmp_path / "a.png")
     path.write_bytes(path.read_bytes()[:100])
-    broken = samples(items=[Item(path, path)])
+    broken = samples(items=[SampleFiles(path, path)])
     with pytest.raises(PictureError) as error:
         list(training_batches(broken, BatchOrder(1, 1, 0, range(1)), workers))
     assert message(error).startswith(f"cannot read {path}")

@@ -22,8 +22,15 @@ from psp_train.data.samples import degrade
 from psp_train.drawn import draw, judges, sample
 from psp_train.drawn.dataset import HELD_OUT_SEED
 from psp_train.evaluation import cli
-from psp_train.evaluation.metrics import MSE, compare, demo_metrics, mse, published_metrics, resize_to_256
-from psp_train.evaluation.models import Model, Sample, drawn_jobs, folder_jobs, open_model, torch_model
+from psp_train.evaluation.metrics import MSE, demo_metrics, mse, picture_distance, published_metrics, resize_to_256
+from psp_train.evaluation.models import (
+    EvaluationSample,
+    ModelUnderTest,
+    drawn_samples,
+    folder_samples,
+    open_model,
+    torch_model,
+)
 from psp_train.losses import published
 from psp_train.networks.psp import to_input, to_picture
 
@@ -76,7 +83,7 @@ def of_tiny_engine(pixels):
 
 
 def model(run=lambda pixels: pixels, task="inversion", batch=2, classes=19):
-    return Model("fake", TASKS[task], classes, batch, "cpu", "none", run)
+    return ModelUnderTest("fake", TASKS[task], classes, batch, "cpu", "none", run)
 
 
 def values_of(outputs, targets):
@@ -110,7 +117,7 @@ def test_networks_see_minus_one_to_one():
             seen.extend((x, y))
             return (x - y).abs().mean((1, 2, 3))
 
-    values = compare(Fake(), "cpu")(PIXELS[:2], np.full_like(PIXELS[:2], 255))
+    values = picture_distance(Fake(), "cpu")(PIXELS[:2], np.full_like(PIXELS[:2], 255))
     assert seen[0].shape == (2, 3, 256, 256) and seen[1].unique().tolist() == [1.0]
     np.testing.assert_allclose(values, 2 - 2 * PIXELS[:2].astype(float).mean((1, 2, 3)) / 255, rtol=1e-5)
 
@@ -122,17 +129,19 @@ def test_published_metrics(monkeypatch):
     monkeypatch.setattr(published, "find", lambda *_: {})
     monkeypatch.setattr(published, "load_similarity", distance(0.25))
     monkeypatch.setattr(published, "load_lpips", distance(0.125))
-    monkeypatch.setattr("psp_train.evaluation.metrics.compare", lambda network, _: lambda a, b: network(a, b).numpy())
+    monkeypatch.setattr(
+        "psp_train.evaluation.metrics.picture_distance", lambda network, _: lambda a, b: network(a, b).numpy()
+    )
     found = {metric.name: metric.compare(PIXELS, PIXELS).tolist() for metric in published_metrics(Path("w"), "cpu")}
     assert found == {"similarity": [0.75] * 3, "lpips": [0.125] * 3, "mse": [0.0] * 3}
     assert published_metrics(None, "cpu") == [MSE]
 
 
 def test_judges_of_drawn_faces_have_names_of_their_own():
-    metrics = demo_metrics("cpu")
-    assert [metric.name for metric in metrics] == ["identity_distance", "feature_distance", "mse"]
+    judged = demo_metrics("cpu")
+    assert [metric.name for metric in judged] == ["identity_distance", "feature_distance", "mse"]
     one, other = (draw(z).image[None] for z in sample(2, seed=9))
-    for metric in metrics:
+    for metric in judged:
         assert metric.compare(one, one)[0] < 1e-6 < metric.compare(one, other)[0]
 
 
@@ -140,7 +149,7 @@ def test_judges_of_drawn_faces_have_names_of_their_own():
 
 
 def test_a_perfect_model():
-    jobs = [lambda p=p, n=n: Sample(n, p, p) for p, n in zip(PIXELS, NAMES)]
+    jobs = [lambda p=p, n=n: EvaluationSample(n, p, p) for p, n in zip(PIXELS, NAMES)]
     values = cli.measure(model(), jobs, [MSE])
     assert values == {name: {"mse": 0.0} for name in NAMES}
     summary = cli.summary(model(), values, 0.5)
@@ -156,7 +165,7 @@ def test_any_batch_gives_the_same_numbers_in_order(batch):
         seen.append(len(pixels))
         return 255 - pixels
 
-    jobs = [lambda p=p, n=n: Sample(n, p, p) for p, n in zip(PIXELS, NAMES)]
+    jobs = [lambda p=p, n=n: EvaluationSample(n, p, p) for p, n in zip(PIXELS, NAMES)]
     values = cli.measure(model(negative, batch=batch), jobs, [MSE])
     assert list(values) == NAMES and sum(seen) == 3 and max(seen) == min(batch, 3)
     np.testing.assert_allclose([v["mse"] for v in values.values()], values_of(255 - PIXELS, PIXELS))
@@ -177,7 +186,7 @@ def test_runtime_is_the_median_of_warm_single_pictures(monkeypatch):
         return pixels
 
     monkeypatch.setattr(cli.time, "perf_counter", lambda: clock[0])
-    assert cli.seconds(model(slow), PIXELS[0]) == 5.5
+    assert cli.median_seconds(model(slow), PIXELS[0]) == 5.5
     assert set(shapes) == {(1, 256, 256, 3)} and len(shapes) == cli.WARM_UP + cli.TIMED
 
 
@@ -185,7 +194,7 @@ def test_runtime_is_the_median_of_warm_single_pictures(monkeypatch):
 
 
 def test_super_resolution_shrinks_good_pictures(here):
-    jobs = folder_jobs(model(task="super_resolution"), Path("test"), None, 4)
+    jobs = folder_samples(model(task="super_resolution"), Path("test"), None, 4)
     for job, pixels, name in zip(jobs, PIXELS, NAMES):
         sample = job()
         assert sample.name == name and np.array_equal(sample.target, pixels)
@@ -195,7 +204,7 @@ def test_super_resolution_shrinks_good_pictures(here):
 
 def test_inpainting_hides_the_triangle(here):
     values = cli.measure(
-        model(task="inpainting"), folder_jobs(model(task="inpainting"), Path("test"), None, None), [MSE]
+        model(task="inpainting"), folder_samples(model(task="inpainting"), Path("test"), None, None), [MSE]
     )
     hidden = triangle()[..., None]
     expected = [np.mean(hidden * (pixels / 127.5) ** 2) for pixels in PIXELS]
@@ -204,7 +213,7 @@ def test_inpainting_hides_the_triangle(here):
 
 def test_pairs_are_not_degraded(here):
     save({name.replace(".png", ".webp"): 255 - p for name, p in zip(NAMES, PIXELS)}, "small")
-    sample = folder_jobs(model(task="super_resolution"), Path("small"), Path("test"), None)[0]()
+    sample = folder_samples(model(task="super_resolution"), Path("small"), Path("test"), None)[0]()
     assert np.array_equal(sample.source, load("small/a.webp", "rgb"))
     assert np.array_equal(sample.target, PIXELS[0])
 
@@ -212,7 +221,7 @@ def test_pairs_are_not_degraded(here):
 @pytest.mark.parametrize(("task", "shape"), [("sketch", (256, 256, 1)), ("segmentation", (256, 256))])
 def test_sketches_and_label_maps_are_paired(here, task, shape):
     save({name: RNG.integers(0, 19, (256, 256), np.uint8) for name in NAMES}, "inputs")
-    samples = [job() for job in folder_jobs(model(task=task), Path("inputs"), Path("test"), None)]
+    samples = [job() for job in folder_samples(model(task=task), Path("inputs"), Path("test"), None)]
     assert [sample.name for sample in samples] == NAMES
     assert all(sample.source.shape == shape and sample.source.max() <= 18 for sample in samples)
     assert all(np.array_equal(sample.target, pixels) for sample, pixels in zip(samples, PIXELS))
@@ -223,7 +232,7 @@ def test_drawn_faces_of_every_task(task):
     vector = sample(1, HELD_OUT_SEED)[0]
     face = draw(vector)
     source = {"rgb": face.image, "sketch": face.sketch[..., None], "labels": face.labels}[TASKS[task].input]
-    (job,) = drawn_jobs(model(task=task), 1, 8 if task == "super_resolution" else None)
+    (job,) = drawn_samples(model(task=task), 1, 8 if task == "super_resolution" else None)
     _, found, target = job()
     plain = task not in ("super_resolution", "inpainting")
     assert np.array_equal(found, source) == plain and found.shape == source.shape
@@ -232,9 +241,9 @@ def test_drawn_faces_of_every_task(task):
 
 def test_tasks_without_drawn_faces():
     with pytest.raises(PspError, match="no drawn faces for task toonify"):
-        drawn_jobs(model(task="toonify"), 1, None)
+        drawn_samples(model(task="toonify"), 1, None)
     with pytest.raises(PspError, match="fake knows 5 classes, drawn faces have 19"):
-        drawn_jobs(model(task="segmentation", classes=5), 1, None)
+        drawn_samples(model(task="segmentation", classes=5), 1, None)
 
 
 # ---- The command ----------------------------------------------------------------------------------------------

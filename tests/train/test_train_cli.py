@@ -152,7 +152,7 @@ def test_one_process_reads_the_label_maps_for_all(faces, tiny, tmp_path, monkeyp
             cli.train(settings, Process(rank, 2, torch.device("cpu")), new=True)
     assert asked == [True, False]
     read = []
-    monkeypatch.setattr(build.folders, "check_labels", lambda items, task: read.append(len(items)))
+    monkeypatch.setattr(build.folders, "check_label_maps", lambda items, task: read.append(len(items)))
     for check in (True, False):
         build.build_samples(settings, check)
     assert read == [8]
@@ -349,11 +349,11 @@ def test_faces_are_drawn_through_a_link_and_into_the_working_folder(tmp_path, mo
     task = TASKS["sketch"]
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert all(item.source.exists() for item in dataset.items(task, tmp_path / "link", count=1))
+    assert all(item.source.exists() for item in dataset.sample_files(task, tmp_path / "link", count=1))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert all(item.source.exists() for item in dataset.items(task, Path(), count=1))
-    dataset.items(task, Path(), count=2)  # other faces replace ours
+    assert all(item.source.exists() for item in dataset.sample_files(task, Path(), count=1))
+    dataset.sample_files(task, Path(), count=2)  # other faces replace ours
     assert sorted(path.name for path in Path("faces").iterdir()) == ["00000.png", "00001.png"]
 
 
@@ -363,20 +363,20 @@ def test_a_folder_that_another_run_has_drawn_meanwhile(tmp_path, monkeypatch):
     def slow(folder, count, seed):
         with monkeypatch.context() as patch:
             patch.setattr(dataset, "_draw_all", draw)
-            dataset.items(task, tmp_path / "drawn", count=2)
+            dataset.sample_files(task, tmp_path / "drawn", count=2)
         draw(folder, count, seed)
 
     monkeypatch.setattr(dataset, "_draw_all", slow)
-    items = dataset.items(task, tmp_path / "drawn", count=2)
+    items = dataset.sample_files(task, tmp_path / "drawn", count=2)
     assert all(item.source.exists() for item in items) and [p.name for p in tmp_path.iterdir()] == ["drawn"]
 
 
 def test_demo_faces_are_drawn_once(tmp_path):
-    items = dataset.items(TASKS["segmentation"], tmp_path / "drawn", masks=True, count=3)
+    items = dataset.sample_files(TASKS["segmentation"], tmp_path / "drawn", masks=True, count=3)
     assert [item.source.parent.name for item in items] == ["labels"] * 3
     assert all(path.exists() for item in items for path in (item.source, item.target, item.mask))
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "drawn").rglob("*.png")}
-    dataset.items(TASKS["sketch"], tmp_path / "drawn", count=3)
+    dataset.sample_files(TASKS["sketch"], tmp_path / "drawn", count=3)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "drawn").rglob("*.png")} == times and len(times) == 9
 
 
@@ -398,8 +398,8 @@ def test_faces_whose_drawing_was_stopped_are_drawn_again(tmp_path, monkeypatch):
     task = TASKS["sketch"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(dataset, "ProcessPoolExecutor", stopped)
-        dataset.items(task, tmp_path, count=2)
-    assert all(item.source.exists() for item in dataset.items(task, tmp_path, count=2))
+        dataset.sample_files(task, tmp_path, count=2)
+    assert all(item.source.exists() for item in dataset.sample_files(task, tmp_path, count=2))
 
 
 def test_a_demo_trains_over_the_bundled_generator():

@@ -188,7 +188,7 @@ def test_a_run_on_other_samples_cannot_resume(drawn, tmp_path, monkeypatch):
         train(settings)
     assert contents(settings.out) == before
     with monkeypatch.context() as patch:  # the state of an earlier version cannot say
-        patch.setattr("psp_train.training.trainer.KIND_OF_FINGERPRINT", "3:")
+        patch.setattr("psp_train.training.trainer.FINGERPRINT_VERSION", "3:")
         assert make_trainer(settings).restore() == 2
     (faces / "a4.png").write_bytes(picture)
     train(settings)
