@@ -67,11 +67,11 @@ def psp_train(
     overrides = recipes.parse_overrides(set_ or []) | ({"steps": steps} if steps else {})
     with distributed.joined(device.value) as process:
         if resume:
-            settings = resumed(resume, overrides, given(context))
+            settings = resumed_settings(resume, overrides, given_options(context))
         else:
-            recipe = make_recipe(task, variant, demo, overrides)
+            recipe = chosen_recipe(task, variant, demo, overrides)
             if demo:
-                check_demo(given(context))
+                check_demo(given_options(context))
             if masks and recipe.mask != "labels":
                 raise PspError(
                     f"--masks are for --set mask=labels, and the recipe has mask={recipe.mask}: leave one out"
@@ -86,14 +86,14 @@ def psp_train(
 def train(settings: Settings, process: distributed.Process, new: bool) -> None:
     """Check everything, make the run's folder, train."""
     folder = RunFolder(settings.out)
-    if new and process.first:
+    if new and process.is_first:
         folder.check_new()
     with distributed.first_goes_first(process):
-        setup = build(settings, check=process.first)
+        setup = build(settings, read_label_maps=process.is_first)
     Trainer(settings, setup, process).run()
 
 
-def make_recipe(task: str | None, variant: str | None, demo: bool, overrides: dict[str, Any]) -> recipes.Recipe:
+def chosen_recipe(task: str | None, variant: str | None, demo: bool, overrides: dict[str, Any]) -> recipes.Recipe:
     """The recipe the options describe."""
     if task is None:
         raise PspError(f"give --task, one of {', '.join(recipes.RECIPES)}, or --resume RUN")
@@ -110,7 +110,7 @@ def check_demo(options: set[str]) -> None:
         raise PspError(f"--demo brings its own pictures and networks: leave out {', '.join(refused)}, or --demo")
 
 
-def resumed(run: Path, overrides: dict[str, Any], options: set[str]) -> Settings:
+def resumed_settings(run: Path, overrides: dict[str, Any], options: set[str]) -> Settings:
     """The settings of a run, with more steps where asked for: nothing else may change."""
     folder = RunFolder(run)
     settings = Settings.from_json(folder.settings())
@@ -123,7 +123,7 @@ def resumed(run: Path, overrides: dict[str, Any], options: set[str]) -> Settings
     return replace(settings, out=run, recipe=recipe)
 
 
-def given(context: typer.Context) -> set[str]:
+def given_options(context: typer.Context) -> set[str]:
     """The options on the command line, by their names there."""
     sources = {option.opts[0]: context.get_parameter_source(option.name or "") for option in context.command.params}
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}

@@ -33,10 +33,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
 TERMS = ("l2", "l1", "lpips", "identity", "moco", "w_norm", "l2_crop", "lpips_crop", "mixing")
 
 #: The smallest value of each number.
-LEAST = dict.fromkeys((*TERMS, "learning_rate", "decay", "seed"), 0) | dict(batch_size=1, accumulate=1, steps=1)
+MINIMUM = dict.fromkeys((*TERMS, "learning_rate", "decay", "seed"), 0) | dict(batch_size=1, accumulate=1, steps=1)
 
 #: What torch takes for a seed.
-MOST_SEED = 2**63 - 1
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ class Recipe:
         self._check_numbers()
 
     def _check_numbers(self) -> None:
-        for name, least in LEAST.items():
+        for name, least in MINIMUM.items():
             if not least <= getattr(self, name) < math.inf:
                 raise PspError(f"{name} is {getattr(self, name)}, expected a number from {least} on")
-        if self.seed > MOST_SEED:
-            raise PspError(f"seed is {self.seed}, expected a number up to {MOST_SEED}")
+        if self.seed > LARGEST_SEED:
+            raise PspError(f"seed is {self.seed}, expected a number up to {LARGEST_SEED}")
         if self.decay > 1:
             raise PspError(f"decay is {self.decay}, expected a share of the steps, 0 to 1")
         if not self.factors or not set(self.factors) <= set(range(1, MAX_FACTOR + 1)):
@@ -108,6 +108,18 @@ class Recipe:
         """The frozen networks its losses need, of "lpips", "identity" and "moco"."""
         needed = {"lpips": self.lpips or self.lpips_crop, "identity": self.identity, "moco": self.moco}
         return tuple(name for name, weight in needed.items() if weight)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the recipe as plain JSON values; the task by its name."""
+        return asdict(self) | {"task": self.task.name, "factors": list(self.factors)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Recipe":
+        """Read what `to_json` gave. Raises `PspError` for values that are not a recipe's."""
+        try:
+            return cls(**{**values, "task": get_task(values["task"]), "factors": tuple(values["factors"])})
+        except (TypeError, KeyError) as error:
+            raise PspError(f"not a training recipe of this version: {error}") from None
 
 
 RECIPES: dict[str, Recipe] = {
@@ -132,13 +144,13 @@ RECIPES: dict[str, Recipe] = {
     )
 }
 
-SECOND = dict(l2=0.0, l1=1.0, optimizer="adam", learning_rate=1e-4, batch_size=8)
+SECOND_DESCRIPTION = dict(l2=0.0, l1=1.0, optimizer="adam", learning_rate=1e-4, batch_size=8)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "w": dict(encoder="w"),
     "naive_wplus": dict(encoder="naive_wplus"),
-    "global": SECOND | dict(encoder="resnet_w", lpips_network="vgg", identity=1.0, mask="crop"),
-    "local": SECOND | dict(encoder="resnet_wplus", lpips_network="vgg", identity=0.0, mixing=1.0),
+    "global": SECOND_DESCRIPTION | dict(encoder="resnet_w", lpips_network="vgg", identity=1.0, mask="crop"),
+    "local": SECOND_DESCRIPTION | dict(encoder="resnet_wplus", lpips_network="vgg", identity=0.0, mixing=1.0),
 }
 
 #: The bundled demo: a short training on a small generator whose first layers are a generator too. In a few hundred
@@ -193,16 +205,3 @@ def _kind(name: str, default: Any) -> str:
         return "a size in pixels, or none"
     kinds = {bool: "true or false", tuple: "whole numbers like 1,2,4", int: "a whole number", float: "a number"}
     return kinds[type(default)]
-
-
-def to_json(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain JSON values."""
-    return asdict(recipe) | {"task": recipe.task.name, "factors": list(recipe.factors)}
-
-
-def from_json(values: Mapping[str, Any]) -> Recipe:
-    """The inverse of `to_json`. Raises `PspError` for values that are not a recipe's."""
-    try:
-        return Recipe(**{**values, "task": get_task(values["task"]), "factors": tuple(values["factors"])})
-    except (TypeError, KeyError) as error:
-        raise PspError(f"not a training recipe of this version: {error}") from None

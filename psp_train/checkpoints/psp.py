@@ -18,10 +18,10 @@ import torch
 from psp_runtime.tasks import TASKS, Task, get_task
 from psp_train import demo
 from psp_train.checkpoints.architecture import encoder_config, generator_config
-from psp_train.checkpoints.state_files import StateDict, WeightsError, file_hash, listed, load_strictly, read
+from psp_train.checkpoints.state_files import StateDict, WeightsError, file_hash, listed, load_strictly, read_state_file
 from psp_train.networks import PSP, EncoderConfig, Generator, GeneratorConfig
 from psp_train.networks.config import EncoderKind
-from psp_train.recipes import Recipe, to_json
+from psp_train.recipes import Recipe
 
 #: Names of `opts["encoder_type"]` in published files; those of the ResNet encoders, which nobody published, are ours.
 ENCODER_TYPES: dict[str, EncoderKind] = {
@@ -84,7 +84,7 @@ class _File(NamedTuple):
 
 
 def _open(path: Path) -> _File:
-    data = read(path, "expected a complete pSp .pt file")
+    data = read_state_file(path, "expected a complete pSp .pt file")
     if "g_ema" in data:
         raise WeightsError(f"{path} is a StyleGAN2 generator without an encoder: expected a pSp checkpoint")
     if not isinstance(data.get("state_dict"), Mapping):
@@ -116,7 +116,7 @@ def load_demo_checkpoint(task: str | None = None) -> Checkpoint:
 def load_generator(path: str | Path) -> tuple[Generator, torch.Tensor | None]:
     """Load a rosinality-style StyleGAN2 `.pt`; returns the generator and its average w [L,S], if stored."""
     path = Path(path)
-    data = read(path, "expected a complete StyleGAN2 .pt file")
+    data = read_state_file(path, "expected a complete StyleGAN2 .pt file")
     if not isinstance(data.get("g_ema"), Mapping):
         raise WeightsError(f"{path} is not a StyleGAN2 generator: expected 'g_ema', found {listed(data)}")
     state = dict(data["g_ema"])
@@ -160,7 +160,7 @@ def checkpoint_dict(model: PSP, recipe: Recipe) -> dict[str, Any]:
         "device": "cuda:0",  # where the reference puts the average w; it cannot do without
         "learn_in_w": only_w,
         "resize_factors": ",".join(map(str, recipe.factors)) if task.name == "super_resolution" else None,
-        "psp_toolkit": to_json(recipe),
+        "psp_toolkit": recipe.to_json(),
     }
     latent_avg = model.latent_avg[:1] if only_w else model.latent_avg
     return {"state_dict": _state(model), "opts": opts, "latent_avg": latent_avg.detach().cpu().clone()}

@@ -27,7 +27,7 @@ class WeightsError(PspError):
     """A file of weights that is missing, damaged, or not what it should be."""
 
 
-def read(path: Path, advice: str) -> dict[str, Any]:
+def read_state_file(path: Path, advice: str) -> dict[str, Any]:
     """Read the dict in a file of weights, tensors on the CPU; `advice` ends the message about a file that is none.
 
     Raises `WeightsError` for a file that is missing, damaged, no dict, or would have to run code.

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from psp_train.checkpoints.state_files import StateDict, WeightsError, load_strictly, read
+from psp_train.checkpoints.state_files import StateDict, WeightsError, load_strictly, read_state_file
 from psp_train.losses.distances import LPIPS, IdentityDistance, MoCoDistance
 from psp_train.networks.arcface import IR101, IRSE50
 from psp_train.networks.features import VGG16, AlexNet, LPIPSNetwork, ResNet50
@@ -162,7 +162,7 @@ def _load(kind: type[Network], folder: Path | None, purpose: str) -> Network:
 
 def _fill(module: nn.Module, path: Path, file: PublishedFile) -> None:
     """Strictly load a file into a module, cast to the module's types."""
-    state = _network_part(read(path, "download it again"), file)
+    state = _network_part(read_state_file(path, "download it again"), file)
     for key in module.state_dict():
         if key.endswith("num_batches_tracked"):  # not in files of PyTorch before 0.4.1, and of no effect here
             state.setdefault(file.prefix + key, torch.tensor(0))

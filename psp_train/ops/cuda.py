@@ -16,7 +16,7 @@ SWITCH = "PSP_CUDA_OPS"
 
 def usable(x: torch.Tensor) -> bool:
     """Whether the kernels take this CUDA tensor; where they cannot be loaded, a warning says why, once."""
-    return name(x.dtype) in DTYPES and _usable(x.get_device())
+    return dtype_name(x.dtype) in DTYPES and _usable(x.get_device())
 
 
 def obstacle(index: int) -> str:
@@ -49,9 +49,9 @@ def launch(what: Launch | None, x: torch.Tensor) -> None:
 
 def describe(x: torch.Tensor) -> Tensor:
     """A tensor as the launch plans want it."""
-    return Tensor(x.data_ptr(), name(x.dtype), x.shape, x.stride())
+    return Tensor(x.data_ptr(), dtype_name(x.dtype), x.shape, x.stride())
 
 
-def name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     """torch.float16 -> "float16"."""
     return str(dtype).removeprefix("torch.")

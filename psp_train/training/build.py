@@ -22,7 +22,7 @@ from psp_train.training.run_folder import RunFolder
 from psp_train.training.settings import Settings
 
 #: z vectors whose average w is taken when a generator's file stores none.
-AVERAGED = 100_000
+MEAN_W_SAMPLES = 100_000
 
 #: A ResNet encoder as small as the demo's own.
 DEMO_RESNET: dict[str, Any] = dict(units=(1, 1, 1, 1), widths=(8, 16, 24, 32))
@@ -39,20 +39,20 @@ class Setup:
     validation: Samples
 
 
-def build(settings: Settings, check: bool = True) -> Setup:
+def build(settings: Settings, read_label_maps: bool = True) -> Setup:
     """Read and check everything a training needs before it starts. Raises `PspError` for what is missing.
 
-    `check`: read all label maps, too; of several processes one does.
+    `read_label_maps`: read all label maps, too; of several processes one does.
     """
     recipe = settings.recipe
     networks = demo_networks(recipe) if settings.demo else load_networks(recipe, settings.weights)
     model = build_model(settings)
-    training, validation = build_samples(settings, check)  # last: it reads all label maps, or draws all faces
+    training, validation = build_samples(settings, read_label_maps)  # last: it reads all label maps, or draws all faces
     return Setup(recipe, model, Objective(recipe, networks, model.latent_avg), training, validation)
 
 
-def build_samples(settings: Settings, check: bool = True) -> tuple[Samples, Samples]:
-    """Training and held-out samples of the settings' folders; `check`: after reading all label maps."""
+def build_samples(settings: Settings, read_label_maps: bool = True) -> tuple[Samples, Samples]:
+    """Training and held-out samples of the settings' folders; `read_label_maps`: after reading all label maps."""
     recipe, task = settings.recipe, settings.recipe.task
     if settings.demo:
         items = dataset.sample_files(task, settings.data or settings.out / "drawn", masks=recipe.mask == "labels")
@@ -61,7 +61,7 @@ def build_samples(settings: Settings, check: bool = True) -> tuple[Samples, Samp
     else:
         check_apart(settings)
         items = folders.find_samples(task, settings.data, settings.target, settings.masks)
-        if check:
+        if read_label_maps:
             folders.check_label_maps(items, task)
     if recipe.mask == "labels" and items[0].mask is None:
         raise PspError("mask=labels looks for faces in label maps: give --masks, their folder")
@@ -91,7 +91,7 @@ def build_model(settings: Settings) -> PSP:
     if recipe.start_from_average:
         model.latent_avg.copy_(average_w(model.decoder) if average is None else average)
     if not RunFolder(settings.out).steps():  # a resumed run has its own weights, and --init may be gone
-        initialise(model, settings)
+        initialise_encoder(model, settings)
     model.decoder.requires_grad_(False).eval()
     model.encoder.to(memory_format=torch.channels_last)
     model.decoder.input.input.data = model.decoder.input.input.data.contiguous(memory_format=torch.channels_last)
@@ -129,29 +129,29 @@ def check_render_size(recipe: Recipe, size: int) -> None:
 
 def average_w(generator: Generator) -> torch.Tensor:
     """The mean w of many seeded z, [S]."""
-    z = torch.randn(AVERAGED, generator.config.style_dim, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(MEAN_W_SAMPLES, generator.config.style_dim, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return torch.cat([generator.map(part) for part in z.split(10_000)]).mean(0)
 
 
-def initialise(model: PSP, settings: Settings) -> None:
+def initialise_encoder(model: PSP, settings: Settings) -> None:
     """Start the encoder from a checkpoint, from its published backbone among the weights, or as it is."""
     if settings.init is not None:
         start = load_encoder(settings.init)
         wanted = replace(model.encoder.config, input_channels=start.config.input_channels)
         if start.config != wanted:
             raise PspError(f"--init {settings.init} has another encoder, {start.config}: expected {wanted}")
-        continue_from(start.state_dict(), model.encoder)
+        load_matching(start.state_dict(), model.encoder)
     elif settings.weights is not None and not settings.demo:
         published = resnet50_state if model.encoder.config.resnet else irse50_state
-        continue_from(published(settings.weights), model.encoder)
+        load_matching(published(settings.weights), model.encoder)
 
 
 #: The first layer of an encoder, with the normalisation and activation that belong to it.
 STEMS = ("input_layer.", "backbone.conv1.", "backbone.bn1.")
 
 
-def continue_from(state: Mapping[str, torch.Tensor], encoder: torch.nn.Module) -> None:
+def load_matching(state: Mapping[str, torch.Tensor], encoder: torch.nn.Module) -> None:
     """Load what a state dict has of an encoder; one of another kind of input keeps its own first layer."""
     own = encoder.state_dict()
     other = any(value.shape != own[key].shape for key, value in state.items())

@@ -19,11 +19,11 @@ METRICS, CURVES = "metrics.jsonl", "curves.png"
 SPLITS = ("train", "validation")
 COLUMNS = 3
 #: A curve is smoothed over this share of its points.
-SMOOTHED = 0.02
+SMOOTHING = 0.02
 
 #: What a panel's vertical axis says; other terms are called by their names. Not "LPIPS": a training on drawn faces has
 #: another network in its place.
-LABELS = {
+AXIS_LABELS = {
     "loss": "loss (weighted sum)",
     "l2": "L2",
     "l1": "L1",
@@ -147,7 +147,7 @@ def _draw_term(axes: "Axes", term: str, splits: dict[str, Curve]) -> None:
 
     if "train" in splits:
         steps, values = splits["train"]
-        smoothed = smooth(values, int(SMOOTHED * len(values) / 2))
+        smoothed = smooth(values, int(SMOOTHING * len(values) / 2))
         axes.plot(steps, values, color="tab:blue", alpha=0.25, linewidth=0.6)
         axes.plot(steps, smoothed, color="tab:blue", linewidth=1.2, label="training")
     if "validation" in splits:
@@ -160,5 +160,5 @@ def _draw_term(axes: "Axes", term: str, splits: dict[str, Curve]) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.locator_params(axis="x", nbins=5)  # room for six digits
     axes.set_xlabel("step")
-    axes.set_ylabel(LABELS.get(term, term.replace("_", " ")))
+    axes.set_ylabel(AXIS_LABELS.get(term, term.replace("_", " ")))
     axes.grid(alpha=0.3)

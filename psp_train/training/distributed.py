@@ -27,7 +27,7 @@ class Process:
     device: torch.device
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         return self.rank == 0
 
 
@@ -50,10 +50,10 @@ def joined(device: str = "auto") -> Iterator[Process]:
 @contextmanager
 def first_goes_first(process: Process) -> Iterator[None]:
     """Run a block on the first process before the others: it leaves files that they find."""
-    if process.world > 1 and not process.first:
+    if process.world > 1 and not process.is_first:
         dist.barrier()
     yield
-    if process.world > 1 and process.first:
+    if process.world > 1 and process.is_first:
         dist.barrier()
 
 

@@ -69,8 +69,8 @@ class RunFolder:
 
     def save(self, step: int, checkpoint: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """Write checkpoint and state of a step, then drop the oldest: the disk must have room for one more."""
-        write(self.checkpoint(step), checkpoint)
-        write(self.state(step), state)
+        write_tensors(self.checkpoint(step), checkpoint)
+        write_tensors(self.state(step), state)
         oldest = min(self.steps()[-KEPT:])
         for path in self.path.glob("step_*"):
             found = re.fullmatch(r"step_(\d+)\.(pt|state)", path.name)
@@ -79,11 +79,11 @@ class RunFolder:
 
     def save_best(self, checkpoint: Mapping[str, Any]) -> None:
         """Keep a checkpoint as best.pt."""
-        write(self.path / "best.pt", checkpoint)
+        write_tensors(self.path / "best.pt", checkpoint)
 
     def load(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Checkpoint and state of a step, on the CPU."""
-        return read(self.checkpoint(step)), read(self.state(step))
+        return read_tensors(self.checkpoint(step)), read_tensors(self.state(step))
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line to the metrics."""
@@ -107,7 +107,7 @@ def _complete(line: str) -> bool:
     return line.endswith("}\n")
 
 
-def write(path: Path, data: Mapping[str, Any]) -> None:
+def write_tensors(path: Path, data: Mapping[str, Any]) -> None:
     """`torch.save` under a temporary name, then moved into place. Raises `PspError` when the system refuses."""
     try:
         with replacing(path) as file:
@@ -116,7 +116,7 @@ def write(path: Path, data: Mapping[str, Any]) -> None:
         raise PspError(f"cannot write {path}: {error}") from error
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_tensors(path: Path) -> dict[str, Any]:
     """`torch.load` of tensors and plain values. Raises `PspError` for a damaged file."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,6 +1,6 @@
 """The training loop: pictures -> encoder -> frozen generator -> loss -> encoder weights (paper, section 3).
 
-    BatchOrder + Samples -> Batch -> Forward (encode, synthesize, objective) -> optimizer -> RunFolder
+    BatchOrder + Samples -> Batch -> Renderer (encode, synthesize, objective) -> optimizer -> RunFolder
 
 Everything random is a function of (seed, step): a run killed at any step and resumed computes the same losses on a
 CPU as one that was never stopped.
@@ -30,7 +30,7 @@ from psp_train.progress import Progress
 from psp_train.recipes import Recipe
 from psp_train.training.build import Setup
 from psp_train.training.distributed import Process, distribute, mean_over_processes
-from psp_train.training.objective import Rendering, crop_mask
+from psp_train.training.objective import Rendering, inner_face_mask
 from psp_train.training.ranger import Ranger
 from psp_train.training.run_folder import RunFolder
 from psp_train.training.settings import Settings
@@ -39,7 +39,7 @@ from psp_train.training.validation import Board, validate
 AMP = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Forward(nn.Module):
+class Renderer(nn.Module):
     """One forward pass: a batch -> what the loss compares."""
 
     def __init__(self, setup: Setup, encoder: nn.Module) -> None:
@@ -59,20 +59,20 @@ class Forward(nn.Module):
         `alpha` [B,L]: also render with each style replaced, as far, by that of the sample before.
         """
         x = to_input(batch.source, self.task.input, self.channels).contiguous(memory_format=torch.channels_last)
-        codes = self.encoder(x).float() + self.latent_avg
+        latents = self.encoder(x).float() + self.latent_avg
         target = pool(to_input(batch.target, "rgb", 3), self.size)
-        mixed = None if alpha is None else self.synthesize(mix(codes, codes.roll(1, dims=0), alpha))
-        return Rendering(self.synthesize(codes), target, codes, self.mask(batch, target), mixed)
+        mixed = None if alpha is None else self.synthesize(mix(latents, latents.roll(1, dims=0), alpha))
+        return Rendering(self.synthesize(latents), target, latents, self.mask(batch, target), mixed)
 
-    def synthesize(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes [B,L,S] -> pictures [B,3,H,W] at the size the losses compare."""
-        return pool(self.decoder(codes[:, : self.styles]).float(), self.size)
+    def synthesize(self, latents: torch.Tensor) -> torch.Tensor:
+        """latents [B,L,S] -> pictures [B,3,H,W] at the size the losses compare."""
+        return pool(self.decoder(latents[:, : self.styles]).float(), self.size)
 
     def mask(self, batch: Batch, target: torch.Tensor) -> torch.Tensor | None:
         """Where the losses look, [B,1,H,W]; None: everywhere."""
         if self.recipe.mask == "labels":
             return pool(batch.mask[:, None].float(), self.size)
-        return crop_mask(target) if self.recipe.mask == "crop" else None
+        return inner_face_mask(target) if self.recipe.mask == "crop" else None
 
 
 class Trainer:
@@ -83,15 +83,15 @@ class Trainer:
         self.recipe, self.device = setup.recipe, process.device
         self.model = setup.model.to(self.device)
         self.objective = setup.objective.to(self.device)
-        self.forward = Forward(setup, distribute(self.model.encoder, process)).to(self.device)
+        self.renderer = Renderer(setup, distribute(self.model.encoder, process)).to(self.device)
         if settings.compile:
-            self.forward.encoder.compile()
-            self.forward.decoder.compile()
+            self.renderer.encoder.compile()
+            self.renderer.decoder.compile()
         self.optimizer = make_optimizer(self.recipe, self.model.encoder)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
         self.folder = RunFolder(settings.out)
         self.best = float("inf")
-        self.samples = fingerprint(setup.training.items, setup.validation.items)
+        self.fingerprint = fingerprint(setup.training.items, setup.validation.items)
 
     def run(self) -> None:
         """Train from the run's last checkpoint (or from the start) to the recipe's last step."""
@@ -99,7 +99,7 @@ class Trainer:
         batches = self.batches(first)
         size = recipe.batch_size * recipe.accumulate * self.process.world
         progress = Progress(f"training {recipe.task.name}", recipe.steps, first, "pictures", size)
-        with progress, Board(self.folder.path, first, self.process.first) as board:
+        with progress, Board(self.folder.path, first, self.process.is_first) as board:
             for step in range(first + 1, recipe.steps + 1):
                 loss, terms = self.step(step, batches)
                 progress.advance(f"loss {loss:.4f}")
@@ -136,12 +136,12 @@ class Trainer:
 
     def backward(self, step: int, part: int, batch: Batch, last: bool) -> dict[str, torch.Tensor]:
         """Add the gradients of one batch; processes exchange theirs at the last one of a step."""
-        encoder = self.forward.encoder
+        encoder = self.renderer.encoder
         alone = nullcontext() if last or self.process.world == 1 else encoder.no_sync()
         moved = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch[:3]), batch.names)
         with alone:
             with torch.autocast(self.device.type, AMP[self.settings.amp], enabled=self.settings.amp != "none"):
-                loss, terms = self.objective(self.forward(moved, self.coins(step, part)))
+                loss, terms = self.objective(self.renderer(moved, self.coins(step, part)))
             if not torch.isfinite(loss):
                 self.stop_at("loss", step, batch.names, terms)
             self.scaler.scale(loss / self.recipe.accumulate).backward()
@@ -174,7 +174,7 @@ class Trainer:
 
     def after(self, step: int, line: dict[str, float], board: Board) -> None:
         """What is due after a step: a line of metrics, a validation, a checkpoint."""
-        if not self.process.first:
+        if not self.process.is_first:
             return
         settings, end = self.settings, step == self.recipe.steps
         if step % settings.log_every == 0 or end:
@@ -192,7 +192,7 @@ class Trainer:
     def validate(self, step: int, board: Board) -> None:
         """Losses and pictures of the held-out samples; the best checkpoint so far is kept."""
         self.model.encoder.eval()
-        line, picture = validate(self.forward, self.objective, self.setup, self.model, self.device)
+        line, picture = validate(self.renderer, self.objective, self.setup, self.model, self.device)
         self.log(step, "validation", line, board)
         board.picture(step, picture)
         if line["loss"] < self.best:
@@ -210,7 +210,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "best": self.best,
             "world": self.process.world,
-            "samples": self.samples,
+            "samples": self.fingerprint,
         }
 
     def restore(self) -> int:
@@ -218,7 +218,7 @@ class Trainer:
         step = max(self.folder.steps(), default=0)
         if step:
             self.load(step)
-        if self.process.first:  # only now: a run that cannot go on is left as it is
+        if self.process.is_first:  # only now: a run that cannot go on is left as it is
             self.folder.create(self.settings.to_json())  # of a resumed run too: it may have been given more steps
             self.folder.rewind(step)
         return step
@@ -241,7 +241,7 @@ class Trainer:
                 f"batches would differ. Start as many, or a new run with --init {checkpoint}"
             )
         samples = state.get("samples") or ""
-        if samples.startswith(FINGERPRINT_VERSION) and samples != self.samples:  # earlier states cannot say
+        if samples.startswith(FINGERPRINT_VERSION) and samples != self.fingerprint:  # earlier states cannot say
             raise PspError(
                 f"{self.folder.path} was trained on other samples: pictures were added, removed or renamed since, and "
                 f"others would be held out. Undo that, or start a new run with --init {checkpoint}"

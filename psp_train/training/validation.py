@@ -22,7 +22,7 @@ SHOWN = 8
 @torch.compiler.set_stance("force_eager")  # compiling once more, for evaluation mode, costs more than it saves
 @torch.no_grad()
 def validate(
-    forward: torch.nn.Module, objective: Objective, setup: Setup, model: PSP, device: torch.device
+    renderer: torch.nn.Module, objective: Objective, setup: Setup, model: PSP, device: torch.device
 ) -> tuple[dict[str, float], np.ndarray]:
     """Mean loss and terms over the held-out samples, and a grid of the first ones (uint8 [H,W,3]).
 
@@ -32,7 +32,7 @@ def validate(
     count, picture = 0, None
     for batch in validation_batches(setup.validation, setup.recipe.batch_size):
         moved = Batch(*(tensor.to(device) for tensor in batch[:3]), batch.names)
-        loss, terms = objective(forward(moved))
+        loss, terms = objective(renderer(moved))
         for name, value in ({"loss": loss} | terms).items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(batch.names)
         count += len(batch.names)

@@ -208,7 +208,7 @@ def test_numbers_at_the_edges_of_a_type(dtype):
     bias = -torch.zeros(1)  # -0 + 0 would be 0
     for gain in (1.0, 1.5, 0.25):
         y = torch.empty_like(x)
-        row = launches.Tensor(x.data_ptr(), cuda.name(dtype), x.shape, (1,))
+        row = launches.Tensor(x.data_ptr(), cuda.dtype_name(dtype), x.shape, (1,))
         launch = launches.bias_leaky_relu(row, bias.data_ptr(), y.data_ptr(), 1, len(x), 1.0, gain)
         emulator.run(launch)
         torch.testing.assert_close(y, (x.float() * gain).to(dtype), rtol=0, atol=0, equal_nan=True)

@@ -121,7 +121,7 @@ def test_one_gradient_step(task, variant, values, drawn, networks, tmp_path):
 def rendering(**values):
     """A rendering of seeded pictures and codes."""
     pictures = dict(output=inputs("output", (2, 3, 64, 64)), target=inputs("target", (2, 3, 64, 64)))
-    return Rendering(**(pictures | dict(codes=inputs("codes", (2, 10, 32))) | values))
+    return Rendering(**(pictures | dict(latents=inputs("codes", (2, 10, 32))) | values))
 
 
 def loss_of(recipe, r):
@@ -146,14 +146,14 @@ def test_the_loss_is_the_weighted_sum():
 def test_w_norm_is_measured_from_where_codes_start(start):
     recipe = make_recipe("inversion", overrides=PLAIN | dict(w_norm=1.0, start_from_average=start))
     r = rendering()
-    offsets = r.codes - inputs("average", (10, 32)) if start else r.codes
+    offsets = r.latents - inputs("average", (10, 32)) if start else r.latents
     torch.testing.assert_close(loss_of(recipe, r)[1]["w_norm"], offsets.flatten(1).norm(dim=1).mean())
 
 
 def test_crops_of_256_are_the_references():
     x = inputs("x", (1, 3, 256, 256))
-    assert torch.equal(objective.crop(x), x[:, :, 35:223, 32:220])
-    mask = objective.crop_mask(x)
+    assert torch.equal(objective.inner_face(x), x[:, :, 35:223, 32:220])
+    mask = objective.inner_face_mask(x)
     assert mask.shape == (1, 1, 256, 256) and mask.sum() == 188 * 188 and mask[:, :, 35:223, 32:220].all()
 
 
@@ -161,7 +161,7 @@ def test_crops_of_256_are_the_references():
 def test_crops_of_other_sizes_are_in_proportion(size):
     rows = torch.arange(size, dtype=torch.float32)[None, None, :, None].expand(1, 1, size, size)
     for x, (start, stop) in ((rows, (35, 223)), (rows.transpose(2, 3), (32, 220))):
-        cropped = objective.crop(x)
+        cropped = objective.inner_face(x)
         assert abs(cropped.min() - start * size / 256) <= 0.5 and abs(cropped.max() + 1 - stop * size / 256) <= 0.5
 
 
@@ -183,7 +183,7 @@ def test_the_mixing_regulariser(alpha, drawn, tmp_path):
     trainer = make_trainer(make_settings(drawn, tmp_path / "run", "inversion", "local"))
     batch = next(trainer.batches(0))
     with torch.no_grad():
-        made = trainer.forward(batch, torch.full((2, 10), alpha))
+        made = trainer.renderer(batch, torch.full((2, 10), alpha))
     found = loss_of(MIXING, made)[1]["mixing"]
     if alpha == 0:
         assert found == 0

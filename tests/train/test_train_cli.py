@@ -145,7 +145,7 @@ def test_all_missing_weights_in_one_line(psp_train, faces, generator, tmp_path):
 def test_one_process_reads_the_label_maps_for_all(faces, tiny, tmp_path, monkeypatch):
     settings = make_settings(faces, tmp_path / "run", "segmentation")
     asked = []
-    monkeypatch.setattr(cli, "build", lambda settings, check: asked.append(check) or sys.exit())
+    monkeypatch.setattr(cli, "build", lambda settings, read_label_maps: asked.append(read_label_maps) or sys.exit())
     monkeypatch.setattr(cli.distributed, "first_goes_first", lambda process: nullcontext())
     for rank in (0, 1):
         with pytest.raises(SystemExit):

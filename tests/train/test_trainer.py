@@ -23,7 +23,7 @@ from training import ALONE, ENVIRONMENT, draw_faces, gradients, losses, make_set
 from psp_runtime.errors import PspError
 from psp_train.checkpoints.psp import load_checkpoint
 from psp_train.networks.psp import to_input
-from psp_train.recipes import Recipe, make_recipe, to_json
+from psp_train.recipes import Recipe, make_recipe
 from psp_train.training import run_folder
 from psp_train.training.distributed import Process
 from psp_train.training.ranger import Ranger
@@ -281,9 +281,9 @@ def test_styles_too_large_for_half_precision(demodulate, factor, drawn, tmp_path
                 module.weight /= 1 if demodulate else factor
     batch = next(trainer.batches(0))
     with torch.no_grad():
-        expected = trainer.forward(batch).output
+        expected = trainer.renderer(batch).output
         with torch.autocast("cpu", torch.float16):
-            found = trainer.forward(batch).output
+            found = trainer.renderer(batch).output
     assert (found - expected).abs().max() < 0.02 * expected.abs().max()
 
 
@@ -440,7 +440,7 @@ def test_checkpoints_are_those_of_the_reference(task, variant, name, channels, d
     path = settings.out / "step_00000001.pt"
     data = torch.load(path, weights_only=True)
     opts, kind = data["opts"], settings.recipe.encoder
-    assert set(opts) >= REFERENCE and opts["psp_toolkit"] == to_json(settings.recipe)
+    assert set(opts) >= REFERENCE and opts["psp_toolkit"] == settings.recipe.to_json()
     assert (opts["dataset_type"], opts["input_nc"], opts["output_size"]) == (name, channels, 64)
     assert opts["label_nc"] == {"sketch": 1, "segmentation": 19}.get(task, 0)  # 0: the reference reads colours
     assert opts["resize_factors"] == ("1,2,4,8,16,32" if task == "super_resolution" else None)
@@ -484,4 +484,4 @@ def test_settings_of_another_version(drawn, tmp_path):
 
 def test_a_process_alone_is_not_wrapped(finished):
     _, trainer = finished
-    assert trainer.forward.encoder is trainer.model.encoder and trainer.process is ALONE
+    assert trainer.renderer.encoder is trainer.model.encoder and trainer.process is ALONE
