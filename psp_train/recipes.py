@@ -45,7 +45,7 @@ class Recipe:
 
     The loss is the sum of the terms below, each times its weight (0: not computed). `l2`, `l1`, `lpips` compare
     whole pictures; `l2_crop`, `lpips_crop` their inner face crop; `identity` and `moco` unit features; `w_norm`
-    keeps codes near the average w; `mixing` is the L1 between the output and the output with some styles replaced
+    keeps latents near the average w; `mixing` is the L1 between the output and the output with some styles replaced
     by those of another picture. `mask` limits the terms on whole pictures to the face: by the inner crop, or by
     a folder of label maps. `flip`: source and target mirrored together, independently, or never. `decay` is the
     share of the steps, at the end, over which the learning rate falls to zero. `render_size` computes the losses on

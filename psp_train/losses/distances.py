@@ -1,4 +1,4 @@
-"""Distances between pictures, LPIPS, identity and MoCo, and the length of codes: what pSp is trained on (section 3).
+"""Distances between pictures, LPIPS, identity and MoCo, and the length of latents: what pSp is trained on (section 3).
 
 Pictures are [B,3,H,W] in [-1,1]. Every distance is one float32 number per sample, under autocast too: the networks
 may run in half precision, lengths and differences do not. `psp_train.losses.published` reads the published weights.
@@ -105,10 +105,10 @@ class MoCoDistance(CosineDistance):
         return unit_length(self.network(F.interpolate(pool(x), size=224, mode="nearest")))
 
 
-def w_norm(codes: torch.Tensor, latent_avg: torch.Tensor | None) -> torch.Tensor:
-    """Mean length of codes [B,L,S] over (L,S), measured from `latent_avg` [L,S] where there is one."""
-    codes = codes.float()
-    offsets = codes if latent_avg is None else codes - latent_avg.float()
+def w_norm(latents: torch.Tensor, latent_avg: torch.Tensor | None) -> torch.Tensor:
+    """Mean length of latents [B,L,S] over (L,S), measured from `latent_avg` [L,S] where there is one."""
+    latents = latents.float()
+    offsets = latents if latent_avg is None else latents - latent_avg.float()
     return torch.linalg.vector_norm(offsets, dim=(1, 2)).mean()
 
 

@@ -1,4 +1,4 @@
-"""Encoders from a 256x256 picture to style codes: pSp and its two ablations, over an IR-SE backbone.
+"""Encoders from a 256x256 picture to latents: pSp and its two ablations, over an IR-SE backbone.
 
 "Encoding in Style" (Richardson et al. 2021), section 3.1 and table 2. The backbone is the IR-SE50 of ArcFace: a
 3x3 stem and four stages of residual units with squeeze-and-excitation. Attribute names are those of the
@@ -128,8 +128,8 @@ class WEncoder(Backbone):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [B,C,256,256] -> W offsets [B,L,S], the same for all L."""
-        code = self.linear(self.stages(x)[3].mean((2, 3)))
-        return code[:, None].expand(-1, self.config.styles, -1)
+        latent = self.linear(self.stages(x)[3].mean((2, 3)))
+        return latent[:, None].expand(-1, self.config.styles, -1)
 
 
 class NaiveWPlusEncoder(Backbone):

@@ -29,7 +29,7 @@ class PSP(nn.Module):
         self.register_buffer("latent_avg", average, persistent=False)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalised input [B,C,256,256] -> W+ codes [B,L,S]."""
+        """Normalised input [B,C,256,256] -> W+ latents [B,L,S]."""
         return self.encoder(x) + self.latent_avg
 
     def forward(
@@ -37,11 +37,11 @@ class PSP(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """x [B,C,256,256] -> picture [B,3,H,W] in about [-1,1] and latents [B,L,S] before mixing.
 
-        `style` [B,L,S] and `alpha` [B,L] in [0,1] mix other codes in, layer by layer: 0 keeps, 1 replaces.
+        `style` [B,L,S] and `alpha` [B,L] in [0,1] mix other latents in, layer by layer: 0 keeps, 1 replaces.
         """
         latents = self.encode(x)
-        codes = latents if style is None or alpha is None else mix(latents, style, alpha)
-        return self.decoder(codes), latents
+        mixed = latents if style is None or alpha is None else mix(latents, style, alpha)
+        return self.decoder(mixed), latents
 
 
 def mix(latents: torch.Tensor, style: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The encoders of the second description of pSp: a ResNet-50 and one linear layer per style vector.
 
-"local" (kind "resnet_wplus") has a layer for each of the L styles, "global" (kind "resnet_w") one, whose code every
-style gets. docs/design.md, "The second description".
+"local" (kind "resnet_wplus") has a layer for each of the L styles, "global" (kind "resnet_w") one, whose vector
+every style gets. docs/design.md, "The second description".
 
     backbone.*            the keys of torchvision's ResNet-50 without `fc`: conv1, bn1, layer1 ... layer4
     heads.N.weight, bias  the linear layer of style N, [S, 4 * last width] and [S]; N is 0 alone for "global"
@@ -31,5 +31,5 @@ class ResNetEncoder(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [B,C,256,256] -> W+ offsets [B,L,S]; "resnet_w": the same for all L."""
         features = self.backbone(x)
-        codes = torch.stack([head(features) for head in self.heads], dim=1)
-        return codes.expand(-1, self.config.styles, -1)
+        latents = torch.stack([head(features) for head in self.heads], dim=1)
+        return latents.expand(-1, self.config.styles, -1)

@@ -223,16 +223,16 @@ class Generator(nn.Module):
         """Mapping network: z [B,S], normally distributed -> w [B,S]."""
         return self.style(z)
 
-    def forward(self, w: torch.Tensor) -> torch.Tensor:
-        """Synthesis network: W+ codes [B,L,S] -> picture [B,3,H,W], roughly in [-1,1]."""
-        codes, noises = w.unbind(1), self.noises.tensors()
-        x = self.input.input.expand(len(w), -1, -1, -1)
-        x = self.conv1(x, codes[0], noises[0])
-        rgb = self.to_rgb1(x, codes[1])
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """Synthesis network: W+ latents [B,L,S] -> picture [B,3,H,W], roughly in [-1,1]."""
+        w, noises = latents.unbind(1), self.noises.tensors()
+        x = self.input.input.expand(len(latents), -1, -1, -1)
+        x = self.conv1(x, w[0], noises[0])
+        rgb = self.to_rgb1(x, w[1])
         for i, to_rgb in enumerate(self.to_rgbs):
-            x = self.convs[2 * i](x, codes[2 * i + 1], noises[2 * i + 1])
-            x = self.convs[2 * i + 1](x, codes[2 * i + 2], noises[2 * i + 2])
-            rgb = to_rgb(x, codes[2 * i + 3], rgb)
+            x = self.convs[2 * i](x, w[2 * i + 1], noises[2 * i + 1])
+            x = self.convs[2 * i + 1](x, w[2 * i + 2], noises[2 * i + 2])
+            rgb = to_rgb(x, w[2 * i + 3], rgb)
         return rgb
 
 
@@ -247,7 +247,7 @@ class ConstantInput(nn.Module):
 def first_layers(generator: Generator, size: int) -> Generator:
     """The part of a generator that makes its picture at a smaller `size`, sharing the weights.
 
-    With w codes [B,L,S] of its own, smaller L: the first ones of the whole generator's.
+    Its latents [B,L,S], with a smaller L, are the first ones of the whole generator's.
     """
     with torch.device("meta"):
         part = Generator(replace(generator.config, size=size))

@@ -30,7 +30,7 @@ AXIS_LABELS = {
     "lpips": "perceptual distance",
     "identity": "identity distance",
     "moco": "MoCo distance",
-    "w_norm": "length of the codes",
+    "w_norm": "length of the latents",
     "l2_crop": "L2, inner face",
     "lpips_crop": "perceptual distance, inner face",
 }

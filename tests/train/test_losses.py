@@ -59,8 +59,8 @@ def test_identity_is_the_references(identity, pair):
 
 
 def test_w_norm_is_the_references():
-    codes, average = inputs("codes", (2, 18, 512), SEED), inputs("avg", (18, 512), SEED)
-    assert relative_error(w_norm(codes, average), GOLDEN["w_norm_loss"]) < 1e-4
+    latents, average = inputs("codes", (2, 18, 512), SEED), inputs("avg", (18, 512), SEED)
+    assert relative_error(w_norm(latents, average), GOLDEN["w_norm_loss"]) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -200,11 +200,11 @@ def test_moco_measures_with_resnet50(pair):
 
 
 def test_w_norm_of_constants():
-    codes = torch.full((4, 18, 512), 0.5)
-    assert w_norm(codes, None).item() == pytest.approx(0.5 * np.sqrt(18 * 512))
-    assert w_norm(codes, codes[0]).item() == 0
-    assert w_norm(codes, torch.full((18, 512), 2.0)).item() == pytest.approx(1.5 * np.sqrt(18 * 512))
-    assert w_norm(codes.half(), None).dtype == torch.float32
+    latents = torch.full((4, 18, 512), 0.5)
+    assert w_norm(latents, None).item() == pytest.approx(0.5 * np.sqrt(18 * 512))
+    assert w_norm(latents, latents[0]).item() == 0
+    assert w_norm(latents, torch.full((18, 512), 2.0)).item() == pytest.approx(1.5 * np.sqrt(18 * 512))
+    assert w_norm(latents.half(), None).dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["lpips", "identity"])

@@ -53,20 +53,20 @@ def encoder_input(batch, task):
 def expected_terms(trainer, batch, networks):
     """The terms of the loss, written out: {name: scalar}."""
     recipe, model = trainer.recipe, trainer.model
-    codes = model.encoder(encoder_input(batch, recipe.task.name)) + model.latent_avg
-    y, target = model.decoder(codes), F.avg_pool2d(batch.target.permute(0, 3, 1, 2) / 127.5 - 1, 4)
+    latents = model.encoder(encoder_input(batch, recipe.task.name)) + model.latent_avg
+    y, target = model.decoder(latents), F.avg_pool2d(batch.target.permute(0, 3, 1, 2) / 127.5 - 1, 4)
     mask = face(batch, recipe.mask)
     a, b = y * mask, target * mask
     inner = (slice(None), slice(None), slice(9, 56), slice(8, 55))  # of 64: 35:223 and 32:220 of 256
-    lpips, other = networks[recipe.lpips_network], codes[[1, 0]]
-    replaced = torch.where(trainer.coins(1, 0)[:, :, None] == 1, other, codes) if recipe.mixing else codes
+    lpips, other = networks[recipe.lpips_network], latents[[1, 0]]
+    replaced = torch.where(trainer.coins(1, 0)[:, :, None] == 1, other, latents) if recipe.mixing else latents
     terms = {
         "l2": lambda: (a - b).square().mean(),
         "l1": lambda: (a - b).abs().mean(),
         "lpips": lambda: lpips(a, b).mean(),
         "identity": lambda: networks["identity"](a, b).mean(),
         "moco": lambda: networks["moco"](a, b).mean(),
-        "w_norm": lambda: (codes - model.latent_avg).square().sum((1, 2)).sqrt().mean(),
+        "w_norm": lambda: (latents - model.latent_avg).square().sum((1, 2)).sqrt().mean(),
         "l2_crop": lambda: (y - target)[inner].square().mean(),
         "lpips_crop": lambda: lpips(y[inner], target[inner]).mean(),
         "mixing": lambda: (model.decoder(replaced) - y).abs().mean(),
@@ -119,7 +119,7 @@ def test_one_gradient_step(task, variant, values, drawn, networks, tmp_path):
 
 
 def rendering(**values):
-    """A rendering of seeded pictures and codes."""
+    """A rendering of seeded pictures and latents."""
     pictures = dict(output=inputs("output", (2, 3, 64, 64)), target=inputs("target", (2, 3, 64, 64)))
     return Rendering(**(pictures | dict(latents=inputs("codes", (2, 10, 32))) | values))
 
@@ -143,7 +143,7 @@ def test_the_loss_is_the_weighted_sum():
 
 
 @pytest.mark.parametrize("start", [True, False])
-def test_w_norm_is_measured_from_where_codes_start(start):
+def test_w_norm_is_measured_from_where_latents_start(start):
     recipe = make_recipe("inversion", overrides=PLAIN | dict(w_norm=1.0, start_from_average=start))
     r = rendering()
     offsets = r.latents - inputs("average", (10, 32)) if start else r.latents

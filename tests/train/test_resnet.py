@@ -68,14 +68,14 @@ def test_published_sizes():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_codes_are_linear_in_the_features(kind):
+def test_latents_are_linear_in_the_features(kind):
     encoder = tiny_model(kind).encoder
     x = inputs("x", (2, 3, 256, 256), scale=0.5)
-    codes, features = encoder(x), encoder.backbone(x)
-    assert codes.shape == (2, 10, 32)
+    latents, features = encoder(x), encoder.backbone(x)
+    assert latents.shape == (2, 10, 32)
     for style in range(10):
         head = encoder.heads[style if kind == "resnet_wplus" else 0]
-        assert relative_error(codes[:, style], (features @ head.weight.T + head.bias).numpy()) < 1e-5
+        assert relative_error(latents[:, style], (features @ head.weight.T + head.bias).numpy()) < 1e-5
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -179,7 +179,7 @@ def test_demo_encoder_is_small(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_deployed_codes_are_the_trained_ones(kind):
+def test_deployed_latents_are_the_trained_ones(kind):
     model = tiny_model(kind)
     images, _, latents = seen(model)
     deployed = DeployedEncoder(model.encoder, model.latent_avg, "rgb")
@@ -240,9 +240,9 @@ def test_half_precision_holds_on_hard_weights(hard_model, tmp_path):
     balance_encoder(deployed.encoder, torch.from_numpy(cases.pictures("rgb", 0, 6, seed=6)))
     to_half(deployed)
     style, alpha = torch.zeros(3, 10, 32), torch.zeros(3, 10)
-    output, codes = deployed(images, style, alpha)
-    assert codes.dtype == torch.float32 and codes.isfinite().all()
-    assert relative_error(codes, latents.numpy()) < 0.01
+    output, found = deployed(images, style, alpha)
+    assert found.dtype == torch.float32 and found.isfinite().all()
+    assert relative_error(found, latents.numpy()) < 0.01
     assert psnr(output, expected) >= 50
 
     kind = hard_model.encoder.config.kind
@@ -257,13 +257,13 @@ def test_half_precision_holds_on_hard_weights(hard_model, tmp_path):
 def test_hard_weights_fail_in_half_precision_without_balancing(hard_model, form):
     images, _, latents = seen(hard_model, seed=5)
     if form == "deployed":  # batch normalisation folded, channels at the scale they were trained at
-        codes = to_half(DeployedEncoder(hard_model.encoder, hard_model.latent_avg, "rgb"))(images)
+        found = to_half(DeployedEncoder(hard_model.encoder, hard_model.latent_avg, "rgb"))(images)
     else:
         plain = build_encoder(hard_model.encoder.config).eval().requires_grad_(False)
         plain.load_state_dict(hard_model.encoder.state_dict())
         with WideConvolutions():
-            codes = plain.half()(to_input(images, "rgb", 3).half()).float() + hard_model.latent_avg
-    assert not codes.isfinite().all() or relative_error(codes, latents.numpy()) > 0.1
+            found = plain.half()(to_input(images, "rgb", 3).half()).float() + hard_model.latent_avg
+    assert not found.isfinite().all() or relative_error(found, latents.numpy()) > 0.1
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -298,10 +298,10 @@ def test_engines_say_what_they_are_and_use_static_operations_of_opset_17(exporte
         assert not operations & {"Shape", "If", "Loop", "BatchNormalization", "Resize", "ConstantOfShape", "Expand"}
 
 
-def test_global_codes_are_one_code(exported):
+def test_global_latents_are_one_vector(exported):
     kind, folder = exported
     images = cases.pictures("rgb", 0, 2, seed=3)
     with load(folder / "fp32.onnx") as pipeline:
-        codes = pipeline.translate(images).latents - tiny_model(kind).latent_avg.numpy()
-    spread_over_layers = np.abs(codes - codes[:, :1]).max()
+        offsets = pipeline.translate(images).latents - tiny_model(kind).latent_avg.numpy()
+    spread_over_layers = np.abs(offsets - offsets[:, :1]).max()
     assert spread_over_layers < 1e-5 if kind == "resnet_w" else spread_over_layers > 0.1
