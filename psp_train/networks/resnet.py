@@ -29,7 +29,7 @@ class ResNetEncoder(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(self.backbone.outputs, config.style_dim) for _ in range(heads))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B,C,256,256] -> W+ offsets [B,L,S]; "resnet_w": the same for all L."""
+        """Map x [B,C,256,256] to W+ offsets [B,L,S]; "resnet_w": the same for all L."""
         features = self.backbone(x)
         latents = torch.stack([head(features) for head in self.heads], dim=1)
         return latents.expand(-1, self.config.styles, -1)

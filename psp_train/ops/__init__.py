@@ -17,7 +17,7 @@ _OPERATORS = (_forward, _gradient, _upfirdn2d)
 
 @contextlib.contextmanager
 def plain_torch() -> Iterator[None]:
-    """Do without the kernels for a while, to compare with them. PSP_CUDA_OPS=0 does so for a whole process."""
+    """Run without the kernels inside the block, to compare with them. PSP_CUDA_OPS=0 does so for a whole process."""
     with contextlib.ExitStack() as stack:
         for operator in _OPERATORS:
             stack.enter_context(operator.set_kernel_enabled("cuda", enabled=False))

@@ -6,7 +6,7 @@ from psp_train.ops.cuda import obstacle
 
 
 def main() -> None:
-    """One line per device."""
+    """Print one line for each device."""
     print("cpu: plain torch")
     if not torch.cuda.is_available():
         print("cuda: plain torch; this torch sees no NVIDIA GPU")

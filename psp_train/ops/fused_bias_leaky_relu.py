@@ -16,11 +16,12 @@ GAIN = math.sqrt(2.0)
 
 
 def fused_bias_leaky_relu(x: torch.Tensor, bias: torch.Tensor, slope: float = 0.2, gain: float = GAIN) -> torch.Tensor:
-    """x [B,C,...], bias [C] -> [B,C,...] in the dtype and memory order of x. The gain √2 keeps the variance of a
-    normal input.
+    """Add a bias to each channel, apply a leaky ReLU and multiply by `gain`, by default √2, which keeps the variance of
+    a normal input.
 
-    float32, float16 and bfloat16 run as one CUDA kernel on a GPU, rounded once. Raises `PspError` for a bias that
-    does not fit, a gain that is not positive or a negative slope (the sign of the result would not tell the branch).
+    x [B,C,...], bias [C] -> [B,C,...] in the dtype and memory order of x. float32, float16 and bfloat16 run as one CUDA
+    kernel on a GPU, rounded once. Raises `PspError` for a bias that does not fit, a gain that is not positive or a
+    negative slope (the sign of the result would not tell the branch).
     """
     if x.ndim < 2 or bias.shape != x.shape[1:2]:
         raise PspError(f"fused_bias_leaky_relu: x {list(x.shape)}, bias {list(bias.shape)}; expected [B,C,...] and [C]")
@@ -32,7 +33,7 @@ def fused_bias_leaky_relu(x: torch.Tensor, bias: torch.Tensor, slope: float = 0.
 
 
 def plain_bias_leaky_relu(x: torch.Tensor, bias: torch.Tensor, slope: float = 0.2, gain: float = GAIN) -> torch.Tensor:
-    """The definition in plain torch: what the operator computes on a CPU, and is tested against on a GPU."""
+    """Compute the definition in plain torch: what the operator does on a CPU, and is tested against on a GPU."""
     y = torch.empty_like(x)
     torch.add(x, bias.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2)), out=y)
     return torch.nn.functional.leaky_relu_(y, slope).mul_(gain)
@@ -56,7 +57,7 @@ def _forward_cuda(x: torch.Tensor, bias: torch.Tensor, slope: float, gain: float
 
 
 def plain_gradient(dy: torch.Tensor, y: torch.Tensor, slope: float, gain: float) -> torch.Tensor:
-    """dy * gain where y > 0, dy * gain * slope elsewhere, in the memory order of y, in plain torch."""
+    """Compute dy * gain where y > 0, dy * gain * slope elsewhere, in the memory order of y, in plain torch."""
     dx = torch.empty_like(y)
     torch.ops.aten.leaky_relu_backward.grad_input(dy, y, slope, True, grad_input=dx)
     return dx.mul_(gain)
@@ -107,7 +108,7 @@ def _keep_sign(ctx, inputs, output) -> None:
 
 
 def _backward_of_gradient(ctx, ddx: torch.Tensor):
-    """The gradient is linear in dy and, between the kinks, constant in y."""
+    """Differentiate once more: the gradient is linear in dy and, between the kinks, constant in y."""
     (y,) = ctx.saved_tensors
     return _gradient(ddx, y, ctx.slope, ctx.gain), None, None, None
 
@@ -117,10 +118,10 @@ _gradient.register_autograd(_backward_of_gradient, setup_context=_keep_sign)
 
 
 def _laid_out_as(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """x itself, or a copy with the strides of `like`, which has no gaps."""
+    """Return x itself, or a copy with the strides of `like`, which has no gaps."""
     return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
 
 
 def _channels(y: torch.Tensor) -> tuple[int, int]:
-    """How many channels, and how far apart in memory two of them are."""
+    """Count the channels, and the elements between two of them in memory."""
     return y.shape[1], y.stride(1)

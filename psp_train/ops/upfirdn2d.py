@@ -32,7 +32,7 @@ def upfirdn2d(
 
 
 def resample(x: torch.Tensor, fir: torch.Tensor, how: Resampling) -> torch.Tensor:
-    """Do what `upfirdn2d` does, by all that there is to choose: with `how.flip` the FIR is flipped already."""
+    """Do what `upfirdn2d` does, with all there is to choose: `how.flip` says that the FIR is flipped already."""
     if x.ndim != 4 or fir.ndim != 2:
         raise PspError(f"upfirdn2d: x {list(x.shape)}, fir {list(fir.shape)}; expected [B,C,H,W] and [kh,kw]")
     if fir.device != x.device:
@@ -71,7 +71,7 @@ def _insert_zeros(x: torch.Tensor, up: int) -> torch.Tensor:
 def _upfirdn2d(
     x: torch.Tensor, fir: torch.Tensor, factors: list[int], pads: list[int], flip: bool, gain: float
 ) -> torch.Tensor:
-    """`factors` is [up, down]: an operator of torch takes numbers and lists of them, and no `Resampling`."""
+    """Compute it on any device; `factors` is [up, down], as an operator of torch takes lists and no `Resampling`."""
     return plain_upfirdn2d(x, fir, Resampling(*factors, tuple(pads), flip, gain))
 
 
@@ -99,7 +99,7 @@ def _keep_fir(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dy: torch.Tensor):
-    """The adjoint. Its paddings make the window of x[r] start kh - 1 - top before dy, and its size that of x."""
+    """Apply the adjoint. Its paddings make the window of x[r] start kh - 1 - top before dy, and its size that of x."""
     (fir,), (up, down) = ctx.saved_tensors, ctx.factors
     pads = []
     for axis in (0, 1):
