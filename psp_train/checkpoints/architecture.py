@@ -11,7 +11,7 @@ from psp_train.networks.config import EncoderKind
 
 
 def generator_config(state: StateDict, prefix: str) -> GeneratorConfig:
-    """Size, style dim, mapping depth and channels from the shapes of a generator's state dict."""
+    """Read size, style dim, mapping depth and channels off a generator's state dict, whose keys begin with `prefix`."""
     doublings = len(_indices(state, prefix + r"to_rgbs\.(\d+)\.bias"))
     convs = [state[f"{prefix}convs.{2 * i}.conv.weight"] for i in range(doublings)]
     return GeneratorConfig(
@@ -23,7 +23,7 @@ def generator_config(state: StateDict, prefix: str) -> GeneratorConfig:
 
 
 def encoder_config(state: StateDict, generator: GeneratorConfig) -> EncoderConfig:
-    """Kind, input channels and backbone shape from the keys and shapes of an encoder's state dict."""
+    """Read kind, input channels and backbone shape off the `encoder.*` of a state dict; styles are the generator's."""
     resnet = "encoder.backbone.conv1.weight" in state
     units, widths = _resnet_stages(state) if resnet else _irse_stages(state)
     stem = "encoder.backbone.conv1.weight" if resnet else "encoder.input_layer.0.weight"
@@ -38,18 +38,18 @@ def encoder_config(state: StateDict, generator: GeneratorConfig) -> EncoderConfi
 
 
 def _irse_stages(state: StateDict) -> tuple[list[int], list[int]]:
-    """Units and widths of the four stages, which begin where a shortcut is projected."""
+    """Read units and widths of the four stages, which begin where a shortcut is projected."""
     units = len(_indices(state, r"encoder\.body\.(\d+)\.res_layer\.1\.weight"))
     projected = _indices(state, r"encoder\.body\.(\d+)\.shortcut_layer\.0\.weight")
     starts = [0, *projected, units]
     widths = [state[f"encoder.body.{start}.res_layer.1.weight"].shape[0] for start in starts[:-1]]
     if len(widths) != 4:
-        raise KeyError(f"a backbone of four stages (found {len(widths)})")
+        raise KeyError(f"a backbone of four stages (it has {len(widths)})")
     return [b - a for a, b in zip(starts, starts[1:], strict=False)], widths
 
 
 def _resnet_stages(state: StateDict) -> tuple[list[int], list[int]]:
-    """Units and inner widths of the four stages, which are named."""
+    """Read units and inner widths of the four stages, which are named."""
     stages = [f"encoder.backbone.layer{number}." for number in range(1, 5)]
     units = [len(_indices(state, re.escape(stage) + r"(\d+)\.conv1\.weight")) for stage in stages]
     return units, [state[f"{stage}0.conv1.weight"].shape[0] for stage in stages]

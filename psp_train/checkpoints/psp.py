@@ -1,4 +1,4 @@
-"""Published checkpoints in, models out: pSp `.pt` files and rosinality-style StyleGAN2 `.pt` files.
+"""Published checkpoints read and written: pSp `.pt` files and StyleGAN2 `.pt` files in rosinality's layout.
 
     pSp         {"state_dict": encoder.* + decoder.*, "opts": {...}, "latent_avg": tensor}
     StyleGAN2   {"g_ema": ..., "latent_avg": tensor}
@@ -40,7 +40,10 @@ DEMO_LICENSE = "Weights: the bundled demo model, under the MIT licence of this t
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded model (FP32, eval mode) with what its file says about it; `sha256` is that of the file."""
+    """A loaded model (FP32, eval mode) with what its file says about it.
+
+    `sha256` is that of the file, `license` one line about its weights, `name` what to call it in reports.
+    """
 
     model: PSP
     task: Task
@@ -52,28 +55,31 @@ class Checkpoint:
 
 
 def load_checkpoint(path: str | Path, task: str | None = None) -> Checkpoint:
-    """Load a published pSp checkpoint.
+    """Load a published pSp checkpoint, or one that psp-train wrote.
 
-    `task` is needed only when the file names none we know; one that contradicts the file is an error. Raises
+    `task` is needed only when the file names none that is known here; one that contradicts the file is an error. Raises
     `WeightsError` for anything but a complete pSp checkpoint.
     """
     path = Path(path)
-    file = _open(path)
+    file = _read_contents(path)
     chosen = _choose_task(path, file.opts, task, file.encoder.input_channels)
-    model = _model(path, file)
+    model = _build_model(path, file)
     if file.average is None and file.opts.get("start_from_latent_avg"):
-        raise WeightsError(f"{path} lacks latent_avg, the w its encoder starts from: take the file as published")
+        raise WeightsError(f"{path} lacks latent_avg, which its encoder starts from: take the file as published")
     model.latent_avg = _latent_avg(path, file.average, file.generator)
     return Checkpoint(model, chosen, file.encoder, file.generator, file_hash(path), PUBLISHED_LICENSE, path.name)
 
 
 def load_encoder(path: str | Path) -> torch.nn.Module:
-    """The encoder of a published pSp checkpoint, whatever task it was trained for; its `config` says what it is."""
+    """Load the encoder of a pSp checkpoint, whatever task it was trained for; its `config` says what it is.
+
+    Raises `WeightsError` for anything but a complete pSp checkpoint.
+    """
     path = Path(path)
-    return _model(path, _open(path)).encoder
+    return _build_model(path, _read_contents(path)).encoder
 
 
-class _File(NamedTuple):
+class _Contents(NamedTuple):
     """What a pSp checkpoint holds."""
 
     state: StateDict
@@ -83,7 +89,7 @@ class _File(NamedTuple):
     generator: GeneratorConfig
 
 
-def _open(path: Path) -> _File:
+def _read_contents(path: Path) -> _Contents:
     data = read_state_file(path, "expected a complete pSp .pt file")
     if "g_ema" in data:
         raise WeightsError(f"{path} is a StyleGAN2 generator without an encoder: expected a pSp checkpoint")
@@ -94,18 +100,18 @@ def _open(path: Path) -> _File:
     generator = _read_shapes(path, generator_config, state, "decoder.")
     encoder = _read_shapes(path, encoder_config, state, generator)
     _check_encoder_type(path, opts, encoder)
-    return _File(state, opts, data.get("latent_avg"), encoder, generator)
+    return _Contents(state, opts, data.get("latent_avg"), encoder, generator)
 
 
-def _model(path: Path, file: _File) -> PSP:
+def _build_model(path: Path, contents: _Contents) -> PSP:
     with torch.device("meta"):
-        model = PSP(file.encoder, file.generator)
-    load_strictly(model, file.state, f"{path} does not fit the architecture")
+        model = PSP(contents.encoder, contents.generator)
+    load_strictly(model, contents.state, f"{path} does not fit the architecture")
     return model.eval()
 
 
 def load_demo_checkpoint(task: str | None = None) -> Checkpoint:
-    """The bundled demo model of a task (default: inversion) in the same form."""
+    """Load the bundled demo model of a task (by default of inversion). Raises `PspError` for a task without one."""
     chosen = get_task(task or "inversion")
     model = demo.load_demo(chosen.name)
     digest = file_hash(*demo.weight_files(chosen.name))
@@ -114,7 +120,10 @@ def load_demo_checkpoint(task: str | None = None) -> Checkpoint:
 
 
 def load_generator(path: str | Path) -> tuple[Generator, torch.Tensor | None]:
-    """Load a rosinality-style StyleGAN2 `.pt`; returns the generator and its average w [L,S], if stored."""
+    """Load a StyleGAN2 `.pt` in rosinality's layout: the generator, and its average w [L,S] if the file stores it.
+
+    Raises `WeightsError` for anything else; warns where the file holds no noise.
+    """
     path = Path(path)
     data = read_state_file(path, "expected a complete StyleGAN2 .pt file")
     if not isinstance(data.get("g_ema"), Mapping):
@@ -125,14 +134,14 @@ def load_generator(path: str | Path) -> tuple[Generator, torch.Tensor | None]:
         generator = Generator(config)
     lacking = [key for key in generator.state_dict() if key not in state and _is_constant(key)]
     if any(key.startswith("noises.") for key in lacking):
-        warnings.warn(f"{path} holds no noise pictures: those of seed 0 take their place", stacklevel=2)
+        warnings.warn(f"{path} holds no noise: fixed random noise (seed 0) takes its place", stacklevel=2)
     load_strictly(generator, (_constants(config) if lacking else {}) | state, f"{path} does not fit the architecture")
     average = data.get("latent_avg")
     return generator.eval(), None if average is None else _latent_avg(path, average, config)
 
 
 def _is_constant(key: str) -> bool:
-    """Noise pictures and FIRs are not trained, and some files leave them out."""
+    """Tell noise pictures and FIRs, which are not trained, and which some files leave out."""
     return key.startswith("noises.") or key.endswith(".kernel")
 
 
@@ -143,52 +152,52 @@ def _constants(config: GeneratorConfig) -> StateDict:
 
 
 def checkpoint_dict(model: PSP, recipe: Recipe) -> dict[str, Any]:
-    """A model as the reference code stores it: what `load_checkpoint`, and the reference itself, read back.
+    """Arrange a model as the released code stores it, so that this code reads it back and so does `load_checkpoint`.
 
-    `opts` holds the names and sizes the reference looks up, and, under `psp_toolkit`, the whole recipe.
+    `opts` holds the names and sizes the released code looks up, and, under `psp_toolkit`, the whole recipe.
     """
     config, task = model.encoder.config, recipe.task
-    only_w = config.kind == "w"  # the reference adds one vector to one
+    only_w = config.kind == "w"  # the released code adds one vector to one
     opts = {
         "dataset_type": task.reference or TASKS["inversion"].reference,
         "encoder_type": next(name for name, kind in ENCODER_TYPES.items() if kind == config.kind),
         "output_size": model.decoder.config.size,
         "input_nc": config.input_channels,
-        # 0 means colours there, and 1 sketches: the reference reads pictures in grey for anything but 0.
+        # 0 means colours there, and 1 sketches: the released code reads pictures in grey for anything but 0.
         "label_nc": 0 if task.input == "rgb" else config.input_channels,
         "start_from_latent_avg": True,
-        "device": "cuda:0",  # where the reference puts the average w; it cannot do without
+        "device": "cuda:0",  # where the released code puts the average w; it cannot do without
         "learn_in_w": only_w,
         "resize_factors": ",".join(map(str, recipe.factors)) if task.name == "super_resolution" else None,
         "psp_toolkit": recipe.to_json(),
     }
     latent_avg = model.latent_avg[:1] if only_w else model.latent_avg
-    return {"state_dict": _state(model), "opts": opts, "latent_avg": latent_avg.detach().cpu().clone()}
+    return {"state_dict": _state_dict(model), "opts": opts, "latent_avg": latent_avg.detach().cpu().clone()}
 
 
-def _state(model: PSP) -> StateDict:
+def _state_dict(model: PSP) -> StateDict:
     return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
 
 
 def _read_shapes(path: Path, reader: Any, *args: Any) -> Any:
-    """Run a config reader; a key it needs and does not find means another architecture."""
+    """Run a reader of shapes; a key it needs and does not find means another architecture."""
     try:
         return reader(*args)
     except (KeyError, IndexError, AttributeError) as error:
-        raise WeightsError(f"{path} is not a StyleGAN2 pSp checkpoint: it lacks {error}") from None
+        raise WeightsError(f"{path} is not a checkpoint of pSp over StyleGAN2: it lacks {error}") from None
 
 
 def _check_encoder_type(path: Path, opts: Mapping[str, Any], encoder: EncoderConfig) -> None:
     name = opts.get("encoder_type")
     if name is not None and ENCODER_TYPES.get(str(name)) != encoder.kind:
         raise WeightsError(
-            f"{path}: opts say encoder type {name!r}, its weights are those of a {encoder.kind!r} encoder "
+            f"{path}: its opts name the encoder type {name!r}, but its weights are those of a {encoder.kind!r} encoder "
             f"(known types: {', '.join(ENCODER_TYPES)})"
         )
 
 
 def _choose_task(path: Path, opts: Mapping[str, Any], wanted: str | None, channels: int) -> Task:
-    """The task the file names, unless `wanted` refines it; an unknown or absent name needs `wanted`."""
+    """Choose the task the file names, unless `wanted` refines it; an unknown or absent name needs `wanted`."""
     name = opts.get("dataset_type")
     ours = opts.get("psp_toolkit")
     stored = TASKS.get(ours.get("task")) if isinstance(ours, Mapping) else None
@@ -203,7 +212,7 @@ def _choose_task(path: Path, opts: Mapping[str, Any], wanted: str | None, channe
     if not same:
         raise WeightsError(f"--task {wanted} contradicts {path}, which is for {stored.name} ({name})")
     if task.input != "labels" and channels != task.channels:
-        raise WeightsError(f"{path} takes {channels} input channels, task {task.name} has {task.channels}")
+        raise WeightsError(f"{path} takes {channels} input channels, but task {task.name} has {task.channels}")
     return task
 
 

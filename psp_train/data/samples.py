@@ -1,4 +1,4 @@
-"""Training pictures: folders, pairs by file name, and what each task does to them.
+"""Samples of a training and their batches: what each task does to the pictures, and in which order they come.
 
 Every sample is uint8, loaded by `psp_runtime.pictures.loading` as at run time, and is a function of (seed, epoch,
 index) alone: neither the number of workers nor a restart changes it.
@@ -35,29 +35,33 @@ class Batch(NamedTuple):
 
 
 class Samples(Dataset):
-    """Samples by (epoch, index). `train` draws flips and degradations from the seed; else they are fixed."""
+    """Samples by (epoch, index). `train` draws flips and degradations from the seed; else they are fixed.
+
+    `factors` are those by which super-resolution shrinks good pictures.
+    """
 
     def __init__(
-        self, task: Task, items: Sequence[SampleFiles], flip: Flip, factors: tuple[int, ...], seed: int, train: bool
+        self, task: Task, files: Sequence[SampleFiles], flip: Flip, factors: tuple[int, ...], seed: int, train: bool
     ) -> None:
-        self.task, self.items, self.flip, self.factors = task, items, flip, factors
+        self.task, self.files, self.flip, self.factors = task, files, flip, factors
         self.seed, self.train = seed, train
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.files)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Array, Array, Array, str]:
+        """Load a sample, uint8: source, target [256,256,3], mask [256,256] (see `Batch`), and the source's path."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
-        item = self.items[index]
-        target = load(item.target, "rgb")
-        mask = face_mask(item.mask)
-        if item.source == item.target:  # a picture that is its own target is degraded; a pair was made as it should be
-            source = degrade(self.task, target, rng, self.factors if self.train else _middle(self.factors))
+        files = self.files[index]
+        target = load(files.target, "rgb")
+        mask = face_mask(files.mask)
+        if files.paired:
+            source = load(files.source, self.task.input)
         else:
-            source = load(item.source, self.task.input)
+            source = degrade(self.task, target, rng, self.factors if self.train else _middle(self.factors))
         source, target, mask = self._mirror(rng, source, target, mask)
-        return source, target, mask, str(item.source)
+        return source, target, mask, str(files.source)
 
     def _mirror(self, rng: np.random.Generator, source: Array, target: Array, mask: Array) -> tuple[Array, ...]:
         first, second = rng.random(2) < 0.5
@@ -75,7 +79,7 @@ MIRRORED[4:10] = 5, 4, 7, 6, 9, 8
 
 
 def mirrored(source: Array, task: Task) -> Array:
-    """The source of a mirrored picture, [256,256] or [256,256,C]."""
+    """Mirror a source, [256,256] or [256,256,C]; in a label map, left and right classes change places."""
     return MIRRORED[source[:, ::-1]] if task.input == "labels" else source[:, ::-1]
 
 
@@ -84,9 +88,9 @@ def _middle(factors: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def degrade(task: Task, pixels: Array, rng: np.random.Generator, factors: tuple[int, ...]) -> Array:
-    """What the task has to undo: uint8 [256,256,3] -> the same shape.
+    """Do to a good picture, uint8 [256,256,3], what the task has to undo.
 
-    Super-resolution: down-sampled by one of `factors`, and bilinearly back. Inpainting: the triangle is black.
+    Super-resolution: shrink by one of `factors`, and bilinearly back. Inpainting: blacken the triangle.
     """
     if task.name == "super_resolution":
         return transforms.degrade(pixels, int(rng.choice(factors)))
@@ -96,7 +100,7 @@ def degrade(task: Task, pixels: Array, rng: np.random.Generator, factors: tuple[
 
 
 def face_mask(labels: Path | None) -> Array:
-    """Where the face is, uint8 [256,256]: everything but background and clothes of a CelebAMask-HQ label map."""
+    """Mark the face by 1, uint8 [256,256]: all but background and clothes of a label map, or everything without one."""
     if labels is None:
         return np.ones((INPUT_SIZE, INPUT_SIZE), np.uint8)
     return ~np.isin(load(labels, "labels"), NOT_FACE).astype(bool) * np.uint8(1)
@@ -143,14 +147,17 @@ def collate(samples: Sequence[tuple[Array, Array, Array, str]]) -> Batch:
 
 
 def training_batches(samples: Samples, order: BatchOrder, workers: int) -> Iterator[Batch]:
-    """Batches in the given order, decoded by `workers` processes (0: in this one)."""
+    """Yield batches in the given order, decoded by `workers` processes (0: in this one).
+
+    Raises `PictureError` for a picture that cannot be read.
+    """
     try:
         yield from DataLoader(samples, batch_sampler=order, num_workers=workers, collate_fn=collate)
     except PictureError as error:  # a worker's has its whole traceback for a message
         raise PictureError(str(error).strip().rpartition("PictureError: ")[2]) from None
 
 
-def validation_batches(samples: Samples, count: int) -> Iterator[Batch]:
-    """The held-out samples once, in order."""
-    for start in range(0, len(samples), count):
-        yield collate([samples[0, i] for i in range(start, min(start + count, len(samples)))])
+def validation_batches(samples: Samples, batch_size: int) -> Iterator[Batch]:
+    """Yield the held-out samples once, in order."""
+    for start in range(0, len(samples), batch_size):
+        yield collate([samples[0, i] for i in range(start, min(start + batch_size, len(samples)))])

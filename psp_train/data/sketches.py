@@ -1,6 +1,6 @@
-"""Photos -> pencil sketches: the inputs of the sketch task, for who has only the photos.
+"""Pencil sketches made of photos: inputs of the sketch task, for those who have only photos.
 
-The sketches are 256x256, drawn from what a model sees of a photo, so they are those of a photo given at run time.
+The sketches are 256x256 and made from what a model sees of a photo, so they are those of a photo given at run time.
 """
 
 from contextlib import closing
@@ -22,7 +22,7 @@ def make_sketches(source: Path, target: Path) -> list[Path]:
     """Sketch every picture in and below `source` into the same place below `target`, as PNG.
 
     Sketches newer than their photo are kept. Photos that cannot be read are reported at the end, and returned.
-    Raises `PspError` when there is no photo at all, and before anything is written when names clash.
+    Raises `PspError` when there is no photo at all, or where names clash, before anything is written.
     """
     pairs = _pairs(source, target)
     due = [pair for pair in pairs if not _is_newer(pair)]
@@ -37,12 +37,12 @@ def make_sketches(source: Path, target: Path) -> list[Path]:
                 unread[photo] = error
     for error in unread.values():
         console.error(error)
-    print(f"{len(due) - len(unread)} sketches made, {len(pairs) - len(due)} there already: {target}")
+    print(f"{len(due) - len(unread)} sketches made, {len(pairs) - len(due)} already there: {target}")
     return list(unread)
 
 
 def _pairs(source: Path, target: Path) -> list[PhotoAndSketch]:
-    """Photo and sketch of each picture."""
+    """List photo and sketch of each picture."""
     if target.exists() and not target.is_dir():
         raise PspError(f"{target} is a file, expected a folder for the sketches")
     pairs = [(path, (target / path.relative_to(source)).with_suffix(".png")) for path in _photos(source, target)]
@@ -51,7 +51,7 @@ def _pairs(source: Path, target: Path) -> list[PhotoAndSketch]:
 
 
 def _photos(source: Path, target: Path) -> list[Path]:
-    """The pictures of `source`, without the sketches where `target` lies below it."""
+    """List the pictures of `source`, without the sketches where `target` lies below it."""
     ours, theirs = target.resolve(), source.resolve()
     if ours == theirs:
         raise PspError(f"the sketches would go among the photos in {source}: give another folder")
@@ -60,7 +60,7 @@ def _photos(source: Path, target: Path) -> list[Path]:
         return found
     photos = [path for path in found if not path.resolve().is_relative_to(ours)]
     if not photos:
-        raise PspError(f"no pictures in {source} but those in {target}, where the sketches go")
+        raise PspError(f"no pictures in {source} besides those in {target}, where the sketches go")
     return photos
 
 

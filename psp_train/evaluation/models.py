@@ -105,10 +105,10 @@ def folder_samples(model: ModelUnderTest, data: Path, target: Path | None, facto
 
 def _load(model: ModelUnderTest, files: "SampleFiles", data: Path, factor: int | None) -> EvaluationSample:
     target = load(files.target, "rgb")
-    if files.source == files.target:  # a pair was made as it should be
-        source = _degrade(model.task, target, factor)
-    else:
+    if files.paired:
         source = load(files.source, model.task.input, classes=model.classes)
+    else:
+        source = _degrade(model.task, target, factor)
     return EvaluationSample(files.source.relative_to(data).as_posix(), source, target)
 
 

@@ -1,4 +1,4 @@
-"""Distances between pictures, LPIPS, identity and MoCo, and the length of latents: what pSp is trained on (section 3).
+"""What pSp is trained on (paper, section 3.2): distances of pictures (LPIPS, identity, MoCo) and the w-norm of latents.
 
 Pictures are [B,3,H,W] in [-1,1]. Every distance is one float32 number per sample, under autocast too: the networks
 may run in half precision, lengths and differences do not. `psp_train.losses.published` reads the published weights.
@@ -32,7 +32,7 @@ class Frozen(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "Frozen":
-        """Nothing: a trainer's `.train()` must not let BatchNorm follow the batches."""
+        """Stay in evaluation mode: a trainer's `.train()` must not let BatchNorm follow the batches."""
         return super().train(False)
 
 
@@ -53,13 +53,13 @@ class LPIPS(Frozen):
         self.register_buffer("std", torch.tensor(LPIPS_STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """x, y [B,3,H,W] in [-1,1] -> distances [B]."""
+        """Compare x, y [B,3,H,W] in [-1,1]: distances [B]."""
         maps = zip(self.network(self.standardise(x)), self.network(self.standardise(y)), strict=True)
         pairs = zip(maps, self.heads.parameters(), strict=True)
         return torch.stack([layer_distance(a, b, weight) for (a, b), weight in pairs]).sum(0)
 
     def standardise(self, x: torch.Tensor) -> torch.Tensor:
-        """Colours [B,3,H,W] in [-1,1] -> mean 0, variance 1 over ImageNet."""
+        """Shift and scale colours x [B,3,H,W] in [-1,1] to mean 0 and variance 1 over ImageNet."""
         return (x - self.mean) / self.std
 
 
@@ -67,11 +67,11 @@ class CosineDistance(Frozen):
     """1 - cosine of two pictures' features, [B]: from 0 (same) to 2."""
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B,3,H,W] in [-1,1] -> features [B,N] of length 1."""
+        """Map x [B,3,H,W] in [-1,1] to features [B,N] of length 1."""
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """x, y [B,3,H,W] in [-1,1] -> distances [B]."""
+        """Compare x, y [B,3,H,W] in [-1,1]: distances [B]."""
         return 1 - (self.features(x) * self.features(y)).sum(1)
 
 
@@ -85,7 +85,7 @@ class IdentityDistance(CosineDistance):
         super().__init__(network)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B,3,H,W] in [-1,1], an aligned face -> features [B,512] of length 1."""
+        """Map aligned faces x [B,3,H,W] in [-1,1] to features [B,512] of length 1."""
         face = pool(x)[:, :, INNER_FACE[0], INNER_FACE[1]]
         return self.network(F.adaptive_avg_pool2d(face, 112))
 
@@ -97,28 +97,28 @@ class MoCoDistance(CosineDistance):
         super().__init__(network)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B,3,H,W] in [-1,1] -> features [B,2048] of length 1.
+        """Map x [B,3,H,W] in [-1,1] to features [B,2048] of length 1.
 
-        As in the reference, 256 becomes 224 by nearest neighbour and colours are not standardised: the published
+        As in the released code, 256 becomes 224 by nearest neighbour and colours are not standardised: the published
         loss weight belongs to these features.
         """
         return unit_length(self.network(F.interpolate(pool(x), size=224, mode="nearest")))
 
 
 def w_norm(latents: torch.Tensor, latent_avg: torch.Tensor | None) -> torch.Tensor:
-    """Mean length of latents [B,L,S] over (L,S), measured from `latent_avg` [L,S] where there is one."""
+    """Average the lengths of latents [B,L,S] over (L,S), measured from `latent_avg` [L,S] if given: a scalar."""
     latents = latents.float()
     offsets = latents if latent_avg is None else latents - latent_avg.float()
     return torch.linalg.vector_norm(offsets, dim=(1, 2)).mean()
 
 
 def lpips_head(channels: int) -> nn.ModuleDict:
-    """One head of LPIPS. The published ones have a dropout first, which only training them needed."""
+    """Build one head of LPIPS. The published ones have a dropout first, which only training them needed."""
     return nn.ModuleDict({"model": nn.Sequential(nn.Identity(), nn.Conv2d(channels, 1, 1, bias=False))})
 
 
 def layer_distance(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Weighted squared distance of directions [B], averaged over places: a, b [B,C,H,W], weight [1,C,1,1]."""
+    """Average |w * (a - b)|² of unit vectors over places: a, b [B,C,H,W], weight [1,C,1,1] -> [B] (equation 1)."""
     return ((unit_channels(a) - unit_channels(b)).square() * weight).sum(1).mean((1, 2))
 
 

@@ -1,4 +1,4 @@
-"""The published weights that training and its metrics start from: where they come from, and loading them.
+"""The published weights that training starts from and losses and metrics need: where they are found, and their loading.
 
 Nothing is downloaded: the files lie in one folder, under the names they are published with. torchvision's names end
 in the first digits of the file's sha256. All have licences of their own; most are for research only.
@@ -69,7 +69,7 @@ LPIPS_FILES: dict[LPIPSNetwork, tuple[str, str]] = {"alex": ("alexnet", "lpips_a
 
 
 def find(folder: Path | None, purposes: Sequence[str]) -> dict[str, Path]:
-    """The files of `purposes` (keys of FILES) in `folder`; one `WeightsError` names all that are missing."""
+    """Find the files of `purposes` (keys of FILES) in `folder`; one `WeightsError` names all that are missing."""
     found = {purpose: _first_match(folder, FILES[purpose].names) for purpose in purposes}
     missing = [FILES[purpose] for purpose, path in found.items() if path is None]
     if missing:
@@ -79,7 +79,7 @@ def find(folder: Path | None, purposes: Sequence[str]) -> dict[str, Path]:
 
 
 def load_lpips(folder: Path | None, network: LPIPSNetwork = "alex") -> LPIPS:
-    """LPIPS v0.1 on AlexNet or VGG16."""
+    """Load LPIPS v0.1 on AlexNet or VGG16. Raises `WeightsError`, as all of these do, for files missing or wrong."""
     features, heads = LPIPS_FILES[network]
     paths = find(folder, (features, heads))
     lpips = LPIPS(_load(AlexNet if network == "alex" else VGG16, folder, features))
@@ -88,12 +88,12 @@ def load_lpips(folder: Path | None, network: LPIPSNetwork = "alex") -> LPIPS:
 
 
 def load_identity(folder: Path | None) -> IdentityDistance:
-    """The identity loss: IR-SE50 of ArcFace."""
+    """Load the identity loss: IR-SE50 of ArcFace."""
     return IdentityDistance(_load(IRSE50, folder, "ir_se50"))
 
 
 def load_similarity(folder: Path | None) -> IdentityDistance:
-    """The identity metric: IR-101 of CurricularFace. 1 minus its distance is the similarity.
+    """Load the identity metric: IR-101 of CurricularFace. 1 minus its distance is the similarity.
 
     The paper's tables align each picture anew by MTCNN; this takes the same crop of aligned pictures as the loss, so
     compare its numbers with each other.
@@ -102,17 +102,17 @@ def load_similarity(folder: Path | None) -> IdentityDistance:
 
 
 def load_moco(folder: Path | None) -> MoCoDistance:
-    """The similarity loss of other things than faces: ResNet-50 of MoCo v2, 800 epochs."""
+    """Load the similarity loss for domains other than faces: ResNet-50 of MoCo v2, 800 epochs."""
     return MoCoDistance(_load(ResNet50, folder, "moco"))
 
 
 def load_resnet50(folder: Path | None) -> ResNet50:
-    """ResNet-50 of torchvision, trained on ImageNet, to be trained on: in evaluation mode, weights with gradient."""
+    """Load torchvision's ResNet-50, trained on ImageNet, to be trained on: evaluation mode, weights with gradient."""
     return _load(ResNet50, folder, "resnet50")
 
 
 def resnet50_state(folder: Path | None) -> StateDict:
-    """ResNet-50 of torchvision as an encoder's `backbone.*`, to start from; empty where its file is not there.
+    """Load torchvision's ResNet-50 as an encoder's `backbone.*`, to start from; empty where its file is not there.
 
     The first layer is for 3 channels: an encoder of other input keeps its own.
     """
@@ -120,7 +120,7 @@ def resnet50_state(folder: Path | None) -> StateDict:
 
 
 def irse50_state(folder: Path | None) -> StateDict:
-    """Stem and body of IR-SE50 (`input_layer.*`, `body.*`), to start from; empty where its file is not there.
+    """Load stem and body of IR-SE50 (`input_layer.*`, `body.*`), to start from; empty where its file is not there.
 
     The stem is for 3 channels: an encoder of other input loads `body.*` alone.
     """
@@ -129,7 +129,7 @@ def irse50_state(folder: Path | None) -> StateDict:
 
 
 def _starting_weights(kind: type[nn.Module], folder: Path | None, purpose: str) -> StateDict:
-    """The weights of a published network to train on; none, and a warning, where its file is not there."""
+    """Load the weights of a published network to train on; warn, and give none, where its file is not there."""
     names = FILES[purpose].names
     if _first_match(folder, names) is None:
         warnings.warn(f"the encoder starts from random weights: no {names[0]} in {folder}", stacklevel=2)
@@ -138,7 +138,7 @@ def _starting_weights(kind: type[nn.Module], folder: Path | None, purpose: str) 
 
 
 def _first_match(folder: Path | None, names: Iterable[str]) -> Path | None:
-    """The first file that has one of the names; the order of `names` counts, then the alphabet."""
+    """Find the first file that has one of the names; the order of `names` counts, then the alphabet."""
     if folder is None:
         return None
     matches = (path for name in names for path in sorted(Path(folder).glob(name)))
@@ -161,7 +161,7 @@ def _load(kind: type[Network], folder: Path | None, purpose: str) -> Network:
 
 
 def _fill(module: nn.Module, path: Path, file: PublishedFile) -> None:
-    """Strictly load a file into a module, cast to the module's types."""
+    """Load a file strictly into a module, in the module's types."""
     state = _network_part(read_state_file(path, "download it again"), file)
     for key in module.state_dict():
         if key.endswith("num_batches_tracked"):  # not in files of PyTorch before 0.4.1, and of no effect here
@@ -171,7 +171,7 @@ def _fill(module: nn.Module, path: Path, file: PublishedFile) -> None:
 
 
 def _network_part(data: Mapping[str, object], file: PublishedFile) -> StateDict:
-    """The network's part of the file: without others, such as a classifier or an optimizer."""
+    """Take the network's part of a file: without others, such as a classifier or an optimizer."""
     inner = data.get("state_dict", data)
     state = {str(key): value for key, value in inner.items()} if isinstance(inner, Mapping) else {}
     unused = tuple(file.prefix + name for name in file.unused)

@@ -91,7 +91,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
         self.folder = RunFolder(settings.out)
         self.best = float("inf")
-        self.fingerprint = fingerprint(setup.training.items, setup.validation.items)
+        self.fingerprint = fingerprint(setup.training.files, setup.validation.files)
 
     def run(self) -> None:
         """Train from the run's last checkpoint (or from the start) to the recipe's last step."""

@@ -168,7 +168,7 @@ MISTAKES = {
     "missing": (lambda p, t: (p / "nowhere", t), "no folder"),
     "empty": (lambda p, t: (t.parent / "void", t), "no pictures in"),
     "same": (lambda p, t: (p, p), "the sketches would go among the photos"),
-    "only our own": (lambda p, t: (p, p / "more") if (p / "a.jpg").unlink() is None else None, "no pictures in .* but"),
+    "only our own": (lambda p, t: (p, p / "more") if (p / "a.jpg").unlink() is None else None, "besides those in"),
     "a file": (lambda p, t: (p, p / "a.jpg"), "is a file, expected a folder"),
     "one name": (lambda p, t: (copy(p, "a.webp"), t), "would both become .*a.png: rename one"),
 }

@@ -97,13 +97,13 @@ def test_inpainting_and_toonify_refine_an_inversion_file(tmp_path):
         ({}, "sketch", "--task sketch contradicts"),
         ({}, "sketching", "unknown task 'sketching': choose one of inversion"),
         ({"opts": {"dataset_type": "my_data"}}, None, "give --task"),
-        ({"opts": {"dataset_type": "my_data"}}, "sketch", "takes 3 input channels, task sketch has 1"),
+        ({"opts": {"dataset_type": "my_data"}}, "sketch", "takes 3 input channels, but task sketch has 1"),
         ({"opts": {"encoder_type": "ResNetEncoder"}}, "inversion", "'ResNetEncoder'"),
         ({"opts": {"encoder_type": ENCODER_TYPES["w"]}}, "inversion", "those of a 'psp' encoder"),
         ({"latent_avg": "none"}, None, "latent_avg is a str, expected a tensor [10, 32]"),
         ({"latent_avg": torch.zeros(3, 5)}, None, "latent_avg has shape [3, 5], expected [10, 32]"),
         ({"state_dict": None}, None, "expected a 'state_dict'"),
-        ({"state_dict": {"conv.weight": torch.zeros(3)}}, None, "not a StyleGAN2 pSp checkpoint"),
+        ({"state_dict": {"conv.weight": torch.zeros(3)}}, None, "not a checkpoint of pSp over StyleGAN2"),
     ],
 )
 def test_contradictions(tmp_path, changes, task, expected):
@@ -178,7 +178,7 @@ def test_a_generator_without_noise_and_firs(tmp_path):
     """Some published files leave out what is not trained."""
     model = tiny_model().decoder
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("noises.") and not k.endswith(".kernel")}
-    with pytest.warns(UserWarning, match="holds no noise pictures: those of seed 0"):
+    with pytest.warns(UserWarning, match="holds no noise: fixed random noise"):
         generator, _ = load_generator(write(tmp_path, {"g_ema": state}))
     found = generator.state_dict()
     assert all(torch.equal(found[key], value) for key, value in model.state_dict().items() if "noises." not in key)
@@ -193,7 +193,7 @@ def test_an_average_that_must_be_there(tmp_path):
     data = published(tiny_model(), latent_avg=None)
     assert (load_checkpoint(write(tmp_path, data)).model.latent_avg == 0).all()
     data["opts"]["start_from_latent_avg"] = True
-    with pytest.raises(WeightsError, match="lacks latent_avg, the w its encoder starts from"):
+    with pytest.raises(WeightsError, match="lacks latent_avg, which its encoder starts from"):
         load_checkpoint(write(tmp_path, data))
 
 

@@ -196,7 +196,7 @@ def test_split_is_a_fixed_choice(drawn):
     assert sorted(map(str, (x.source for x in kept + held_out))) == sorted(map(str, range(20)))
     assert folders.split(items, 6, seed=1) == (kept, held_out)
     assert folders.split(items, 6, seed=2) != (kept, held_out)
-    with pytest.raises(PspError, match="give --held-out a smaller number"):
+    with pytest.raises(PspError, match="--held-out 20 leaves none of 20 samples to train on"):
         folders.split(items, 20, seed=1)
 
 
@@ -350,10 +350,10 @@ def test_batches_are_tensors_of_the_engines_kinds(drawn):
 
 
 def test_held_out_samples_once_and_in_order(drawn):
-    held_out = samples(items=faces_of(drawn).items, train=False)
+    held_out = samples(items=faces_of(drawn).files, train=False)
     batches = list(validation_batches(held_out, 2))
     assert [len(b.names) for b in batches] == [2, 2, 1]
-    assert [name for b in batches for name in b.names] == [str(i.source) for i in held_out.items]
+    assert [name for b in batches for name in b.names] == [str(i.source) for i in held_out.files]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

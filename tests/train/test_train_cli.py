@@ -103,7 +103,7 @@ def test_mistakes_in_options(args, expected, psp_train, faces, tmp_path):
         (("--task", "inversion"), "give --data"),
         (("--task", "inversion", "--data", "none"), "no folder none"),
         (("--task", "sketch", "--data", "SKETCHES"), "give --target"),
-        (("--task", "inversion", "--data", "FACES"), "8 samples cannot spare 100 for validation: give --held-out"),
+        (("--task", "inversion", "--data", "FACES"), "--held-out 100 leaves none of 8 samples to train on"),
         (("--task", "inversion", "--data", "FACES", "--set", "mask=labels"), "give --masks"),
         (("--task", "segmentation", "--data", "FACES", "--target", "SKETCHES"), "colour picture, expected a label map"),
         (("--task", "inversion", "--data", "FACES", "--set", "render_size=128"), "can do 32, 64"),
@@ -387,7 +387,7 @@ def test_faces_are_not_drawn_among_other_files(psp_train, tmp_path):
     photo.write_bytes(b"a photo")
     for data in (photo.parent, photo):
         mistake = psp_train("--task", "sketch", "--demo", "--data", data, "--out", tmp_path / "run")
-        assert_mistake(mistake, data, "holds other files", "--data another")
+        assert_mistake(mistake, data, "holds other files", "another --data")
     assert list(tmp_path.rglob("*")) == [photo.parent, photo]
 
 
