@@ -33,6 +33,10 @@ class Batch(NamedTuple):
     mask: torch.Tensor
     names: list[str]
 
+    def to(self, device: torch.device) -> "Batch":
+        """Move the tensors to a device; a GPU copies them while the CPU goes on."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self[:3]), self.names)
+
 
 class Samples(Dataset):
     """Samples by (epoch, index). `train` draws flips and degradations from the seed; else they are fixed.

@@ -118,7 +118,7 @@ def lpips_head(channels: int) -> nn.ModuleDict:
 
 
 def layer_distance(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Average |w * (a - b)|² of unit vectors over places: a, b [B,C,H,W], weight [1,C,1,1] -> [B] (equation 1)."""
+    """Average the weighted squared differences of unit vectors over places: a, b [B,C,H,W], weight [1,C,1,1] -> [B]."""
     return ((unit_channels(a) - unit_channels(b)).square() * weight).sum(1).mean((1, 2))
 
 

@@ -1,4 +1,4 @@
-"""The curves of a training run: RUN/metrics.jsonl -> RUN/curves.png, one panel for each term of the loss."""
+"""The curves of a training run, RUN/metrics.jsonl as RUN/curves.png: one panel for each term of the loss."""
 
 import json
 import math
@@ -10,12 +10,13 @@ import numpy as np
 
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
+from psp_train.training.run_folder import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METRICS, CURVES = "metrics.jsonl", "curves.png"
+CURVES = "curves.png"
 SPLITS = ("train", "validation")
 COLUMNS = 3
 #: A curve is smoothed over this share of its points.
@@ -59,7 +60,7 @@ def plot(run: Path) -> Path:
 
 
 def read_curves(path: Path) -> Curves:
-    """All terms of a metrics file. A last line without its end is one being written, and is left out.
+    """Read all terms of a metrics file. A last line without its end is one being written, and is left out.
 
     Raises `PspError` for a missing, empty or damaged file; it names the line.
     """
@@ -95,7 +96,7 @@ def _damaged(path: Path, number: int, what: str) -> PspError:
 
 
 def _collect(rows: list[dict[str, float | str]]) -> Curves:
-    """Rows -> curves, in the order in which the terms first appear, the learning rate last."""
+    """Collect rows into curves, in the order in which the terms first appear, the learning rate last."""
     found: dict[str, dict[str, dict[float, float]]] = {}
     for row in rows:
         step, split = row.pop("step"), row.pop("split")
@@ -114,7 +115,7 @@ def _curve(points: Mapping[float, float]) -> Curve:
 
 
 def smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean of [N] over `width` neighbours on either side, fewer at the ends; values that are not finite are skipped."""
+    """Average [N] over `width` neighbours on either side, fewer at the ends; values that are not finite are skipped."""
     window, good = np.ones(2 * width + 1), np.isfinite(values)
 
     def sums(x: np.ndarray) -> np.ndarray:
@@ -128,7 +129,7 @@ def _draw(curves: Curves, name: str) -> "Figure":
     try:
         from matplotlib.figure import Figure  # without pyplot: nothing global, and no display is looked for
     except ImportError:
-        raise PspError("plotting needs matplotlib: pip install '.[train]'") from None
+        raise PspError("plotting needs matplotlib: pip install 'psp-toolkit[train]'") from None
     curves = {term: splits for term, splits in curves.items() if splits}
     columns = min(COLUMNS, len(curves))
     rows = math.ceil(len(curves) / columns)

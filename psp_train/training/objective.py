@@ -45,32 +45,32 @@ class Objective(nn.Module):
         self.register_buffer("latent_avg", latent_avg.clone(), persistent=False)
 
     def forward(self, rendering: Rendering) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss, a scalar, and its terms (before their weights, detached) by the names of the recipe's fields."""
+        """Compute the loss, a scalar, and its terms, unweighted and detached, by the names of the recipe's fields."""
         weights = self.recipe.weights
         terms = {name: TERM_FUNCTIONS[name](self, rendering).float() for name in self.wanted(rendering)}
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         return total, {name: value.detach() for name, value in terms.items()}
 
     def wanted(self, rendering: Rendering) -> list[str]:
-        """Terms of weight 0 are not computed; the mixing regulariser is a term of training only."""
+        """Name the terms to compute: not those of weight 0; the mixing regulariser is a term of training only."""
         left_out = set() if rendering.mixed is not None else {"mixing"}
         return [name for name, weight in self.recipe.weights.items() if weight and name not in left_out]
 
     def compare(self, network: str, rendering: Rendering) -> torch.Tensor:
-        """Mean distance of output and target by one of the networks."""
+        """Average the distances of outputs and targets by one of the networks: a scalar."""
         return self.networks[network](*masked(rendering)).mean()
 
     def compare_crops(self, network: str, rendering: Rendering) -> torch.Tensor:
-        """The same on the inner face crop, which is not masked."""
+        """Do the same on the inner face, which is not masked."""
         return self.networks[network](inner_face(rendering.output), inner_face(rendering.target)).mean()
 
     def latents_norm(self, rendering: Rendering) -> torch.Tensor:
-        """The w-norm: around the average w, if that is where latents start."""
+        """Compute the w-norm, around the average w if that is where latents start."""
         return w_norm(rendering.latents, self.latent_avg if self.recipe.start_from_average else None)
 
 
 def masked(rendering: Rendering) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output and target, grey outside the mask."""
+    """Return outputs and targets, grey outside the mask."""
     mask = rendering.mask
     if mask is None:
         return rendering.output, rendering.target
@@ -78,7 +78,7 @@ def masked(rendering: Rendering) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def inner_face(x: torch.Tensor) -> torch.Tensor:
-    """The inner face of aligned pictures: rows 35..223, columns 32..220 of 256, in proportion for other sizes."""
+    """Cut the inner face, rows 35..223 and columns 32..220 of 256, out of aligned pictures [B,C,H,W] of any size."""
     rows, columns = (slice(_scale(s.start, x), _scale(s.stop, x)) for s in INNER_FACE)
     return x[:, :, rows, columns]
 
@@ -88,7 +88,7 @@ def _scale(position: int, x: torch.Tensor) -> int:
 
 
 def inner_face_mask(x: torch.Tensor) -> torch.Tensor:
-    """1 on the inner face of pictures like x, 0 elsewhere: [B,1,H,W]."""
+    """Make a mask [B,1,H,W] for pictures like x: 1 on the inner face, 0 elsewhere."""
     mask = torch.zeros_like(x[:, :1])
     inner_face(mask).fill_(1)
     return mask
@@ -109,7 +109,7 @@ TERM_FUNCTIONS: dict[str, Callable[[Objective, Rendering], torch.Tensor]] = {
 
 
 def load_networks(recipe: Recipe, weights: Path | None) -> dict[str, nn.Module]:
-    """The published networks of a recipe from a folder of weight files; one `PspError` lists all that are missing."""
+    """Load the published networks of a recipe from a folder; one `PspError` lists all files that are missing."""
     files = {"lpips": LPIPS_FILES[recipe.lpips_network], "identity": ("ir_se50",), "moco": ("moco",)}
     find(weights, [file for name in recipe.networks for file in files[name]])
     load = {
@@ -121,8 +121,11 @@ def load_networks(recipe: Recipe, weights: Path | None) -> dict[str, nn.Module]:
 
 
 def demo_networks(recipe: Recipe) -> dict[str, nn.Module]:
-    """Networks for drawn faces in place of the published ones: feature distance and identity distance."""
+    """Load networks for drawn faces in place of the published ones: feature distance and identity distance.
+
+    Raises `PspError` for a recipe that compares something else than faces.
+    """
     if recipe.moco:
-        raise PspError("moco compares other things than faces, which --demo draws: set it to 0")
+        raise PspError("moco is for domains other than faces, and --demo draws faces: set it to 0")
     ours = judges.load_judges()
     return {name: {"lpips": ours.perceptual, "identity": ours.identity}[name] for name in recipe.networks}

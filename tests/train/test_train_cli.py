@@ -80,7 +80,7 @@ def assert_mistake(result: tuple[int, str, str], *expected: object) -> None:
         (("--task", "sketch", "--demo", "--set", "l3=1", "--out", "OUT"), "--set l3=1: expected NAME=VALUE"),
         (("--task", "sketch", "--demo", "--set", "l2=big", "--out", "OUT"), "'big' is no value of l2"),
         (("--task", "sketch", "--demo", "--set", "l2=-1", "--out", "OUT"), "l2 is -1.0"),
-        (("--task", "sketch", "--demo", "--set", "render_size=16", "--out", "OUT"), "can do 32, 64, 128, 256"),
+        (("--task", "sketch", "--demo", "--set", "render_size=16", "--out", "OUT"), "makes 32, 64, 128, 256"),
         (("--task", "sketch", "--demo", "--set", "seed=99999999999999999999", "--out", "OUT"), "expected a number up"),
         (("--task", "sketch", "--demo", "--set", "moco=1", "--out", "OUT"), "moco"),
         (("--task", "sketch", "--device", "cuda", "--demo", "--out", "OUT"), "no CUDA GPU"),
@@ -106,7 +106,7 @@ def test_mistakes_in_options(args, expected, psp_train, faces, tmp_path):
         (("--task", "inversion", "--data", "FACES"), "--held-out 100 leaves none of 8 samples to train on"),
         (("--task", "inversion", "--data", "FACES", "--set", "mask=labels"), "give --masks"),
         (("--task", "segmentation", "--data", "FACES", "--target", "SKETCHES"), "colour picture, expected a label map"),
-        (("--task", "inversion", "--data", "FACES", "--set", "render_size=128"), "can do 32, 64"),
+        (("--task", "inversion", "--data", "FACES", "--set", "render_size=128"), "makes 32, 64"),
         (("--task", "inversion", "--data", "FACES", "--masks", "SKETCHES"), "--masks are for --set mask=labels"),
     ],
 )

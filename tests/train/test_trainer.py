@@ -168,7 +168,7 @@ def test_another_number_of_processes_cannot_resume(finished):
     settings, trainer = finished
     trainer.process = Process(0, 2, torch.device("cpu"))
     try:
-        with pytest.raises(PspError, match="was trained by 1 processes, these are 2"):
+        with pytest.raises(PspError, match="was trained by 1 processes, and now there are 2"):
             trainer.restore()
     finally:
         trainer.process = ALONE
