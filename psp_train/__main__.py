@@ -8,7 +8,7 @@ from psp_train.requirements import obstacle
 
 
 def main() -> NoReturn:
-    """The `psp-train` command."""
+    """Run the `psp-train` command, or say what it needs."""
     if reason := obstacle("psp-train"):
         console.error(reason)
         sys.exit(console.MISTAKE)

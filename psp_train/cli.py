@@ -25,7 +25,7 @@ PrecisionChoice = Enum("PrecisionChoice", {name: name for name in get_args(Preci
 
 
 def main() -> NoReturn:
-    """The `psp-train` command."""
+    """Run the `psp-train` command."""
     console.run(app)
 
 
@@ -34,24 +34,24 @@ def psp_train(
     context: typer.Context,
     task: Annotated[str | None, typer.Option(help=f"One of {', '.join(recipes.RECIPES)}.")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of input pictures, sub-folders too (--demo: to draw into, to share).")
+        Path | None, typer.Option(help="Folder of input pictures and sub-folders. With --demo: where to draw faces.")
     ] = None,
-    target: Annotated[Path | None, typer.Option(help="Folder of their faces, pairs by name.")] = None,
+    target: Annotated[Path | None, typer.Option(help="Folder of the inputs' faces, paired by name.")] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder of the faces' label maps, for --set mask=labels.")] = None,
-    generator: Annotated[Path | None, typer.Option(help="The StyleGAN2 checkpoint (.pt) to train for.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Folder of the published loss networks.")] = None,
-    init: Annotated[Path | None, typer.Option(help="A pSp checkpoint whose encoder to start from.")] = None,
+    generator: Annotated[Path | None, typer.Option(help="StyleGAN2 checkpoint (.pt) to train an encoder for.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder of the published networks that losses need.")] = None,
+    init: Annotated[Path | None, typer.Option(help="pSp checkpoint (.pt) whose encoder to start from.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the new run.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue a run where it stopped.")] = None,
-    demo: Annotated[bool, typer.Option(help="Drawn faces and the bundled generator: no data, no downloads.")] = False,
-    variant: Annotated[str | None, typer.Option(help=f"Another encoder: {', '.join(recipes.VARIANTS)}.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps to train (with --resume: in total).")] = None,
+    demo: Annotated[bool, typer.Option(help="Train on drawn faces: no data, no downloads.")] = False,
+    variant: Annotated[str | None, typer.Option(help=f"Another encoder, of {', '.join(recipes.VARIANTS)}.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps to train; with --resume, in total.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any value of the recipe; repeatable.")
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a value of the recipe; repeatable.")
     ] = None,
     held_out: Annotated[int, typer.Option(min=1, help="Samples kept for validation.")] = Settings.held_out,
     amp: Annotated[PrecisionChoice, typer.Option(help="Mixed precision.")] = PrecisionChoice(Settings.amp),
-    compile_: Annotated[bool, typer.Option("--compile", help="torch.compile the networks.")] = False,
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the networks with torch.compile.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = Settings.workers,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.jsonl.")] = Settings.log_every,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = Settings.validate_every,
@@ -73,9 +73,7 @@ def psp_train(
             if demo:
                 check_demo(given_options(context))
             if masks and recipe.mask != "labels":
-                raise PspError(
-                    f"--masks are for --set mask=labels, and the recipe has mask={recipe.mask}: leave one out"
-                )
+                raise PspError(f"--masks are for --set mask=labels, but the recipe has mask={recipe.mask}")
             files = dict(data=data, target=target, masks=masks, generator=generator, weights=weights, init=init)
             how = dict(held_out=held_out, amp=amp.value, compile=compile_, workers=workers, demo=demo)
             every = dict(log_every=log_every, validate_every=validate_every, save_every=save_every)
@@ -84,7 +82,7 @@ def psp_train(
 
 
 def train(settings: Settings, process: distributed.Process, new: bool) -> None:
-    """Check everything, make the run's folder, train."""
+    """Check everything, make the run's folder, train. Raises `PspError` for what is missing or wrong."""
     folder = RunFolder(settings.out)
     if new and process.is_first:
         folder.check_new()
@@ -94,7 +92,7 @@ def train(settings: Settings, process: distributed.Process, new: bool) -> None:
 
 
 def chosen_recipe(task: str | None, variant: str | None, demo: bool, overrides: dict[str, Any]) -> recipes.Recipe:
-    """The recipe the options describe."""
+    """Make the recipe the options describe."""
     if task is None:
         raise PspError(f"give --task, one of {', '.join(recipes.RECIPES)}, or --resume RUN")
     return recipes.make_recipe(task, variant, (recipes.DEMO if demo else {}) | overrides)
@@ -105,13 +103,13 @@ BUNDLED = {"--generator", "--weights", "--target", "--masks"}
 
 
 def check_demo(options: set[str]) -> None:
-    """Raises `PspError` for options that --demo would leave unused."""
+    """Raise `PspError` for options that --demo would leave unused."""
     if refused := sorted(options & BUNDLED):
         raise PspError(f"--demo brings its own pictures and networks: leave out {', '.join(refused)}, or --demo")
 
 
 def resumed_settings(run: Path, overrides: dict[str, Any], options: set[str]) -> Settings:
-    """The settings of a run, with more steps where asked for: nothing else may change."""
+    """Read the settings of a run, with more steps where asked for. Raises `PspError` for other changes."""
     folder = RunFolder(run)
     settings = Settings.from_json(folder.settings())
     refused = sorted(options - {"--resume", "--steps", "--set", "--device"}) + sorted(set(overrides) - {"steps"})
@@ -119,12 +117,12 @@ def resumed_settings(run: Path, overrides: dict[str, Any], options: set[str]) ->
         raise PspError(f"--resume continues a run as it was: only --steps can change, not {', '.join(refused)}")
     recipe, done = replace(settings.recipe, **overrides), max(folder.steps(), default=0)
     if recipe.steps < done:
-        raise PspError(f"--steps {recipe.steps}: {run} has done {done} steps already, expected as many or more")
+        raise PspError(f"--steps {recipe.steps}: {run} has done {done} steps already, expected at least as many")
     return replace(settings, out=run, recipe=recipe)
 
 
 def given_options(context: typer.Context) -> set[str]:
-    """The options on the command line, by their names there."""
+    """Name the options that stand on the command line."""
     sources = {option.opts[0]: context.get_parameter_source(option.name or "") for option in context.command.params}
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
@@ -137,7 +135,7 @@ def _needed(out: Path | None) -> Path:
 
 @app.command()
 def plot(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """Draw the curves of a run to RUN/curves.png."""
+    """Draw the curves of a run as RUN/curves.png."""
     from psp_train.training import curves  # matplotlib is slow to import
 
     print(curves.plot(run))

@@ -41,7 +41,8 @@ LARGEST_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what a training computes; stored in the checkpoints it makes.
+    """Everything that decides what a training computes; stored in the checkpoints it makes. Raises `PspError` for
+    values out of range.
 
     The loss is the sum of the terms below, each times its weight (0: not computed). `l2`, `l1`, `lpips` compare
     whole pictures; `l2_crop`, `lpips_crop` their inner face crop; `identity` and `moco` unit features; `w_norm`
@@ -88,7 +89,7 @@ class Recipe:
     def _check_numbers(self) -> None:
         for name, least in MINIMUM.items():
             if not least <= getattr(self, name) < math.inf:
-                raise PspError(f"{name} is {getattr(self, name)}, expected a number from {least} on")
+                raise PspError(f"{name} is {getattr(self, name)}, expected a number of at least {least}")
         if self.seed > LARGEST_SEED:
             raise PspError(f"seed is {self.seed}, expected a number up to {LARGEST_SEED}")
         if self.decay > 1:
@@ -96,7 +97,7 @@ class Recipe:
         if not self.factors or not set(self.factors) <= set(range(1, MAX_FACTOR + 1)):
             raise PspError(f"factors are {self.factors}, expected whole numbers from 1 to {MAX_FACTOR}")
         if not any(weight for name, weight in self.weights.items() if name != "mixing"):
-            raise PspError("there is no loss: of the weights other than mixing, at least one must be above 0")
+            raise PspError("there is no loss: at least one weight other than mixing must be above 0")
 
     @property
     def weights(self) -> dict[str, float]:
@@ -159,7 +160,7 @@ DEMO: dict[str, Any] = dict(optimizer="adam", learning_rate=2e-3, decay=0.5, ste
 
 
 def make_recipe(task: str, variant: str | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of a task, changed by a variant, then by single values. Raises `PspError` for unknown names."""
+    """Make the recipe of a task, changed by a variant, then by single values. Raises `PspError` for unknown names."""
     recipe = RECIPES[get_task(task).name]
     if variant is not None:
         if variant not in VARIANTS:
@@ -169,7 +170,7 @@ def make_recipe(task: str, variant: str | None = None, overrides: Mapping[str, A
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
-    """`NAME=VALUE` strings as typed values of `Recipe` fields."""
+    """Read `NAME=VALUE` strings as typed values of `Recipe` fields. Raises `PspError` for others."""
     return dict(_parse(setting) for setting in settings)
 
 
@@ -183,21 +184,17 @@ def _parse(setting: str) -> tuple[str, Any]:
         return name, _value(text, name, defaults[name])
     except ValueError:
         expected = _kind(name, defaults[name])
-        raise PspError(f"--set {setting}: {text!r} is no value of {name}, expected {expected}") from None
+        raise PspError(f"--set {setting}: {text!r} is not a value of {name}, expected {expected}") from None
 
 
 def _value(text: str, name: str, default: Any) -> Any:
     if isinstance(default, bool):
-        return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else _refuse()
+        return ("false", "true").index(text.lower()) == 1
     if isinstance(default, tuple):
         return tuple(int(part) for part in text.split(","))
     if name == "render_size":
         return None if text == "none" else int(text)
     return type(default)(text)
-
-
-def _refuse() -> Any:
-    raise ValueError
 
 
 def _kind(name: str, default: Any) -> str:

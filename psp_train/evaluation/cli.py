@@ -1,4 +1,4 @@
-"""`psp-eval`: how good and how fast is a model? The columns of the paper's tables: similarity, LPIPS, MSE, runtime.
+"""`psp-eval`, the command: similarity, LPIPS, MSE and runtime of a model, the columns of the paper's tables.
 
     LazySample (loads) -> ModelUnderTest.run, uint8 in, uint8 out -> 256x256 -> metrics per picture -> mean, deviation
 
@@ -41,29 +41,32 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def main() -> NoReturn:
-    """The `psp-eval` command."""
+    """Run the `psp-eval` command."""
     console.run(app)
 
 
 @app.command(no_args_is_help=True)
 def psp_eval(
     engine: Annotated[Path | None, typer.Option(help="The engine to measure: .onnx or .trt.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Or the pSp checkpoint (.pt), in PyTorch.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Or the pSp checkpoint (.pt), which runs in PyTorch.")] = None,
     demo: Annotated[
-        bool, typer.Option("--demo", help="Measure on drawn faces; the bundled demo model if none is given.")
+        bool, typer.Option("--demo", help="Measure on drawn faces: the bundled demo model, if no other is given.")
     ] = False,
     task: Annotated[
         str | None, typer.Option(help="Task of the demo model, or of a checkpoint that names none.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of test inputs, sub-folders too. Degraded as in training.")
+        Path | None, typer.Option(help="Folder of test inputs and sub-folders; degraded as in training.")
     ] = None,
-    target: Annotated[Path | None, typer.Option(help="Folder of what should come out, paired by name.")] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures that should come out, paired by name.")
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Folder of the published networks that similarity and LPIPS need.")
     ] = None,
     factor: Annotated[
-        int | None, typer.Option(min=1, max=MAX_FACTOR, help=f"Super-resolution: shrink by this ({DEFAULT_FACTOR}).")
+        int | None,
+        typer.Option(min=1, max=MAX_FACTOR, help=f"Super-resolution: shrink by this factor ({DEFAULT_FACTOR})."),
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help=f"Faces to draw with --demo ({FACES}).")] = None,
     device: Annotated[Device, typer.Option(help="auto: the GPU if it can be used here, else the CPU.")] = Device.auto,
@@ -117,7 +120,7 @@ def _check_out(out: Path | None) -> None:
 
 
 def _factor(task: Task, target: Path | None, given: int | None) -> int | None:
-    """How far good pictures are shrunk to be inputs; None where they are not."""
+    """Return the factor that good pictures are shrunk by to be inputs; None where they are not."""
     if task.name != "super_resolution" or target:
         if given is not None:
             raise PspError("--factor is for super_resolution without --target, where good pictures are shrunk")
@@ -128,7 +131,7 @@ def _factor(task: Task, target: Path | None, given: int | None) -> int | None:
 def measure(
     model: ModelUnderTest, lazy: Sequence[LazySample], metrics: Sequence[Metric]
 ) -> dict[str, dict[str, float]]:
-    """Every metric of every sample, by the sample's name. Samples load while the model runs."""
+    """Compute every metric of every sample, by the sample's name. Samples load while the model runs."""
     from psp_train.progress import Progress
 
     values: dict[str, dict[str, float]] = {}
@@ -147,7 +150,7 @@ def measure(
 
 
 def median_seconds(model: ModelUnderTest, source: Array) -> float:
-    """Median time of one picture, from array to array, once the model is warm."""
+    """Time one picture, from array to array, once the model is warm: the median, in seconds."""
     batch, times = source[None], []
     for _ in range(WARM_UP + TIMED):
         start = time.perf_counter()
@@ -157,7 +160,7 @@ def median_seconds(model: ModelUnderTest, source: Array) -> float:
 
 
 def summary(model: ModelUnderTest, values: dict[str, dict[str, float]], runtime: float) -> dict[str, Any]:
-    """Mean and standard deviation over the pictures of each metric, and what was measured where."""
+    """Collect mean and standard deviation over the pictures of each metric, and what was measured where."""
     rows = list(values.values())
     metrics = {}
     for name in rows[0]:
@@ -168,7 +171,7 @@ def summary(model: ModelUnderTest, values: dict[str, dict[str, float]], runtime:
 
 
 def table(report: dict[str, Any], metrics: Sequence[Metric]) -> str:
-    """A summary as aligned lines."""
+    """Write a summary as aligned lines."""
     shrunk = f", shrunk by {report['factor']}" if "factor" in report else ""
     lines = [f"{report['model']}, task {report['task']}: {report['pictures']} pictures of {report['data']}{shrunk}"]
     lines.append(f"{'metric':<18}{'mean':>10}{'deviation':>11}")
@@ -177,7 +180,9 @@ def table(report: dict[str, Any], metrics: Sequence[Metric]) -> str:
         lines.append(f"{metric.name:<18}{row['mean']:>10.4f}{row['std']:>11.4f}  {metric.meaning}")
     where = f"{report['device']}, {report['provider']}"
     runtime = f"{report['seconds']:.4f}"
-    lines.append(f"{'runtime':<18}{runtime:>10}{'':>11}  s per picture, median of {TIMED} warm runs of one: {where}")
+    lines.append(
+        f"{'runtime':<18}{runtime:>10}{'':>11}  s per picture, median of {TIMED} warm runs at batch 1: {where}"
+    )
     return "\n".join(lines)
 
 

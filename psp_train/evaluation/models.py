@@ -54,7 +54,10 @@ class ModelUnderTest:
 
 @contextmanager
 def open_model(engine: Path | None, checkpoint: Path | None, task: str | None, device: str) -> Iterator[ModelUnderTest]:
-    """The engine, the checkpoint, or (with neither) the bundled demo model of a task."""
+    """Open the engine, the checkpoint, or (with neither) the bundled demo model of a task.
+
+    Raises `PspError` for a file that cannot be opened or is for another task.
+    """
     if engine is None:
         from psp_train.checkpoints.psp import load_checkpoint, load_demo_checkpoint
 
@@ -77,7 +80,7 @@ def open_model(engine: Path | None, checkpoint: Path | None, task: str | None, d
 
 
 def torch_model(checkpoint: "Checkpoint", device: str) -> ModelUnderTest:
-    """A loaded checkpoint in PyTorch FP32."""
+    """Run a loaded checkpoint in PyTorch FP32 on `device`: "auto", "cuda" or "cpu"."""
     import torch
 
     from psp_train.networks.psp import to_input, to_picture
@@ -97,7 +100,7 @@ def torch_model(checkpoint: "Checkpoint", device: str) -> ModelUnderTest:
 
 
 def folder_samples(model: ModelUnderTest, data: Path, target: Path | None, factor: int | None) -> list[LazySample]:
-    """The pictures of a folder; each is its own target (and degraded first) unless there is a folder of them."""
+    """List the pictures of a folder; each is its own target, degraded first, unless there is a folder of targets."""
     from psp_train.data.folders import find_samples
 
     return [partial(_load, model, files, data, factor) for files in find_samples(model.task, data, target, None)]
@@ -113,7 +116,7 @@ def _load(model: ModelUnderTest, files: "SampleFiles", data: Path, factor: int |
 
 
 def drawn_samples(model: ModelUnderTest, count: int, factor: int | None) -> list[LazySample]:
-    """Drawn faces that no training saw. Raises `PspError` for tasks that have none."""
+    """List drawn faces that no training saw. Raises `PspError` for tasks that have none."""
     from psp_train.drawn import LABELS, sample
     from psp_train.drawn.dataset import HELD_OUT_SEED
 
@@ -121,7 +124,7 @@ def drawn_samples(model: ModelUnderTest, count: int, factor: int | None) -> list
     if task.name == "toonify":
         raise PspError("there are no drawn faces for task toonify: give --data")
     if task.input == "labels" and model.classes < len(LABELS):
-        raise PspError(f"{model.name} knows {model.classes} classes, drawn faces have {len(LABELS)}: give --data")
+        raise PspError(f"{model.name} knows {model.classes} classes, but drawn faces have {len(LABELS)}: give --data")
     vectors = sample(count, HELD_OUT_SEED)
     return [partial(_draw, task, f"face {i}", vector, factor) for i, vector in enumerate(vectors)]
 
@@ -137,7 +140,7 @@ def _draw(task: Task, name: str, vector: Array, factor: int | None) -> Evaluatio
 
 
 def _degrade(task: Task, pixels: Array, factor: int | None) -> Array:
-    """What the task has to undo; nothing here is drawn at random, with one factor to choose from."""
+    """Do what the task has to undo; nothing here is drawn at random, with one factor to choose from."""
     from psp_train.data.samples import degrade
 
     return degrade(task, pixels, np.random.default_rng(0), (factor or 1,))

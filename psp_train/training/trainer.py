@@ -132,8 +132,8 @@ class Trainer:
             file.write(json.dumps({"step": step, "terms": values, "files": files}, indent=1).encode())
         hint = "" if self.settings.amp == "none" else f", or without --amp {self.settings.amp}"
         raise PspError(
-            f"the {what} is not finite at step {step}: {values}. {path} names the batch's files. If they are good, start a "
-            f"new run from a checkpoint of this one (--init) with a lower --set learning_rate=…{hint}"
+            f"the {what} is not finite at step {step}: {values}. {path} names the batch's files. If they are good, "
+            f"start a new run from a checkpoint of this one (--init) with a lower --set learning_rate=…{hint}"
         )
 
     def after_step(self, step: int, line: dict[str, float], board: Board) -> None:

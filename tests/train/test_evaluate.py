@@ -242,7 +242,7 @@ def test_drawn_faces_of_every_task(task):
 def test_tasks_without_drawn_faces():
     with pytest.raises(PspError, match="no drawn faces for task toonify"):
         drawn_samples(model(task="toonify"), 1, None)
-    with pytest.raises(PspError, match="fake knows 5 classes, drawn faces have 19"):
+    with pytest.raises(PspError, match="fake knows 5 classes, but drawn faces have 19"):
         drawn_samples(model(task="segmentation", classes=5), 1, None)
 
 
@@ -265,7 +265,7 @@ def test_an_engine(psp_eval):
     }
     assert 0 < numbers["seconds"] < 10
     assert "similarity and LPIPS are not measured: give --weights" in outcome[1]
-    assert "s per picture, median of 10 warm runs of one: cpu, CPUExecutionProvider" in outcome[1]
+    assert "s per picture, median of 10 warm runs at batch 1: cpu, CPUExecutionProvider" in outcome[1]
     written = json.loads(Path("results.json").read_text())
     assert {name: written[name] for name in numbers} == numbers
     assert list(written["per_picture"]) == NAMES

@@ -78,7 +78,7 @@ def assert_mistake(result: tuple[int, str, str], *expected: object) -> None:
         (("--task", "inversion", "--demo"), "give --out"),
         (("--task", "sketch", "--demo", "--variant", "big", "--out", "OUT"), "unknown variant 'big'"),
         (("--task", "sketch", "--demo", "--set", "l3=1", "--out", "OUT"), "--set l3=1: expected NAME=VALUE"),
-        (("--task", "sketch", "--demo", "--set", "l2=big", "--out", "OUT"), "'big' is no value of l2"),
+        (("--task", "sketch", "--demo", "--set", "l2=big", "--out", "OUT"), "'big' is not a value of l2"),
         (("--task", "sketch", "--demo", "--set", "l2=-1", "--out", "OUT"), "l2 is -1.0"),
         (("--task", "sketch", "--demo", "--set", "render_size=16", "--out", "OUT"), "makes 32, 64, 128, 256"),
         (("--task", "sketch", "--demo", "--set", "seed=99999999999999999999", "--out", "OUT"), "expected a number up"),
