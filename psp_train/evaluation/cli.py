@@ -184,7 +184,3 @@ def table(report: dict[str, Any], metrics: Sequence[Metric]) -> str:
         f"{'runtime':<18}{runtime:>10}{'':>11}  s per picture, median of {TIMED} warm runs at batch 1: {where}"
     )
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()
