@@ -37,7 +37,7 @@ def make_sketches(source: Path, target: Path) -> list[Path]:
                 unread[photo] = error
     for error in unread.values():
         console.error(error)
-    print(f"{len(due) - len(unread)} sketches made, {len(pairs) - len(due)} already there: {target}")
+    print(f"sketches made: {len(due) - len(unread)}, already there: {len(pairs) - len(due)}, in {target}")
     return list(unread)
 
 

@@ -246,7 +246,7 @@ def test_plot(psp_train, tmp_path):
 
 def test_sketches(psp_train, faces, tmp_path):
     code, out, err = psp_train("sketches", faces / "faces", tmp_path / "sketches")
-    assert code == 0 and "8 sketches made" in out, err
+    assert code == 0 and "sketches made: 8" in out, err
     with Image.open(tmp_path / "sketches/a3.png") as sketch:
         assert sketch.mode == "L" and sketch.size == (256, 256)
     (tmp_path / "photos").mkdir()
