@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install serving demo test lint grid gallery bench bench-check ptx
+.PHONY: install serving demo test lint grid gallery reference bench bench-check ptx
 
 install: .venv/installed
 
@@ -35,6 +35,10 @@ grid: install
 # Contact sheets of every application, docs/gallery.
 gallery: install
 	$(BIN)/python tools/gallery.py
+
+# The reference of the Python API and of the commands, docs/reference.
+reference: install
+	$(BIN)/python tools/reference.py
 
 # Measure this machine, peers included, and put the result into benchmarks/results, the chart into docs and the table into the README.
 bench: install

@@ -45,7 +45,7 @@ from measure.timing import Times, take_turns, warm
 from measure.workloads import SIZES, Piece, Workload, seeded_checkpoint
 
 from psp_export.verify import parity as verify
-from psp_runtime.engines.contract import engine_inputs
+from psp_runtime.engines import contract
 from psp_runtime.engines.info import read_info
 from psp_runtime.errors import PspError
 
@@ -178,7 +178,7 @@ class Opened:
         self.result = warm(runner.run, side.device)
 
     def compare(self, other: "Opened") -> None:
-        """Raise `DifferentPicture` where the picture or the codes are not those of the other side."""
+        """Raise `DifferentPicture` where the picture or the latents are not those of the other side."""
         precision = max(self.side.precision, other.side.precision, key=verify.CODES_GATES.__getitem__)
         for name, array in self.result.items():
             wrong = difference(array, other.result[name], precision)
@@ -194,7 +194,7 @@ def tidy() -> None:
 
 
 def difference(array: np.ndarray, expected: np.ndarray, precision: str) -> str:
-    """How far pictures (uint8) or codes (float32) are apart, in words; empty where they agree."""
+    """How far pictures (uint8) or latents (float32) are apart, in words; empty where they agree."""
     error = np.abs(array.astype(np.float64) - expected)
     if array.dtype == np.uint8:
         psnr = verify.psnr(error)
@@ -206,11 +206,9 @@ def difference(array: np.ndarray, expected: np.ndarray, precision: str) -> str:
 def time_file(options: argparse.Namespace) -> dict:
     """The times of one engine file. No ratio: which reference its weights belong to is not known."""
     info = read_info(options.engine)
-    if info.part != "full":
-        raise PspError(f"{options.engine} is only the {info.part}, expected a full engine: picture to picture")
-    shape = {"rgb": (3,), "sketch": (1,), "labels": ()}[info.input]
-    pixels = np.zeros((options.batch, info.input_size, info.input_size, *shape), np.uint8)
-    runner = open_file(options.engine, "auto", engine_inputs(info, pixels))
+    contract.require_full(info, options.engine)
+    inputs = contract.full_inputs(info, contract.image(info).zeros(options.batch))
+    runner = open_file(options.engine, "auto", inputs)
     warm(runner.run, options.device)
     name, turns = str(options.engine), Times()
     take_turns([runner], options.seconds, [turns])

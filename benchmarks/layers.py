@@ -32,7 +32,7 @@ from measure import machine, roofline
 from measure.backends import OURS, REFERENCE, Side, default_device
 from measure.workloads import SIZES, Piece, Workload
 
-from psp_runtime.engines.contract import engine_inputs
+from psp_runtime.engines import contract
 from psp_runtime.engines.info import read_info
 from psp_runtime.errors import PspError
 
@@ -105,9 +105,8 @@ def target(options: argparse.Namespace, device: str) -> tuple[Path, dict[str, np
     info = read_info(options.engine)
     if options.engine.suffix != ".onnx" or info.part != "full":
         raise PspError(f"{options.engine} is a {info.part} engine for {info.backend}: expected a full .onnx engine")
-    shape = {"rgb": (3,), "sketch": (1,), "labels": ()}[info.input]
-    pixels = np.zeros((options.batch, info.input_size, info.input_size, *shape), np.uint8)
-    return options.engine, engine_inputs(info, pixels)
+    inputs = contract.full_inputs(info, contract.image(info).zeros(options.batch))
+    return options.engine, inputs
 
 
 def profile(path: Path, arrays: dict[str, np.ndarray], device: str, runs: int, limits: roofline.Limits) -> list[Layer]:

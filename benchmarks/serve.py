@@ -14,7 +14,7 @@ The long run sends --requests from 16 callers and counts those that are not answ
 proportional set of psp-serve and all its processes, after the first and after the last 100 requests.
 
 Cost model: a picture costs the engine, and 0.2 MB in and 0.2 MB out (at 256) through HTTP, Triton and shared memory: a
-millisecond or two of a core. Callers, door and server share the cores with the engine here; what they take is what the
+millisecond or two of a core. Callers, proxy and server share the cores with the engine here; what they take is what the
 served side lacks. The last line is JSON.
 """
 
@@ -35,6 +35,7 @@ from measure.server import Caller, Server, environment, serving_python
 from measure.workloads import FULL, Workload, our_engine
 
 from psp_export.export import Options, export
+from psp_runtime.engines import contract
 from psp_runtime.engines.info import read_info
 from psp_train.checkpoints.psp import load_demo_checkpoint
 
@@ -147,9 +148,8 @@ def call(server: Server, engine: Path, callers: int, pictures: int) -> tuple[flo
 def one_picture(engine: Path) -> np.ndarray:
     """A batch of one, as the engine takes it."""
     info = read_info(engine)
-    channels = {"rgb": (3,), "sketch": (1,), "labels": ()}[info.input]
     levels = info.classes if info.input == "labels" else 256
-    return np.random.default_rng(0).integers(0, levels, (1, info.input_size, info.input_size, *channels), np.uint8)
+    return np.random.default_rng(0).integers(0, levels, (1, *contract.image(info).shape), np.uint8)
 
 
 def endure(server: Server, engine: Path, requests: int) -> dict:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: Exit code of an engine that does not match the reference.
 UNFAITHFUL = 3
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = console.new_app()
 
 
 class Backend(str, Enum):
@@ -37,7 +37,7 @@ def main() -> NoReturn:
     console.run(app)
 
 
-@app.command()
+@app.command(cls=console.Command)
 def psp_export(
     task: Annotated[
         str | None, typer.Option(help="Task of the checkpoint; without a checkpoint, of the demo model.")

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from psp_export.graphs.trace import TENSORS
+from psp_runtime.engines.contract import PARTS
 from psp_runtime.errors import PspError
 
 ENGINE_SUFFIXES = (".onnx", ".trt", ".plan", ".engine")
 #: No space, or none of the user's own.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 #: What may lie beside a full engine: NAME.encoder.onnx and so on.
-BESIDE = [part for part in TENSORS if part != "full"]
+BESIDE = [part for part in PARTS if part != "full"]
 #: A folder of this name is no mistake: `psp-export` without --output may well run beside one.
 DEFAULT_OUTPUT = Path("psp")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from psp_export import output_files as targets
 from psp_export.export import Written
 from psp_export.verify.cases import pictures
+from psp_runtime.engines import contract
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.errors import PspError
 from psp_runtime.run.files import make_writable
@@ -44,8 +45,8 @@ README = """\
 
     psp-run picture.png --url http://localhost:8000{path}
 
-Tensors: image uint8 {image}, style float32 {codes} and alpha float32 [B,{styles}] in;
-output uint8 [B,{side},{side},3] and latents float32 {codes} out; B is 1 to {batch}.
+Tensors: image {image}, style {latents} and alpha float32 [B,{styles}] in;
+output uint8 [B,{side},{side},3] and latents {latents} out; B is 1 to {batch}.
 Zeros as style and alpha translate without mixing.
 
 {license}
@@ -145,7 +146,6 @@ def _draft(folder: Path, file: Path, model: Model) -> Path:
 
 
 def _readme(folder: Path, name: str, info: EngineInfo, choice: Choice) -> str:
-    channels = {"rgb": ",3", "sketch": ",1", "labels": ""}[info.input]
     return README.format(
         name=name,
         task=info.task,
@@ -155,8 +155,8 @@ def _readme(folder: Path, name: str, info: EngineInfo, choice: Choice) -> str:
         engine=choice.reason,
         without_gpu="." if choice.backend == "onnxruntime" else " and serve the ONNX file: psp-export --backend onnx.",
         path="" if name == "psp" else f"/{name}",
-        image=f"[B,{info.input_size},{info.input_size}{channels}]",
-        codes=f"[B,{info.styles},{info.style_dim}]",
+        image=contract.image(info),
+        latents=contract.latents(info),
         styles=info.styles,
         side=info.output_size,
         batch=info.max_batch,

@@ -4,21 +4,54 @@ import io
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
-from enum import Enum
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from psp_runtime.errors import PspError
+
+#: Where engines run, as a value of --device.
+Device = Literal["auto", "cuda", "cpu"]
 
 #: The exit code of a mistake the user can correct, as of a wrong option.
 MISTAKE = 2
 #: What a shell reports for a program stopped by Ctrl-C: 128 + SIGINT.
 INTERRUPTED = 130
+#: Columns of a help page at most.
+WIDEST_HELP = 100
 #: What typer raises for a command line it cannot read. It has no public name there, one kind of it has.
 _UsageError: Any = typer.BadParameter.__base__
+
+
+class Command(TyperCommand):
+    """A command whose help is plain text with a section for each panel: it fits a screen, where boxes do not."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.context_settings.setdefault("max_content_width", WIDEST_HELP)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options, a section for each panel; --help ends the last of them."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        panel = "Options"
+        for parameter in self.get_params(ctx):
+            if parameter.name != "help":
+                kind = "Options" if parameter.param_type_name == "option" else "Arguments"
+                panel = getattr(parameter, "rich_help_panel", None) or kind
+            if record := parameter.get_help_record(ctx):
+                panels.setdefault(panel, []).append(record)
+        for panel, records in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(records)
+
+
+def new_app(**settings: Any) -> typer.Typer:
+    """An app for the commands of one of our programs: plain help, errors as `run` shows them."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **settings)
 
 
 class _CtrlC:
@@ -39,7 +72,8 @@ def run(app: Callable[[], object]) -> NoReturn:
 
     A `PspError`, a wrong option and what the system refuses (disk full, no permission) become one `error: …` line and
     exit 2, Ctrl-C exits with 130, each warning is one `warning: …` line, a closed pipe ends the program quietly. Exit
-    codes the app chose itself are kept; anything else is a bug of ours and keeps its traceback.
+    codes the app chose itself are kept; anything else is a bug of ours and keeps its traceback. With PSP_DEBUG=1 in the
+    environment the traceback behind an `error: …` line is printed before it.
     """
     warnings.showwarning = _warning_lines()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -57,8 +91,16 @@ def end_if_interrupted() -> None:
 
 
 def error(text: object) -> None:
-    """Print one `error: …` line on stderr, whatever line breaks the text has."""
+    """Print one `error: …` line on stderr, whatever line breaks the text has; with PSP_DEBUG=1, where it comes from."""
+    if os.environ.get("PSP_DEBUG") == "1" and sys.exc_info()[0] is not None:
+        traceback.print_exc()
     print(f"error: {_one_line(text)}", file=sys.stderr)
+
+
+def end(text: object) -> NoReturn:
+    """End the program with one `error: …` line, as for a mistake."""
+    error(text)
+    sys.exit(MISTAKE)
 
 
 def _exit_code(app: Callable[[], object]) -> int | str | None:
@@ -71,7 +113,7 @@ def _exit_code(app: Callable[[], object]) -> int | str | None:
         error(mistake)
         return MISTAKE
     except _UsageError as wrong:
-        command = wrong.ctx.command_path if wrong.ctx else os.path.basename(sys.argv[0])
+        command = wrong.ctx.command_path if wrong.ctx else _command()
         error(f"{wrong.format_message().rstrip('.')}: see {command} --help")
         return MISTAKE
     except KeyboardInterrupt:
@@ -90,12 +132,26 @@ def _call(app: Callable[..., object]) -> int | str | None:
     code: object
     try:
         # Without arguments there is nothing to misread, and typer's own way of showing the help is wanted.
-        code = app(standalone_mode=len(sys.argv) < 2) if isinstance(app, typer.Typer) else app()
+        given = {"standalone_mode": len(sys.argv) < 2, "prog_name": _program()}
+        code = app(**given) if isinstance(app, typer.Typer) else app()
     except SystemExit as end:
         code = end.code
     if code == INTERRUPTED:  # typer turns Ctrl-C inside a command into this code without a word
         raise KeyboardInterrupt
     return code if isinstance(code, int | str) else 0
+
+
+def _program() -> str:
+    """What was called, as a person would call it again."""
+    name = os.path.basename(sys.argv[0])
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {module.parent}" if name == "__main__.py" and module else name.removesuffix(".exe")
+
+
+def _command() -> str:
+    """The program, with its verb where it has some."""
+    name = _program()
+    return " ".join([name, *sys.argv[1:2]]) if name == "psp" else name
 
 
 def _reason(refused: OSError) -> str:
@@ -117,11 +173,3 @@ def _warning_lines() -> Callable[..., None]:
 
 def _one_line(text: object) -> str:
     return " ".join(str(text).split("\n"))
-
-
-class Device(str, Enum):
-    """Where to run."""
-
-    auto = "auto"
-    cuda = "cuda"
-    cpu = "cpu"

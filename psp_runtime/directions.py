@@ -1,13 +1,13 @@
-"""A direction in W+ from examples: W+ codes with 0/1 labels -> the way from 0 to 1, for `--edit`.
+"""A direction in W+ from examples: W+ latents with 0/1 labels -> the way from 0 to 1, for `--edit`.
 
-Method: logistic regression on the codes, flattened to [L*S], with an intercept and an L2 penalty. Codes are centred
+Method: logistic regression on the latents, flattened to [L*S], with an intercept and an L2 penalty. Latents are centred
 and divided by their root mean square distance from the centre, so that the penalty means the same for every model; both
 classes weigh the same however many examples each has. The objective (mean log loss + penalty / 2 * |weights|^2) is
 convex with a known largest curvature, and is minimised by Nesterov's method with the fixed step that goes with it. Of
 PENALTIES, the one with the lowest loss on held-out examples is taken (FOLDS folds, dealt in order of appearance within
 each class). Nothing is random: the same examples give the same direction.
 
-The direction's length is one standard deviation of the given codes along it, so a strength of 3 is far out for every
+The direction's length is one standard deviation of the given latents along it, so a strength of 3 is far out for every
 model and every property.
 
 Shapes: N examples, L styles, S style dim, D features.
@@ -35,9 +35,9 @@ class Direction(NamedTuple):
 
 
 def fit_direction(latents: NDArray[np.float32], labels: NDArray[np.int_]) -> Direction:
-    """The direction from examples of label 0 to those of label 1: codes [N,L,S] and N labels.
+    """The direction from examples of label 0 to those of label 1: latents [N,L,S] and N labels.
 
-    Raises `PspError` with fewer than two examples of a label, and for codes that are all alike.
+    Raises `PspError` with fewer than two examples of a label, and for latents that are all alike.
     """
     counts = [int((labels == value).sum()) for value in (0, 1)]
     if min(counts) < 2 or sum(counts) != len(labels):
@@ -46,7 +46,7 @@ def fit_direction(latents: NDArray[np.float32], labels: NDArray[np.int_]) -> Dir
     centred = flat - flat.mean(0)
     scale = float(np.sqrt(np.square(centred).sum(1).mean()))
     if scale == 0:
-        raise PspError("the codes of all examples are alike: there is no direction among them")
+        raise PspError("the latents of all examples are alike: there is no direction among them")
     features, basis = _rotated(centred / scale)
     losses, accuracies = zip(*(_held_out(features, labels, penalty) for penalty in PENALTIES), strict=True)
     best = int(np.argmin(losses))

@@ -1,6 +1,7 @@
-"""Files that are written whole or not at all, and the folder of this toolkit's caches."""
+"""Files: written whole or not at all, told apart by their hash, and the folder of this toolkit's caches."""
 
 import contextlib
+import hashlib
 import os
 import sys
 import threading
@@ -25,6 +26,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     finally:  # nothing is left under this name once it was replaced
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sha256_of(*paths: Path) -> str:
+    """SHA-256 of the content of some files, one after the other, as hexadecimal digits. Raises `OSError`."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def cache_folder() -> Path | None:

@@ -1,6 +1,6 @@
-"""Arithmetic of W+ codes: mixing, random styles, directions, and the files codes come from.
+"""Arithmetic of W+ latents: mixing, random styles, directions, and the files latents come from.
 
-Shapes: B pictures, N styles or steps, L styles of an engine, S style dim. Codes are float32.
+Shapes: B pictures, N styles or steps, L styles of an engine, S style dim. Latents are float32.
 """
 
 import warnings
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import PspError
 
-Codes = NDArray[np.float32]
+Latents = NDArray[np.float32]
 
 #: Random styles whose mean is the average code that truncation pulls towards, as StyleGAN2's own `mean_latent` does.
 AVERAGED, AVERAGE_SEED = 4096, 0
 
 
-def blend(latents: Codes, style: Codes, alpha: Codes) -> Codes:
+def blend(latents: Latents, style: Latents, alpha: Latents) -> Latents:
     """(1 - alpha) * latents + alpha * style, as engines mix: exact at 0 and 1. Shapes must broadcast."""
     return np.asarray((1 - alpha) * latents + alpha * style, np.float32)
 
 
-def random_z(count: int, size: int, seed: int) -> Codes:
+def random_z(count: int, size: int, seed: int) -> Latents:
     """Inputs of the mapping network, standard normal [count,size]: a longer draw begins with the shorter one.
 
     NumPy promises the numbers of RandomState for ever, those of its newer generators only for one release.
@@ -45,42 +45,42 @@ def check_psi(psi: float) -> None:
         raise PspError(f"psi {psi}: expected a number, 0 (the average face) to 1 (no truncation)")
 
 
-def layer_alpha(info: EngineInfo, layers: Sequence[int] | None, alpha: float | None) -> Codes:
+def layer_alpha(info: EngineInfo, layers: Sequence[int] | None, alpha: float | None) -> Latents:
     """How much of a style goes into each layer, [L]; `None` is what the engine's task does.
 
     Raises `PspError` for layers the engine does not have, and for alpha outside 0..1.
     """
     amount = info.mix_alpha if alpha is None else alpha
     if not 0 <= amount <= 1:
-        raise PspError(f"mix alpha {amount:g}: expected 0 (keep the input's layers) to 1 (replace them)")
+        raise PspError(f"alpha {amount:g}: expected 0 (keep the input's layers) to 1 (replace them)")
     if layers is None and not info.mix_layers:
         raise PspError(f"this engine has {info.styles} layers, and none of those its task mixes: say which layers")
     return _on_layers(info, info.mix_layers if layers is None else layers, amount)
 
 
-def edit_alpha(info: EngineInfo, layers: Sequence[int] | None, alpha: float | None) -> Codes:
+def edit_alpha(info: EngineInfo, layers: Sequence[int] | None, alpha: float | None) -> Latents:
     """How much of a direction goes into each layer, [L]: all of it into all layers unless told otherwise.
 
     Outside 0..1 is allowed for a direction, which is scaled anyway; a warning says so.
     """
     amount = 1.0 if alpha is None else alpha
     if not np.isfinite(amount):
-        raise PspError(f"mix alpha {amount}: expected a number")
+        raise PspError(f"alpha {amount}: expected a number")
     if not 0 <= amount <= 1:
-        warnings.warn(f"mix alpha {amount:g} is outside 0..1: the edit goes beyond its strength", stacklevel=3)
+        warnings.warn(f"alpha {amount:g} is outside 0..1: the edit goes beyond its strength", stacklevel=3)
     return _on_layers(info, range(info.styles) if layers is None else layers, amount)
 
 
-def _on_layers(info: EngineInfo, layers: Sequence[int], amount: float) -> Codes:
+def _on_layers(info: EngineInfo, layers: Sequence[int], amount: float) -> Latents:
     wrong = [layer for layer in layers if not 0 <= layer < info.styles]
     if wrong:
-        raise PspError(f"mix layer {wrong[0]}: this engine has layers 0..{info.styles - 1}")
+        raise PspError(f"layer {wrong[0]}: this engine has layers 0..{info.styles - 1}")
     alpha = np.zeros(info.styles, np.float32)
     alpha[list(layers)] = amount
     return alpha
 
 
-def as_strengths(strengths: Sequence[float], name: str = "strengths") -> Codes:
+def as_strengths(strengths: Sequence[float], name: str = "strengths") -> Latents:
     """How far to go along a direction, float32 [N]. Raises `PspError` for what FP32 does not hold."""
     with np.errstate(over="ignore"):
         amounts = np.asarray(strengths, np.float32)
@@ -89,7 +89,7 @@ def as_strengths(strengths: Sequence[float], name: str = "strengths") -> Codes:
     return amounts
 
 
-def as_direction(direction: NDArray[Any], info: EngineInfo, name: str = "direction") -> Codes:
+def as_direction(direction: NDArray[Any], info: EngineInfo, name: str = "direction") -> Latents:
     """A direction [S] (the same in all layers) or [L,S] as float32 [L,S]. Raises `PspError` for another size."""
     wanted = ((info.style_dim,), (info.styles, info.style_dim))
     if direction.shape not in wanted or not _is_real(direction):
@@ -100,13 +100,13 @@ def as_direction(direction: NDArray[Any], info: EngineInfo, name: str = "directi
     return np.broadcast_to(_finite(direction, name), wanted[1])
 
 
-def as_codes(codes: NDArray[Any], info: EngineInfo, name: str = "codes") -> Codes:
-    """W+ codes [B,L,S], or [L,S] of one picture, as float32 [B,L,S]. Raises `PspError` for another shape."""
-    one = codes[None] if codes.ndim == 2 else codes
-    if one.shape[1:] != (info.styles, info.style_dim) or one.ndim != 3 or not _is_real(codes):
+def as_latents(latents: NDArray[Any], info: EngineInfo, name: str = "latents") -> Latents:
+    """W+ latents [B,L,S], or [L,S] of one picture, as float32 [B,L,S]. Raises `PspError` for another shape."""
+    one = latents[None] if latents.ndim == 2 else latents
+    if one.shape[1:] != (info.styles, info.style_dim) or one.ndim != 3 or not _is_real(latents):
         raise PspError(
-            f"{name}: expected codes [B,{info.styles},{info.style_dim}] or [{info.styles},{info.style_dim}] "
-            f"of this engine, given {codes.dtype} {_shape(codes)}"
+            f"{name}: expected latents [B,{info.styles},{info.style_dim}] or [{info.styles},{info.style_dim}] "
+            f"of this engine, given {latents.dtype} {_shape(latents)}"
         )
     return _finite(one, name)
 
@@ -115,7 +115,7 @@ def _is_real(array: NDArray[Any]) -> bool:
     return array.dtype.kind in "fiu"
 
 
-def _finite(array: NDArray[Any], name: str) -> Codes:
+def _finite(array: NDArray[Any], name: str) -> Latents:
     with np.errstate(over="ignore"):  # what FP32 cannot hold is not finite, and said so
         values = array.astype(np.float32)
     if not np.isfinite(values).all():

@@ -12,24 +12,35 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from psp_runtime.engines.contract import check, code_shape, engine_inputs, image_shape, paired, run_batches
+from psp_runtime.engines import contract
+from psp_runtime.engines.contract import check, full_inputs, paired
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.engines.parts import Parts
-from psp_runtime.engines.session import Session
+from psp_runtime.engines.session import Session, run_batches
 from psp_runtime.errors import EngineError, PictureError, PspError
-from psp_runtime.latents import as_direction, as_strengths, blend, check_psi, edit_alpha, layer_alpha, random_z
+from psp_runtime.latents import (
+    AVERAGE_SEED,
+    AVERAGED,
+    as_direction,
+    as_strengths,
+    blend,
+    check_psi,
+    edit_alpha,
+    layer_alpha,
+    random_z,
+)
 from psp_runtime.pictures.decoding import Picture
 from psp_runtime.pictures.loading import load
 from psp_runtime.prefetch import THREADS, map_ahead, map_batches
 
-#: Prepared pictures, uint8 [B,256,256,3], [B,256,256,1] or [B,256,256], or W+ codes, float32 [B,L,S].
+#: Prepared pictures, uint8 [B,256,256,3], [B,256,256,1] or [B,256,256], or W+ latents, float32 [B,L,S].
 Source = NDArray[np.uint8] | NDArray[np.float32]
 
 
 class Translation(NamedTuple):
     """What an engine makes of pictures; without the B axis where it is about one picture.
 
-    `output` is uint8 [B,H,W,3] RGB; `latents` is float32 [B,L,S], the W+ codes of the input before mixing.
+    `output` is uint8 [B,H,W,3] RGB; `latents` is float32 [B,L,S], the W+ latents of the input before mixing.
     """
 
     output: NDArray[np.uint8]
@@ -46,12 +57,15 @@ class Pipeline:
     """
 
     def __init__(self, session: Session, batch: int | None = None, runs: int | None = None) -> None:
-        if session.info.part != "full":
+        try:
+            contract.require_full(session.info, session.path)
+        except EngineError:
             session.close()
-            raise EngineError(f"this engine is only the {session.info.part}, expected the full one: picture to picture")
+            raise
         self.session = session
         self.parts = Parts(session, runs)
         self._batch = batch
+        self._average: NDArray[np.float32] | None = None
 
     @property
     def info(self) -> EngineInfo:
@@ -76,7 +90,7 @@ class Pipeline:
     def prepare(self, pictures: Iterable[Picture]) -> NDArray[np.uint8]:
         """Load pictures as one input of `translate`. Raises `PictureError` for the first that cannot be used."""
         loaded = [self._load(picture) for picture in pictures]
-        return np.stack(loaded) if loaded else np.empty((0, *image_shape(self.info)), np.uint8)
+        return np.stack(loaded) if loaded else contract.image(self.info).zeros(0)
 
     def translate(
         self,
@@ -87,30 +101,30 @@ class Pipeline:
         """Translate any number of prepared pictures: w = (1 - alpha) * latents + alpha * style, per layer.
 
         `pixels`: uint8 [B,256,256,3] RGB, [B,256,256,1] sketch or [B,256,256] class ids, as `info.input` says.
-        `style`: float32 [B,L,S], W+ codes to mix in. `alpha`: float32 [B,L], 0 keeps a layer, 1 replaces it; without
+        `style`: float32 [B,L,S], W+ latents to mix in. `alpha`: float32 [B,L], 0 keeps a layer, 1 replaces it; without
         it, the layers the task mixes (`info.mix_layers`) by `info.mix_alpha`. Without both, nothing is mixed.
         Raises `PspError` for other types and shapes, and for class ids the engine does not know.
         """
-        done = run_batches(self.session, engine_inputs(self.info, pixels, style, alpha), self.batch)
+        done = run_batches(self.session, full_inputs(self.info, pixels, style, alpha), self.batch)
         return Translation(done["output"], done["latents"])
 
     def encode(self, source: Source) -> NDArray[np.float32]:
-        """The W+ codes float32 [B,L,S] of prepared pictures; codes come back as they are."""
-        if _are_codes(source):
-            check("codes", source, np.float32, (None, *code_shape(self.info)))
+        """The W+ latents float32 [B,L,S] of prepared pictures; latents come back as they are."""
+        if _are_latents(source):
+            check("latents", source, contract.latents(self.info))
             return np.asarray(source, np.float32)
-        inputs = engine_inputs(self.info, source)
+        inputs = full_inputs(self.info, source)
         if self.parts.usable:
             return self._run(self.parts.encoder, {"image": inputs["image"]})["latents"]
         return self._run(self.session, inputs)["latents"]
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The pictures uint8 [B,H,W,3] of W+ codes float32 [B,L,S]."""
-        check("codes", latents, np.float32, (None, *code_shape(self.info)))
+        """The pictures uint8 [B,H,W,3] of W+ latents float32 [B,L,S]."""
+        check("latents", latents, contract.latents(self.info))
         if self.parts.usable:
             return self._run(self.parts.generator, {"latents": latents})["output"]
         # The whole engine does it too: what it makes of an empty picture is replaced in every layer.
-        empty = np.zeros((len(latents), *image_shape(self.info)), np.uint8)
+        empty = contract.image(self.info).zeros(len(latents))
         alpha = np.ones(latents.shape[:2], np.float32)
         return self._run(self.session, {"image": empty, "style": latents, "alpha": alpha})["output"]
 
@@ -123,8 +137,15 @@ class Pipeline:
         check_psi(psi)
         w = self.parts.map(random_z(count, self.info.style_dim, seed))
         if psi != 1:
-            w = blend(self.parts.average(), w, np.float32(psi))
+            w = blend(self.average_style(), w, np.float32(psi))
         return np.repeat(w[:, None], self.info.styles, axis=1)
+
+    def average_style(self) -> NDArray[np.float32]:
+        """The average w [S], which truncation pulls towards: the mean of AVERAGED random ones, always the same."""
+        if self._average is None:
+            z = random_z(AVERAGED, self.info.style_dim, AVERAGE_SEED)
+            self._average = self.parts.map(z).mean(0, dtype=np.float64).astype(np.float32)
+        return self._average
 
     def mix(
         self,
@@ -137,7 +158,7 @@ class Pipeline:
 
         `layers` (zero-based) and `alpha` (0..1) say where and how much; by default as the task of the engine does.
         """
-        check("styles", styles, np.float32, (None, *code_shape(self.info)))
+        check("styles", styles, contract.latents(self.info))
         every = np.broadcast_to(styles, (len(source), *styles.shape))
         return self._mixed(source, every, layer_alpha(self.info, layers, alpha))
 
@@ -229,36 +250,35 @@ class Pipeline:
         return (Translation(*one) for one in zip(*self.translate(np.stack(loaded)), strict=True))
 
     def _translation(self, source: Source) -> Translation:
-        """Output and codes of pictures or codes, `batch` at a time."""
-        if _are_codes(source):
+        """Output and latents of pictures or latents, `batch` at a time."""
+        if _are_latents(source):
             latents = self.encode(source)
             return Translation(self.decode(latents), latents)
-        done = self._run(self.session, engine_inputs(self.info, source))
+        done = self._run(self.session, full_inputs(self.info, source))
         return Translation(done["output"], done["latents"])
 
     def _mixed(self, source: Source, styles: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Each picture with its own `styles` [B,N,L,S], `alpha` [L] of them: uint8 [B,N,H,W,3]."""
         count = styles.shape[1]
-        if _are_codes(source) or (self.parts.usable and count > 1):
+        if _are_latents(source) or (self.parts.usable and count > 1):
             latents = self.encode(source)
             return self._decode_all(blend(latents[:, None], styles, alpha[:, None]))
         pixels = np.repeat(source, count, axis=0)
-        inputs = engine_inputs(
-            self.info, pixels, styles.reshape(-1, *code_shape(self.info)), np.tile(alpha, (len(pixels), 1))
-        )
+        every = styles.reshape(-1, *contract.latents(self.info).shape)
+        inputs = full_inputs(self.info, pixels, every, np.tile(alpha, (len(pixels), 1)))
         output = self._run(self.session, inputs)["output"]
         return output.reshape(len(source), count, *output.shape[1:])
 
     def _decode_all(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Codes [B,N,L,S] -> uint8 [B,N,H,W,3]."""
-        output = self.decode(latents.reshape(-1, *code_shape(self.info)))
+        """Latents [B,N,L,S] -> uint8 [B,N,H,W,3]."""
+        output = self.decode(latents.reshape(-1, *contract.latents(self.info).shape))
         return output.reshape(*latents.shape[:2], *output.shape[1:])
 
     def _run(self, session: Session, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return run_batches(session, inputs, self.batch)
 
 
-def _are_codes(source: Source) -> bool:
+def _are_latents(source: Source) -> bool:
     return isinstance(source, np.ndarray) and source.dtype.kind == "f"
 
 

@@ -1,8 +1,8 @@
 """How each task is trained: the constants of the paper, one recipe each, spelling only the differences.
 
 Sources: "Encoding in Style" section 3.2 and appendix A for the loss weights, the released options where the paper is
-silent; docs/design.md has the table. VARIANTS are changes on top of any recipe: the paper's two ablation encoders, and
-the second description of the method (a ResNet-50 with one linear layer per style).
+silent; docs/training.md has the table. VARIANTS are changes on top of any recipe: the paper's two ablation encoders,
+and the second description of the method (a ResNet-50 with one linear layer per style).
 """
 
 import math

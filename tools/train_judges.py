@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from psp_runtime.pictures.label_classes import NAMES
 from psp_train.drawn import faces, judges
 from psp_train.drawn.judges import (
     IDENTITY_PARAMETERS,
@@ -139,13 +140,13 @@ def perceptual_loss(network: PerceptualJudge, z: np.ndarray, data: np.ndarray):
     targets = standard_parameters(z, [p.name for p in faces.PARAMETERS])
     widths = [stage[1][0].out_channels for stage in network.stages]
     numbers = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * widths[-1], targets.shape[1]))
-    places = nn.ModuleList(nn.Conv2d(width, len(faces.LABELS), 1) for width in widths[1:])
+    places = nn.ModuleList(nn.Conv2d(width, len(NAMES), 1) for width in widths[1:])
 
     def loss_of(x, rows):
         maps = network.features(x)
         side = SIZE // COARSE
         scores = sum(F.interpolate(place(m), size=(side, side)) for place, m in zip(places, maps[1:]))
-        shares = F.avg_pool2d(F.one_hot(labels(data[rows]), len(faces.LABELS)).permute(0, 3, 1, 2).float(), COARSE)
+        shares = F.avg_pool2d(F.one_hot(labels(data[rows]), len(NAMES)).permute(0, 3, 1, 2).float(), COARSE)
         return F.mse_loss(numbers(maps[-1]), targets[rows]) + F.cross_entropy(scores, shares)
 
     return {"perceptual": loss_of}, [*numbers.parameters(), *places.parameters()]
@@ -164,7 +165,7 @@ def yaw_loss(network: YawJudge, z: np.ndarray, data: np.ndarray):
 def segmenter_loss(network: Segmenter, z: np.ndarray, data: np.ndarray):
     """Cross entropy, twice: first rare classes count more, so that they are found; then every pixel counts the same,
     so that their borders do not spread."""
-    counts = np.bincount(data[:1000, ..., 3].ravel(), minlength=len(faces.LABELS))
+    counts = np.bincount(data[:1000, ..., 3].ravel(), minlength=len(NAMES))
     weight = torch.from_numpy((counts.max() / np.maximum(counts, 1)) ** 0.5).float().clamp(max=10)
     return {
         "segmenter": lambda x, rows: F.cross_entropy(network.logits(x), labels(data[rows]), weight),
@@ -263,11 +264,11 @@ def measure_perceptual(perceptual: PerceptualJudge, x, frontal, soft) -> dict[st
 
 def measure_segmenter(segmenter: Segmenter, x, truth, suffix: str) -> dict[str, torch.Tensor]:
     """Pixel accuracy, mean IoU over the classes that occur, and the worst of them."""
-    guess, count = segmenter(x), len(faces.LABELS)
+    guess, count = segmenter(x), len(NAMES)
     matrix = torch.bincount((truth * count + guess).flatten(), minlength=count**2).view(count, count).double()
     both, union = matrix.diagonal(), matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
     iou = (both / union)[matrix.sum(1) > 0]
-    names = [faces.LABELS[i] for i in range(count) if matrix[i].sum() > 0]
+    names = [NAMES[i] for i in range(count) if matrix[i].sum() > 0]
     print("IoU" + suffix, {name: round(float(value), 3) for name, value in zip(names, iou)})
     return {
         f"segmenter_accuracy{suffix}": both.sum() / matrix.sum(),

@@ -24,10 +24,11 @@ from measure.workloads import (
     our_engine,
     our_plan,
     reference_engine,
+    reference_info,
     reference_inputs,
     seeded_checkpoint,
 )
-from psp_export.graphs.trace import TENSORS
+from psp_runtime.engines import contract
 from psp_runtime.engines.devices import cuda_devices, importable
 from psp_runtime.engines.session import OnnxSession, OpenVINOSession, Session, open_session
 from psp_runtime.engines.tensorrt.session import TensorRTSession
@@ -144,7 +145,7 @@ def _open_torch(side: Side, workload: Workload, piece: Piece) -> Runner:
     if side.backend == "torch.compile":
         module.compile()
     (x,) = (torch.from_numpy(array) for array in side.inputs(workload, piece).values())
-    names = TENSORS[piece.part][1]
+    names = list(contract.outputs(reference_info(workload, piece)))
     clock = _GPUClock() if side.device == "cuda" else None
 
     @torch.inference_mode()

@@ -51,7 +51,7 @@ class Server:
 
     def __init__(self, python: str, engine: Path, *options: str, threads: int | None = None) -> None:
         self.python, self.port, self.metrics_port = python, free_port(), free_port()
-        command = [python, "-m", "psp_runtime.serving.cli", "--engine", str(engine), "--port", str(self.port)]
+        command = [python, "-m", "psp_runtime.serving", "--engine", str(engine), "--port", str(self.port)]
         command += ["--metrics-port", str(self.metrics_port), *options]
         self.process = subprocess.Popen(command, env=environment(threads), stdout=subprocess.PIPE, text=True)
         if not any("model psp" in line for line in iter(self.process.stdout.readline, "")):

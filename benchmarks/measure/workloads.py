@@ -26,8 +26,9 @@ import psp_export
 import psp_train
 from measure.reference_form import ReferenceForm
 from psp_export.export import Options, engine_info, export
-from psp_export.graphs.trace import DEFAULT_OPSET, TENSORS, save, set_info
+from psp_export.graphs.trace import DEFAULT_OPSET, save, set_info
 from psp_export.plans.build import build_plan, choose_flavour
+from psp_runtime.engines import contract
 from psp_runtime.engines.devices import gpu_name
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import PspError
@@ -207,10 +208,15 @@ def _export_ours(workload: Workload, piece: Piece, precision: str, folder: Path)
 
 
 def _export_reference(workload: Workload, piece: Piece, folder: Path) -> None:
-    checkpoint = seeded_checkpoint(workload, piece.kind)
-    info = replace(engine_info(checkpoint, Options()), part=piece.part, max_batch=workload.batch)
+    checkpoint, info = seeded_checkpoint(workload, piece.kind), reference_info(workload, piece)
     file = folder / f"{_stem(piece)}.onnx"
     _trace(ReferenceForm(checkpoint.model, piece.part).eval(), info, reference_inputs(workload, piece), file)
+
+
+def reference_info(workload: Workload, piece: Piece) -> EngineInfo:
+    """The metadata of an engine of the reference form."""
+    info = engine_info(seeded_checkpoint(workload, piece.kind), Options())
+    return replace(info, part=piece.part, max_batch=workload.batch)
 
 
 def reference_inputs(workload: Workload, piece: Piece) -> dict[str, np.ndarray]:
@@ -227,7 +233,7 @@ def _trace(module: torch.nn.Module, info: EngineInfo, arrays: dict[str, np.ndarr
             tuple(torch.from_numpy(array) for array in arrays.values()),
             str(file),
             input_names=list(arrays),
-            output_names=list(TENSORS[info.part][1]),
+            output_names=list(contract.outputs(info)),
             opset_version=DEFAULT_OPSET,
             dynamo=False,
         )

@@ -13,6 +13,7 @@ import onnx
 import torch
 from torch import nn
 
+from psp_runtime.engines import contract
 from psp_runtime.engines.info import ONNX_KEY, EngineInfo
 from psp_runtime.errors import PspError
 
@@ -21,27 +22,6 @@ DEFAULT_OPSET = 17
 OPSETS = range(17, 21)
 #: Bytes a protobuf message, and so an ONNX file with its weights inside, can hold.
 PROTOBUF_LIMIT = 2**31
-
-#: Inputs and outputs of each part of an engine.
-TENSORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "full": (("image", "style", "alpha"), ("output", "latents")),
-    "encoder": (("image",), ("latents",)),
-    "generator": (("latents",), ("output",)),
-    "mapping": (("z",), ("w",)),
-}
-
-
-def input_shape(info: EngineInfo, name: str) -> tuple[int, ...]:
-    """Shape of one input without the batch."""
-    size = info.input_size
-    image = {"rgb": (size, size, 3), "sketch": (size, size, 1), "labels": (size, size)}[info.input]
-    return {
-        "image": image,
-        "style": (info.styles, info.style_dim),
-        "alpha": (info.styles,),
-        "latents": (info.styles, info.style_dim),
-        "z": (info.style_dim,),
-    }[name]
 
 
 def to_onnx(module: nn.Module, info: EngineInfo, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
@@ -93,11 +73,8 @@ def save(model: onnx.ModelProto, path: Path) -> None:
 
 def _trace(module: nn.Module, info: EngineInfo, opset: int) -> bytes:
     """Run torch's tracing exporter: four times faster than the dynamo one here, and it speaks opset 17."""
-    inputs, outputs = TENSORS[info.part]
-    args = tuple(
-        torch.zeros(1, *input_shape(info, name), dtype=torch.uint8 if name == "image" else torch.float32)
-        for name in inputs
-    )
+    inputs, outputs = contract.inputs(info), contract.outputs(info)
+    args = tuple(torch.from_numpy(tensor.zeros(1)) for tensor in inputs.values())
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

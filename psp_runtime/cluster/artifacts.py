@@ -6,22 +6,25 @@ import json
 import platform
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from psp_runtime.cluster.storage import import_extra
+from psp_runtime.disk import sha256_of
 from psp_runtime.errors import EngineError
 from psp_runtime.run.applications import TRIANGLE
 from psp_runtime.run.options import Options
 from psp_runtime.run.plan import READ
+
+Asked = TypeVar("Asked", bound=Options)
 
 #: Options that say where and how fast, not what: their values change no output.
 _HOW = ("inputs", "engine", "out", "device", "batch", "threads", "ray", "actors")
 
 
 @dataclass(frozen=True)
-class Parcel:
+class Artifact:
     """One file: the option it belongs to, where it lies here, its SHA-256, and its bytes in Ray's object store."""
 
     option: str
@@ -31,42 +34,42 @@ class Parcel:
 
 
 @dataclass(frozen=True)
-class Luggage:
+class Artifacts:
     """All of them, and the hashes of the engine and of what else shapes an output."""
 
-    parcels: list[Parcel]
+    files: list[Artifact]
 
-    def sent(self) -> "Luggage":
+    def sent(self) -> "Artifacts":
         """The same with the content of its files, for machines that do not have them (Ray must be connected)."""
         put = import_extra("ray").put
         # As an array the bytes stay in the shared memory of each machine, once for all its workers.
-        return Luggage([replace(one, content=put(np.fromfile(one.path, np.uint8))) for one in self.parcels])
+        return Artifacts([replace(one, content=put(np.fromfile(one.path, np.uint8))) for one in self.files])
 
-    def unpack(self, options: Options, folder: Path) -> Options:
+    def unpack(self, options: Asked, folder: Path) -> Asked:
         """The same options with paths of this machine: the files as they are here, else copies in the folder."""
-        there = {parcel.option: parcel.path for parcel in reversed(self.parcels)}  # of an engine, itself comes last
-        if all(_is_here(parcel) for parcel in self.parcels):
+        there = {artifact.option: artifact.path for artifact in reversed(self.files)}  # of an engine, itself comes last
+        if all(_is_here(artifact) for artifact in self.files):
             return replace(options, **_as_given(there))
-        for parcel in self.parcels:
-            _write(parcel, folder / parcel.option)
+        for artifact in self.files:
+            _write(artifact, folder / artifact.option)
         return replace(options, **_as_given({name: folder / name / path.name for name, path in there.items()}))
 
     def key(self, options: Options) -> tuple[str, str]:
         """SHA-256 of the engine, and of the options and files beside it that shape an output."""
         shaping = {f.name: str(getattr(options, f.name)) for f in fields(options) if f.name not in (*_HOW, *READ)}
-        beside = [(parcel.option, parcel.path.name, parcel.digest) for parcel in self.parcels[1:]]
-        words = json.dumps([shaping, options.mask == TRIANGLE, beside])
-        return self.parcels[0].digest, hashlib.sha256(words.encode()).hexdigest()
+        beside = [(artifact.option, artifact.path.name, artifact.digest) for artifact in self.files[1:]]
+        words = json.dumps([options.verb, shaping, options.mask == TRIANGLE, beside])
+        return self.files[0].digest, hashlib.sha256(words.encode()).hexdigest()
 
 
-def pack(options: Options) -> Luggage:
+def pack(options: Options) -> Artifacts:
     """What a run reads, the engine first."""
     found = [("engine", path) for path in _engine_files(options.engine)]
     for name in READ:
-        value = getattr(options, name)
+        value = getattr(options, name, None)
         if value and name != "engine" and value != TRIANGLE:
             found.append((name, Path(value)))
-    return Luggage([Parcel(name, path.absolute(), _digest(path)) for name, path in found])
+    return Artifacts([Artifact(name, path.absolute(), sha256_of(path)) for name, path in found])
 
 
 def _engine_files(engine: Path) -> list[Path]:
@@ -76,23 +79,15 @@ def _engine_files(engine: Path) -> list[Path]:
     return [engine, *(path for path in beside if path.name != engine.name)]
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _is_here(artifact: Artifact) -> bool:
+    return artifact.path.is_file() and sha256_of(artifact.path) == artifact.digest
 
 
-def _is_here(parcel: Parcel) -> bool:
-    return parcel.path.is_file() and _digest(parcel.path) == parcel.digest
-
-
-def _write(parcel: Parcel, folder: Path) -> None:
-    if parcel.content is None:
-        raise EngineError(f"{parcel.path} is not on {platform.node()}, or another file there")
+def _write(artifact: Artifact, folder: Path) -> None:
+    if artifact.content is None:
+        raise EngineError(f"{artifact.path} is not on {platform.node()}, or another file there")
     folder.mkdir(exist_ok=True)
-    import_extra("ray").get(parcel.content).tofile(folder / parcel.path.name)
+    import_extra("ray").get(artifact.content).tofile(folder / artifact.path.name)
 
 
 def _as_given(options: dict[str, Path]) -> dict[str, Any]:

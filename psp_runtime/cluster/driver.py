@@ -23,6 +23,7 @@ from psp_runtime.errors import DeviceError, PspError
 from psp_runtime.run.files import identity
 from psp_runtime.run.options import LOCAL_RAY, Options
 from psp_runtime.run.plan import READ, check_formats, make_tools
+from psp_runtime.run.verbs import Verb
 
 #: Batches in a block at most: a worker idles while the last of them is written and the next block comes.
 BATCHES = 16
@@ -62,16 +63,16 @@ class Crew:
     gpus: int
 
 
-def run(options: Options, info: EngineInfo, inputs: list[str], threads: int | None) -> Outcome:
-    """Run folders of pictures on a Ray cluster; `inputs` as they were given: paths or URIs.
+def run(options: Verb, info: EngineInfo) -> Outcome:
+    """Run folders of pictures on a Ray cluster; inputs and output are paths or URIs.
 
-    `threads` are the cores of each worker, None for its share. Every picture that cannot be used is one line on stderr.
-    Raises `PspError` for mistakes, found before Ray is started where that is possible; what was done until then stays
-    done, and the next run goes on from there.
+    `options.threads` are the cores of each worker, None for its share. Every picture that cannot be used is one line on
+    stderr. Raises `PspError` for mistakes, found before Ray is started where that is possible; what was done until then
+    stays done, and the next run goes on from there.
     """
     _, application = make_tools(options, info)
     out = open_place(options.out or ".")
-    places, pictures = find_pictures(inputs, out)
+    places, pictures = find_pictures(options.inputs, out)
     _check_outputs(options, pictures, places, out)
     check_output(out)
     packed = pack(options)
@@ -80,7 +81,7 @@ def run(options: Options, info: EngineInfo, inputs: list[str], threads: int | No
     if not waiting:
         return Outcome(0, 0, 0, len(pictures), 0, 0, out.name)
     with connected(str(options.ray)):
-        crew = _crew(options, threads)
+        crew = _crew(options)
         sent = packed.sent() if options.ray != LOCAL_RAY else packed
         task = Task(replace(options, threads=crew.cpus), sent, places, out, key, len(pictures) * application.count)
         blocks = _blocks(waiting, options.batch or (info.max_batch if crew.gpus else 1), crew.actors)
@@ -121,7 +122,7 @@ def _identity(place: Place, file: str) -> str:
 _folder_identity = functools.cache(identity)
 
 
-def _crew(options: Options, threads: int | None) -> Crew:
+def _crew(options: Options) -> Crew:
     """Workers as the cluster has room for. Raises `PspError` where there is none for so many."""
     nodes = [node["Resources"] for node in import_extra("ray").nodes() if node["Alive"]]
     cpus, gpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
@@ -129,7 +130,7 @@ def _crew(options: Options, threads: int | None) -> Crew:
         raise DeviceError("--device cuda: this Ray cluster has no GPU")
     each = 1 if gpus and options.device != "cpu" else 0
     actors = options.actors or (gpus if each else len(nodes))
-    share = threads or max(1, cpus // actors)
+    share = options.threads or max(1, cpus // actors)
     room = int(sum(min(node.get("CPU", 0) // share, node.get("GPU", 0) if each else math.inf) for node in nodes))
     if actors > room:
         wanted = f"{share} cores and a GPU" if each else f"{share} cores"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psp_runtime.cluster import manifest
-from psp_runtime.cluster.artifacts import Luggage
+from psp_runtime.cluster.artifacts import Artifacts
 from psp_runtime.cluster.storage import Picture, Place, import_extra
 from psp_runtime.engines.info import read_info
 from psp_runtime.engines.session import open_session
@@ -22,8 +22,8 @@ from psp_runtime.pipeline import Pipeline
 from psp_runtime.prefetch import map_ahead
 from psp_runtime.run import files
 from psp_runtime.run.execution import Run
-from psp_runtime.run.options import Options
 from psp_runtime.run.plan import Plan, make_tools
+from psp_runtime.run.verbs import Verb
 
 #: Outputs on their way to an object store at the same time: a put is waiting, mostly.
 SENDERS = 16
@@ -36,8 +36,8 @@ class Task:
     `key` is the hash of the engine and that of the options, as in the manifest.
     """
 
-    options: Options
-    luggage: Luggage
+    options: Verb
+    artifacts: Artifacts
     places: dict[str, Place]
     out: Place
     key: tuple[str, str]
@@ -60,7 +60,7 @@ class Worker:
 
     def _open(self) -> None:
         task = self._task
-        self._options = task.luggage.unpack(task.options, Path(self._home.name))
+        self._options = task.artifacts.unpack(task.options, Path(self._home.name))
         self._read, self._application = make_tools(self._options, read_info(self._options.engine))
         session = open_session(self._options.engine, self._options.device, task.runs)
         self._pipeline = Pipeline(session, self._options.batch, task.runs)
@@ -96,7 +96,7 @@ class Worker:
         given = {self._local(picture, scratch): picture for picture in pictures}
         jobs = [self._job(picture, path, scratch) for path, picture in given.items()]
         read = self._reader(given, failures)
-        Run(Plan(self._options, self._application, read, jobs, False, None, None), self._pipeline).all()
+        Run(Plan(self._options, self._application, read, jobs, False, None, None), self._pipeline).execute()
         self._deliver([path for job in jobs for path in job.written if path.is_relative_to(scratch)], scratch)
         return failures
 

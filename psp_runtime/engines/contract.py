@@ -1,42 +1,89 @@
-"""The arrays engines take: are they of the right type and shape, and how many go into one run?"""
+"""The engine contract: which tensors each part of an engine takes and gives (docs/design.md), and arrays held to it.
 
-from collections.abc import Mapping
-from typing import Any
+Export writes files by this table, the runtime fills them by it, and servers announce it.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from psp_runtime.engines.info import EngineInfo
-from psp_runtime.engines.session import Arrays, Session
-from psp_runtime.errors import PspError
+from psp_runtime.errors import EngineError, PspError
 from psp_runtime.tasks import InputKind
+
+Arrays = dict[str, NDArray[Any]]
+
+#: The parts of an engine by their names in the metadata.
+PARTS = ("full", "encoder", "generator", "mapping")
 
 _CHANNELS: dict[InputKind, tuple[int, ...]] = {"rgb": (3,), "sketch": (1,), "labels": ()}
 
 
-def image_shape(info: EngineInfo) -> tuple[int, ...]:
-    """The shape of one prepared picture: [256,256,3] RGB, [256,256,1] sketch or [256,256] class ids."""
-    return (info.input_size, info.input_size, *_CHANNELS[info.input])
+class Tensor(NamedTuple):
+    """One input or output: its NumPy type, and its shape without the batch, which is always the first axis."""
+
+    dtype: type[np.generic]
+    shape: tuple[int, ...]
+
+    def zeros(self, batch: int) -> NDArray[Any]:
+        """An array of zeros for a batch."""
+        return np.zeros((batch, *self.shape), self.dtype)
+
+    def __str__(self) -> str:
+        """For people, such as "uint8 [B,256,256,3]"."""
+        return f"{self.dtype.__name__} [{','.join(map(str, ('B', *self.shape)))}]"
 
 
-def code_shape(info: EngineInfo) -> tuple[int, int]:
-    """The shape of the W+ codes of one picture, [L,S]."""
-    return (info.styles, info.style_dim)
+def image(info: EngineInfo) -> Tensor:
+    """A prepared picture: uint8 [256,256,3] RGB, [256,256,1] sketch or [256,256] class ids."""
+    return Tensor(np.uint8, (info.input_size, info.input_size, *_CHANNELS[info.input]))
 
 
-def check(name: str, array: Any, dtype: type[np.generic], shape: tuple[int | None, ...]) -> None:
-    """Raise `PspError` unless `array` has this type and shape; None in it is any number of pictures, B."""
-    given = getattr(array, "shape", ())
-    fits = len(given) == len(shape) and all(want in (None, size) for want, size in zip(shape, given, strict=True))
-    if not fits or array.dtype != dtype:
-        wanted = ",".join("B" if size is None else str(size) for size in shape)
+def latents(info: EngineInfo) -> Tensor:
+    """The W+ latents of one picture, float32 [L,S]."""
+    return Tensor(np.float32, (info.styles, info.style_dim))
+
+
+def inputs(info: EngineInfo) -> dict[str, Tensor]:
+    """What the part `info.part` takes, by name and in the order of the file."""
+    if info.part == "full":
+        return {"image": image(info), "style": latents(info), "alpha": Tensor(np.float32, (info.styles,))}
+    if info.part == "mapping":
+        return {"z": Tensor(np.float32, (info.style_dim,))}
+    return {"image": image(info)} if info.part == "encoder" else {"latents": latents(info)}
+
+
+def outputs(info: EngineInfo) -> dict[str, Tensor]:
+    """What the part `info.part` gives, by name and in the order of the file; `output` is a picture, uint8 RGB."""
+    picture = Tensor(np.uint8, (info.output_size, info.output_size, 3))
+    if info.part == "full":
+        return {"output": picture, "latents": latents(info)}
+    if info.part == "mapping":
+        return {"w": Tensor(np.float32, (info.style_dim,))}
+    return {"latents": latents(info)} if info.part == "encoder" else {"output": picture}
+
+
+def require_full(info: EngineInfo, engine: str | Path) -> None:
+    """Raise `EngineError` for a part of an engine where pictures go in and pictures come out."""
+    if info.part != "full":
+        raise EngineError(f"{engine} is only the {info.part}, expected the full engine: picture to picture")
+
+
+def check(name: str, array: Any, tensor: Tensor, batch: int | None = None) -> None:
+    """Raise `PspError` unless `array` is this tensor for `batch` pictures, any number of them with None."""
+    given: tuple[int, ...] = getattr(array, "shape", ())
+    fits = given[1:] == tensor.shape and len(given) > 0 and batch in (None, given[0])
+    if not fits or array.dtype != tensor.dtype:
+        expected = str(tensor) if batch is None else str(tensor).replace("[B", f"[{batch}", 1)
         raise PspError(
-            f"{name}: expected {dtype.__name__} [{wanted}], given {getattr(array, 'dtype', type(array).__name__)} "
+            f"{name}: expected {expected}, given {getattr(array, 'dtype', type(array).__name__)} "
             f"[{','.join(map(str, given))}]"
         )
 
 
-def engine_inputs(
+def full_inputs(
     info: EngineInfo,
     pixels: NDArray[Any],
     style: NDArray[np.float32] | None = None,
@@ -46,21 +93,27 @@ def engine_inputs(
 
     Raises `PspError` for other types and shapes, and for class ids the engine does not know.
     """
-    check("image", pixels, np.uint8, (None, *image_shape(info)))
+    tensors = inputs(info)
+    check("image", pixels, tensors["image"])
     if info.input == "labels" and pixels.size and pixels.max() >= info.classes:
         raise PspError(f"image: class id {pixels.max()}, this engine knows 0..{info.classes - 1}")
     count = len(pixels)
     if alpha is None:
-        alpha = np.zeros((count, info.styles), np.float32)
+        alpha = tensors["alpha"].zeros(count)
         if style is not None:
             alpha[:, list(info.mix_layers)] = info.mix_alpha
     elif style is None:
-        raise PspError("alpha without style: give the W+ codes to mix in as style")
+        raise PspError("alpha without style: give the W+ latents to mix in as style")
     if style is None:
-        style = np.zeros((count, *code_shape(info)), np.float32)
-    check("style", style, np.float32, (count, *code_shape(info)))
-    check("alpha", alpha, np.float32, (count, info.styles))
+        style = tensors["style"].zeros(count)
+    check("style", style, tensors["style"], count)
+    check("alpha", alpha, tensors["alpha"], count)
     return {"image": pixels, "style": style, "alpha": alpha}
+
+
+def empty_outputs(info: EngineInfo) -> Arrays:
+    """What a part gives for no picture at all."""
+    return {name: tensor.zeros(0) for name, tensor in outputs(info).items()}
 
 
 def paired(array: NDArray[Any], count: int, name: str) -> NDArray[Any]:
@@ -68,17 +121,3 @@ def paired(array: NDArray[Any], count: int, name: str) -> NDArray[Any]:
     if len(array) not in (1, count):
         raise PspError(f"{name}: {len(array)} pictures for {count}, expected {count} or one for all")
     return np.broadcast_to(array, (count, *array.shape[1:]))
-
-
-def run_batches(session: Session, inputs: Mapping[str, NDArray[Any]], batch: int) -> Arrays:
-    """All outputs of an engine for any number of pictures, at most `batch` in one run."""
-    count, step = len(next(iter(inputs.values()))), min(batch, session.max_batch)
-    batches = ({name: array[i : i + step] for name, array in inputs.items()} for i in range(0, count, step))
-    parts = list(session.run_many(batches))
-    if not parts:
-        info = session.info
-        output = np.empty((0, info.output_size, info.output_size, 3), np.uint8)
-        return {"output": output, "latents": np.empty((0, *code_shape(info)), np.float32)}
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -23,7 +23,7 @@ class OpenVINOSession:
     """An .onnx engine in OpenVINO: faster than ONNX Runtime once it runs, slower to open, and twice the memory.
 
     It is compiled for one picture at a time: with a batch of any size the generator would be a quarter slower
-    (docs/decisions.md). Calls from several threads wait for each other.
+    (docs/decisions/cpu.md). Calls from several threads wait for each other.
     """
 
     device = "cpu"

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from psp_runtime.disk import cache_folder, replacing
+from psp_runtime.disk import cache_folder, replacing, sha256_of
 from psp_runtime.errors import PspError
 
 #: Smaller engines open in a blink: they are not worth a copy on disk.
@@ -90,14 +90,11 @@ def _file_hash(path: Path, entries: Path) -> str:
     note = entries / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.sha256"
     if note.is_file():
         return note.read_text()
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
+    digest = sha256_of(path)
     entries.mkdir(parents=True, exist_ok=True)
     with replacing(note) as file:
-        file.write(digest.hexdigest().encode())
-    return digest.hexdigest()
+        file.write(digest.encode())
+    return digest
 
 
 def _cpu() -> str:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.session import OnnxSession, Session, open_session
 from psp_runtime.errors import EngineError
-from psp_runtime.latents import AVERAGE_SEED, AVERAGED, random_z
 
 
 class Parts:
@@ -25,7 +24,6 @@ class Parts:
         self._lock = threading.Lock()
         self._opened: dict[str, Session] = {}
         self._usable: bool | None = None
-        self._average: NDArray[np.float32] | None = None
 
     @property
     def usable(self) -> bool:
@@ -50,13 +48,6 @@ class Parts:
         Raises `EngineError` when the network is not there or belongs to another checkpoint.
         """
         return np.asarray(self._open("mapping", "cpu").run({"z": z})["w"])
-
-    def average(self) -> NDArray[np.float32]:
-        """The average w [S]: the mean of AVERAGED random ones, always the same."""
-        if self._average is None:
-            z = random_z(AVERAGED, self._full.info.style_dim, AVERAGE_SEED)
-            self._average = self.map(z).mean(0, dtype=np.float64).astype(np.float32)
-        return self._average
 
     def close(self) -> None:
         """Close what was opened."""

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from psp_runtime.engines import devices
+from psp_runtime.engines.contract import Arrays, empty_outputs
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.onnx_session import OnnxSession
 from psp_runtime.engines.openvino_session import OpenVINOSession
@@ -28,14 +30,13 @@ __all__ = [
     "TensorRTSession",
     "lacking_for_plan",
     "open_session",
+    "run_batches",
 ]
 
 DEVICES = ("auto", "cuda", "cpu")
 
 #: OpenVINO takes seconds longer to open an engine: this many runs make up for it.
 OPENVINO_FROM_RUNS = 20
-
-Arrays = dict[str, NDArray[Any]]
 
 
 class Session(Protocol):
@@ -123,3 +124,15 @@ def lacking_for_plan(path: Path, info: EngineInfo) -> str:
         here = f" (here: {', '.join(others)})" if others else ""
         return f"the Python package {module} {info.backend_version}{here}"
     return "" if devices.importable("pycuda.driver") else "the Python package pycuda"
+
+
+def run_batches(session: Session, inputs: Mapping[str, NDArray[Any]], batch: int) -> Arrays:
+    """All outputs of an engine for any number of pictures, at most `batch` in one run."""
+    count, step = len(next(iter(inputs.values()))), min(batch, session.max_batch)
+    batches = ({name: array[i : i + step] for name, array in inputs.items()} for i in range(0, count, step))
+    parts = list(session.run_many(batches))
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return empty_outputs(session.info)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -30,14 +30,14 @@ Pixels = NDArray[np.uint8]
 
 
 class Loaded(NamedTuple):
-    """One input: a prepared picture [...], or codes [L,S]."""
+    """One input: a prepared picture [...], or latents [L,S]."""
 
     job: Job
     source: Any
 
 
 class Result(NamedTuple):
-    """One input and its pictures uint8 [N,H,W,3], resized as asked; its codes [L,S] where they are known."""
+    """One input and its pictures uint8 [N,H,W,3], resized as asked; its latents [L,S] where they are known."""
 
     job: Job
     source: Any
@@ -51,7 +51,7 @@ class Run:
     def __init__(self, plan: Plan, pipeline: Pipeline) -> None:
         self.plan, self.pipeline = plan, pipeline
         self.options, self.application = plan.options, plan.application
-        threads = min(self.options.threads, len(plan.jobs))
+        threads = min(self.options.pool, len(plan.jobs))
         self.decode, self.engine, self.encode = (
             Stage("decode", threads),
             Stage("engine", pipeline.at_once),
@@ -61,7 +61,7 @@ class Run:
         self.level = png.QUICKEST if plan.options.compression is None else plan.options.compression
         self.made, self.seconds = 0, 0.0
 
-    def all(self) -> int:
+    def execute(self) -> int:
         """Make and save everything; count the inputs that could not be used, or raise the error of a single one."""
         started, failed, threads = time.perf_counter(), 0, self.decode.threads
         batch = self.pipeline.batch if self.application.count == 1 else 1
@@ -102,14 +102,14 @@ class Run:
 
     def _load(self, job: Job) -> Loaded | PictureError:
         try:
-            return Loaded(job, self.plan.read(job.source) if job.codes is None else job.codes)
+            return Loaded(job, self.plan.read(job.source) if job.latents is None else job.latents)
         except PictureError as error:
             return error
 
     def _make(self, loaded: list[Loaded]) -> list[Result]:
         output, latents = self.application.make(self.pipeline, np.stack([one.source for one in loaded]))
         every = repeat(None) if latents is None else latents
-        return [Result(*one, pictures, codes) for one, pictures, codes in zip(loaded, output, every)]
+        return [Result(*one, pictures, latents) for one, pictures, latents in zip(loaded, output, every)]
 
     def _save(self, result: Result | PictureError) -> Result | PictureError:
         """Write the pictures of one input (in a thread)."""
@@ -122,7 +122,7 @@ class Run:
         if job.outputs:
             notes = [self._note(job, how) for how in self.application.notes]
             # Where inputs are fewer than threads, the pictures of each are shared out.
-            writers = self.options.threads // self.encode.threads
+            writers = self.options.pool // self.encode.threads
             for _ in map_ahead(self._write, zip(frames, job.outputs, notes, strict=True), writers, 2 * writers):
                 pass
         if job.changed:
@@ -147,10 +147,10 @@ class Run:
     def _collect(self, result: Result) -> None:
         """What is kept of an input until the end, in order."""
         self.made += self.application.count
-        if self.plan.codes and result.latents is not None:
-            self.plan.codes.add(result.job.source, result.latents)
+        if self.plan.latents and result.latents is not None:
+            self.plan.latents.add(result.job.source, result.latents)
         if self.plan.sheet:
-            sources = [] if result.job.codes is not None else self.application.sources(result.source)
+            sources = [] if result.job.latents is not None else self.application.sources(result.source)
             self.plan.sheet.add([*(self._shown(one, result) for one in sources), *result.pictures])
 
     def _shown(self, source: Pixels, result: Result) -> Pixels:
@@ -176,8 +176,8 @@ class Run:
         return json.dumps(note | how)
 
     def _finish(self) -> None:
-        if self.plan.codes:
-            self.plan.codes.finish()
+        if self.plan.latents:
+            self.plan.latents.finish()
         if self.plan.sheet and self.made:
             note = self._note(None, together(self.application.notes))
             self._write((self.plan.sheet.draw(), self.plan.sheet.path, note))

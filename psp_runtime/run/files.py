@@ -27,14 +27,14 @@ _OUTPUT_STEM = re.compile(rf"(.+){OUTPUT_ENDING}(_\d+|{INPUT_ENDING})?")
 class Job:
     """One input and its outputs.
 
-    `source` is the picture, or names the file that `codes` [L,S] came from. `outputs` are the N pictures made of it,
+    `source` is the picture, or names the file that `latents` [L,S] came from. `outputs` are the N pictures made of it,
     or none where only a contact sheet or an animation is asked for. `changed` is where a changed input goes.
     """
 
     source: Path
     outputs: tuple[Path, ...]
     changed: Path | None = None
-    codes: NDArray[np.float32] | None = None
+    latents: NDArray[np.float32] | None = None
 
     @property
     def written(self) -> tuple[Path, ...]:
@@ -42,12 +42,12 @@ class Job:
         return (*self.outputs, *([self.changed] if self.changed else []))
 
 
-def make_job(source: Path, base: Path, count: int, changed: bool, codes: NDArray[np.float32] | None = None) -> Job:
+def make_job(source: Path, base: Path, count: int, changed: bool, latents: NDArray[np.float32] | None = None) -> Job:
     """The job that writes `base` itself if it makes one picture, BASE_1 to BASE_N if it makes several."""
     width = len(str(count))
     numbered = [base.with_name(f"{base.stem}_{n:0{width}}{base.suffix}") for n in range(1, count + 1)]
     with_input = base.with_name(f"{base.stem}{INPUT_ENDING}{base.suffix}") if changed else None
-    return Job(source, tuple(numbered if count > 1 else [base]), with_input, codes)
+    return Job(source, tuple(numbered if count > 1 else [base]), with_input, latents)
 
 
 def find_pictures(inputs: Iterable[Path]) -> list[Path]:

@@ -1,29 +1,33 @@
-"""`psp-run --find-direction`: learn an edit direction from labelled pictures."""
+"""`psp direction`: learn an edit direction from labelled pictures."""
 
 import csv
 import re
 import warnings
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
+from psp_runtime.console import Device
 from psp_runtime.directions import fit_direction
-from psp_runtime.engines.info import EngineInfo
+from psp_runtime.engines.contract import require_full
+from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
-from psp_runtime.latents import as_codes
+from psp_runtime.latents import as_latents
 from psp_runtime.pictures.loading import load
 from psp_runtime.pipeline import Pipeline, Source
-from psp_runtime.prefetch import map_ahead
-from psp_runtime.run import files, latents_files
-from psp_runtime.run.latents_files import read_array
-from psp_runtime.run.options import Options, check
+from psp_runtime.prefetch import MOST_THREADS, THREADS, map_ahead
+from psp_runtime.run import files
+from psp_runtime.run.latents_files import read_array, save_array
+from psp_runtime.run.options import INPUT, MOST_BATCH, SAVE, WHERE, option
 
 #: A number in the place of a label: such a row is no heading, but a row with a wrong label.
 _NUMBER = re.compile(r"[-+]?[\d.]+")
@@ -31,16 +35,34 @@ _NUMBER = re.compile(r"[-+]?[\d.]+")
 GUESSING = 0.6
 
 
-def find_direction(options: Options, info: EngineInfo, table: Path) -> None:
-    """Learn a direction from a table of pictures (or .npy codes) and labels, and write it as .npy."""
-    check(options, info)
+@dataclass(frozen=True, kw_only=True)
+class Direction:
+    """Learn a direction from examples: rows PICTURE,0 or PICTURE,1 (or saved latents) become NAME.npy for psp edit."""
+
+    table: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="The examples; names are relative to it.")]
+    engine: Annotated[Path, option(INPUT, "The engine that encodes them.", "--engine", "-e")]
+    latents: Annotated[
+        Path | None, option(INPUT, "The latents [N,L,S] of a table of labels alone.", metavar="LATENTS.npy")
+    ] = None
+    out: Annotated[Path | None, option(SAVE, "The direction (TABLE.npy, here).", "--out", "-o", metavar="NAME.npy")] = (
+        None
+    )
+    device: Annotated[Device, option(WHERE, "As for psp run.")] = "auto"
+    batch: Annotated[int | None, option(WHERE, "Pictures per inference.", min=1, max=MOST_BATCH)] = None
+    threads: Annotated[int, option(WHERE, "Threads that read pictures.", min=1, max=MOST_THREADS)] = THREADS
+
+
+def find_direction(options: Direction) -> None:
+    """Learn a direction from a table of pictures (or .npy latents) and labels, and write it as .npy."""
+    info, table = read_info(options.engine), options.table
+    require_full(info, options.engine)
     names, labels = read_table(table)
     examples = [] if options.latents else [_listed(table, name) for name in names]
-    target = _target(options, table, examples)
+    target = _target(options, examples)
     if options.latents:
-        latents = as_codes(read_array(options.latents), info, f"--latents {options.latents}")
+        latents = as_latents(read_array(options.latents), info, f"--latents {options.latents}")
         if len(latents) != len(labels):
-            raise PspError(f"{table} has {len(labels)} rows, {options.latents} the codes of {len(latents)} pictures")
+            raise PspError(f"{table} has {len(labels)} rows, {options.latents} the latents of {len(latents)} pictures")
     else:
         latents = _encode(options, info, examples)
     found = fit_direction(latents, np.array(labels))
@@ -50,7 +72,7 @@ def find_direction(options: Options, info: EngineInfo, table: Path) -> None:
             "nothing; give more examples, or a property that the engine's pictures show",
             stacklevel=1,
         )
-    latents_files.save_array(target, found.step)
+    save_array(target, found.step)
     counts = f"{len(labels)} examples, {sum(labels)} of label 1"
     judged = f"{found.accuracy:.0%} of held-out ones right, penalty {found.penalty:g}"
     print(f"{target}: a direction [{info.styles},{info.style_dim}] from {counts}; {judged}")
@@ -81,21 +103,21 @@ def read_table(table: Path) -> tuple[list[str], list[int]]:
 def _listed(table: Path, name: str) -> Path:
     """A file of the table: names are relative to its folder."""
     if not name:
-        raise PspError(f"{table} has labels only: add the picture to each line, or give their codes with --latents")
+        raise PspError(f"{table} has labels only: add the picture to each line, or give their latents with --latents")
     return table.parent / name
 
 
-def _target(options: Options, table: Path, examples: list[Path]) -> Path:
-    target = Path(options.out or f"{table.stem}.npy")
+def _target(options: Direction, examples: list[Path]) -> Path:
+    target = options.out or Path(f"{options.table.stem}.npy")
     if target.is_dir() or target.suffix != ".npy":
         raise PspError(f"--out {target}: expected a name that ends in .npy, for the direction")
-    files.check_clashes([("--find-direction", target)], [*examples, *([options.latents] if options.latents else [])])
+    files.check_clashes([("psp direction", target)], [*examples, *([options.latents] if options.latents else [])])
     files.make_writable(target.parent)
     return target
 
 
-def _encode(options: Options, info: EngineInfo, paths: list[Path]) -> NDArray[np.float32]:
-    """The codes [N,L,S] of pictures and of .npy files with the codes of one picture."""
+def _encode(options: Direction, info: EngineInfo, paths: list[Path]) -> NDArray[np.float32]:
+    """The latents [N,L,S] of pictures and of .npy files with the latents of one picture."""
     runs = len(paths)
     with Pipeline(open_session(options.engine, options.device, runs), options.batch, runs) as pipeline:
         waiting = 2 * pipeline.batch + options.threads
@@ -104,17 +126,17 @@ def _encode(options: Options, info: EngineInfo, paths: list[Path]) -> NDArray[np
 
 
 def _read(info: EngineInfo, path: Path) -> Source:
-    """A prepared picture, or codes [L,S]."""
+    """A prepared picture, or latents [L,S]."""
     if path.suffix != ".npy":
         return load(path, info.input, info.input_size, info.classes)
-    found = as_codes(read_array(path), info, str(path))
+    found = as_latents(read_array(path), info, str(path))
     if len(found) != 1:
-        raise PspError(f"{path} has the codes of {len(found)} pictures, expected one per line of the table")
+        raise PspError(f"{path} has the latents of {len(found)} pictures, expected one per line of the table")
     return np.asarray(found[0])
 
 
 def _each(pipeline: Pipeline, sources: Iterable[Any]) -> Iterable[NDArray[np.float32]]:
-    """Codes [B,L,S], a batch at a time: `encode` gives codes back as they are."""
+    """Latents [B,L,S], a batch at a time: `encode` gives latents back as they are."""
     for _, alike in groupby(sources, lambda source: source.dtype):
         while batch := list(islice(alike, pipeline.batch)):
             yield pipeline.encode(np.stack(batch))

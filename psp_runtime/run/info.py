@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from psp_runtime.engines import contract
 from psp_runtime.engines.info import EngineInfo
 
 
@@ -28,25 +29,15 @@ def describe(path: Path, info: EngineInfo) -> str:
 
 
 def _tensors(info: EngineInfo) -> dict[str, str]:
-    """What goes in and comes out."""
-    output = f"uint8 [B,{info.output_size},{info.output_size},3] RGB"
-    latents = f"float32 [B,{info.styles},{info.style_dim}]"
-    vector = f"float32 [B,{info.style_dim}]"
-    return {
-        "full": {"input": _input(info), "output": output, "latents": latents},
-        "encoder": {"input": _input(info), "output": f"{latents} latents"},
-        "generator": {"input": f"{latents} latents", "output": output},
-        "mapping": {"input": f"{vector} z", "output": f"{vector} w"},
-    }[info.part]
+    """What goes in and comes out; of a full engine without the styles it may mix."""
+    taken, given = (next(iter(tensors.items())) for tensors in (contract.inputs(info), contract.outputs(info)))
+    rows = {"input": _tensor(info, *taken), "output": _tensor(info, *given)}
+    return rows | ({"latents": str(contract.latents(info))} if info.part == "full" else {})
 
 
-def _input(info: EngineInfo) -> str:
-    side = info.input_size
-    return {
-        "rgb": f"uint8 [B,{side},{side},3] RGB",
-        "sketch": f"uint8 [B,{side},{side},1] grey sketch",
-        "labels": f"uint8 [B,{side},{side}] ids of {info.classes} classes",
-    }[info.input]
+def _tensor(info: EngineInfo, name: str, tensor: contract.Tensor) -> str:
+    images = {"rgb": "RGB", "sketch": "grey sketch", "labels": f"ids of {info.classes} classes"}
+    return f"{tensor} {({'image': images[info.input], 'output': 'RGB'}).get(name, name)}"
 
 
 def _ranges(layers: tuple[int, ...]) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from psp_runtime.disk import replacing
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import PspError
-from psp_runtime.latents import as_codes
+from psp_runtime.latents import as_latents
 from psp_runtime.run.files import names_folder
 
 
@@ -19,8 +19,8 @@ def save_array(path: Path, array: NDArray[np.float32]) -> None:
         np.save(file, array)
 
 
-class CodeWriter:
-    """Where W+ codes go: `name` is one .npy file for all pictures, or a folder of one per picture."""
+class LatentsWriter:
+    """Where W+ latents go: `name` is one .npy file for all pictures, or a folder of one per picture."""
 
     def __init__(self, name: str) -> None:
         path = Path(name)
@@ -31,11 +31,11 @@ class CodeWriter:
             raise PspError(f"--save-latents {name}: expected a name that ends in .npy, or a folder")
 
     def path(self, source: Path) -> Path:
-        """The file that gets the codes of a picture."""
+        """The file that gets the latents of a picture."""
         return self.file or self.folder / f"{source.stem}.npy"
 
     def add(self, source: Path, latents: NDArray[np.float32]) -> None:
-        """Take the codes [L,S] of the next picture."""
+        """Take the latents [L,S] of the next picture."""
         if self.file:
             self._kept.append(latents)
         else:
@@ -47,25 +47,25 @@ class CodeWriter:
             save_array(self.file, np.stack(self._kept))
 
 
-def read_codes(path: Path, info: EngineInfo) -> list[tuple[Path, NDArray[np.float32]]]:
-    """The codes [L,S] in a .npy file or in each of a folder of them, each with the file its output is named after.
+def read_latents(path: Path, info: EngineInfo) -> list[tuple[Path, NDArray[np.float32]]]:
+    """The latents [L,S] in a .npy file or in each of a folder of them, each with the file its output is named after.
 
-    Raises `PspError` for files that are none, and for codes of another shape.
+    Raises `PspError` for files that are none, and for latents of another shape.
     """
     if not path.is_dir():
-        read = as_codes(read_array(path), info, f"--latents {path}")
+        read = as_latents(read_array(path), info, str(path))
         if not len(read):
-            raise PspError(f"--latents {path}: the codes of no picture at all, {list(read.shape)}")
+            raise PspError(f"{path}: the latents of no picture at all, {list(read.shape)}")
         width = len(str(len(read)))
         names = [path.with_stem(f"{path.stem}_{n:0{width}}") for n in range(1, len(read) + 1)]
         return list(zip(names if len(read) > 1 else [path], read, strict=True))
     files = sorted(file for file in path.glob("*.npy") if not file.name.startswith("."))
     if not files:
-        raise PspError(f"--latents {path}: no codes in this folder, expected .npy files as --save-latents writes them")
-    every = [as_codes(read_array(file), info, f"--latents {file}") for file in files]
+        raise PspError(f"{path}: no latents in this folder, expected .npy files that --save-latents wrote")
+    every = [as_latents(read_array(file), info, str(file)) for file in files]
     several = [file for file, read in zip(files, every, strict=True) if len(read) != 1]
     if several:
-        raise PspError(f"--latents {several[0]}: expected the codes of one picture per file of a folder")
+        raise PspError(f"{several[0]}: expected the latents of one picture per file of a folder")
     return [(file, read[0]) for file, read in zip(files, every, strict=True)]
 
 

@@ -1,142 +1,185 @@
-"""What `psp-run` was asked for: its options, which of them go together, and how their values are written."""
+"""What the verbs of `psp` are asked for: each option once, on a field of a dataclass.
 
-import math
+`Options` has what every run needs; the groups below it offer what some verbs share. A field is an option of a verb
+where its type is annotated with one, so a verb has only the options that mean something to it.
+"""
+
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
+import typer
+
+from psp_runtime.console import Device
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import PspError
 from psp_runtime.pictures import png
 from psp_runtime.pictures.sheets import check_animation
-from psp_runtime.prefetch import THREADS
+from psp_runtime.prefetch import MOST_THREADS, THREADS
+
+#: The panels of a verb's help.
+PANELS = INPUT, MAKE, SAVE, WHERE = "Input", "What is made", "What is saved", "Where it runs"
+
+#: Of --size: two such pictures side by side are as wide as a WebP can be, 16383.
+MOST_PIXELS = 8191
+#: Of --batch: no engine takes so many.
+MOST_BATCH = 10_000
+#: The value of --ray without an address.
+LOCAL_RAY = "local"
+
+Format = Literal["png", "jpg", "webp"]
 
 
-@dataclass(frozen=True)
+def option(panel: str, help: str, *names: str, **more: Any) -> Any:
+    """An option in a panel of the help. On the command line it is called as its field, or one of `names`."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+def inputs_of(help: str) -> Any:
+    """The argument of a verb that may be given any number of times."""
+    return typer.Argument(metavar="INPUTS", help=help, show_default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of one run by their names on the command line; None and False are not given."""
+    """One run: its inputs, the engine, what is saved, and where it runs. None and False are not given.
 
-    inputs: tuple[Path, ...] = ()
-    engine: Path = Path()
-    url: str | None = None
-    latents: Path | None = None
-    # changes of the input
+    The fields without an option are those of groups: only verbs that have the group can be given them.
+    """
+
+    #: The verb, what its inputs may be, and the task of its engines where it is for one task only.
+    verb: ClassVar[str] = ""
+    pictures: ClassVar[bool] = True
+    stored: ClassVar[bool] = False
+    task: ClassVar[str] = ""
+
+    inputs: Annotated[list[str], inputs_of("Pictures, and folders of them.")] = field(default_factory=list)
+    engine: Annotated[
+        Path, option(INPUT, "The engine to run: .onnx or .trt.", "--engine", "-e", show_default=False)
+    ] = Path()
+    url: Annotated[
+        str | None, option(INPUT, "Instead of --engine: one that psp serve runs.", metavar="http://HOST:PORT")
+    ] = None
+    out: Annotated[str | None, option(SAVE, "The name of a single output, or a folder (here).", "--out", "-o")] = None
+    format: Annotated[Format | None, option(SAVE, "Of outputs that --out does not name (png).")] = None
+    quality: Annotated[int | None, option(SAVE, "Of JPEG and WebP (95).", min=1, max=100)] = None
+    compression: Annotated[
+        int | None, option(SAVE, "Of PNG: 0 (none), 1 (quick) to 9 (1).", min=png.LEVELS[0], max=png.LEVELS[-1])
+    ] = None
+    size: Annotated[int | None, option(SAVE, "Width and height of the outputs.", min=1, max=MOST_PIXELS)] = None
+    device: Annotated[
+        Device, option(WHERE, "Default: the GPU if the engine can use it, else the CPU.", show_default=False)
+    ] = "auto"
+    batch: Annotated[
+        int | None, option(WHERE, "Pictures at a time (GPU: the most, CPU: 1).", min=1, max=MOST_BATCH)
+    ] = None
+    threads: Annotated[
+        int | None, option(WHERE, f"Threads that read, as many that write ({THREADS}).", min=1, max=MOST_THREADS)
+    ] = None
+
     downsample: int | None = None
     mask: str | None = None
     sketch_from_photo: bool = False
-    # what is made of each input
-    mix: int | None = None
-    seed: int | None = None
-    psi: float | None = None
-    to: Path | None = None
-    steps: int | None = None
-    style_of: Path | None = None
-    edit: Path | None = None
-    strength: str | None = None
-    swap: str | None = None
-    find_direction: Path | None = None
-    mix_layers: str | None = None
-    mix_alpha: float | None = None
-    # outputs
-    out: str | None = None
-    format: str | None = None
-    quality: int | None = None
-    compression: int | None = None
     couple: bool = False
     grid: Path | None = None
     gif: Path | None = None
     webp: Path | None = None
-    size: int | None = None
     save_latents: str | None = None
-    # how it runs
-    device: str = "auto"
-    batch: int | None = None
-    threads: int = THREADS
+    classes: str | None = None
     ray: str | None = None
     actors: int | None = None
 
     def given(self, names: Iterable[str]) -> list[str]:
-        """Which of these options are on the command line."""
-        return [name for name in names if not _is_absent(getattr(self, name))]
+        """Which of these options are given; a verb need not have them all."""
+        return [name for name in names if not _is_absent(getattr(self, name, None))]
+
+    @property
+    def pool(self) -> int:
+        """Threads that read pictures, and as many that write."""
+        return self.threads or THREADS
 
     @property
     def changed(self) -> bool:
         """Whether the inputs are changed before they are translated."""
-        return bool(self.given(("downsample", "mask", "sketch_from_photo")))
+        return bool(self.given(CHANGES))
 
     @property
     def singles(self) -> bool:
         """Whether every picture gets its own file: not where a sheet or an animation is all that is asked for."""
-        return self.out is not None or not self.given(("grid", "gif", "webp"))
+        return self.out is not None or not self.given(SHARED)
 
 
 def _is_absent(value: object) -> bool:
-    return value is None or value is False or value == ()  # 0 is a value
+    return value is None or value is False or value == [] or value == Path()  # 0 is a value
 
 
-#: The value of --ray without an address.
-LOCAL_RAY = "local"
-#: Pictures made of one input at most: they are in memory together.
-MOST = 1000
-#: What can be made of an input: one of these.
-APPLICATIONS = ("mix", "to", "style_of", "edit", "swap", "find_direction")
-#: Options that mean something only with one of others.
-GO_WITH = {
-    "seed": ("mix",),
-    "psi": ("mix",),
-    "steps": ("to",),
-    "strength": ("edit",),
-    "mix_layers": ("mix", "style_of", "edit"),
-    "mix_alpha": ("mix", "style_of", "edit"),
-    "gif": ("to", "edit"),
-    "webp": ("to", "edit"),
-    "actors": ("ray",),
-}
-_LEARNING = ("find_direction", "engine", "latents", "out", "device", "batch", "threads")
-#: Options that leave others no meaning, and why.
-RULE_OUT = {
-    "url": (("ray", "find_direction"), "the server runs the engine, there is no file of it here"),
-    "latents": (
-        ("inputs", "couple", "downsample", "mask", "sketch_from_photo", "swap", "save_latents"),
-        "stored codes are decoded, there are no pictures to read",
-    ),
-    "save_latents": (APPLICATIONS, "the codes of translated pictures are saved"),
-    "find_direction": (
-        tuple(f.name for f in fields(Options) if f.name not in _LEARNING),
-        "it learns from the pictures and labels of its table",
-    ),
-    "ray": (
-        ("latents", "save_latents", "grid", "gif", "webp", "find_direction"),
-        "pictures are dealt out to many machines, each makes files of its own",
-    ),
-}
-#: Values from and to.
-LEVELS = {"quality": range(1, 101), "compression": png.LEVELS, "mix": range(1, MOST + 1), "steps": range(2, MOST + 1)}
-#: The task an option belongs to.
-TASKS = {
-    "downsample": "super_resolution",
-    "mask": "inpainting",
-    "sketch_from_photo": "sketch",
-    "swap": "segmentation",
-}
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What some tasks change in a good picture before it is translated."""
+
+    downsample: Annotated[int | None, option(INPUT, "Super-resolution: shrink good pictures by this.")] = None
+    mask: Annotated[str | None, option(INPUT, "Inpainting: hide the `triangle`, or what MASK.png has white.")] = None
+    sketch_from_photo: Annotated[bool, option(INPUT, "Sketch: draw photos in pencil.", "--sketch-from-photo")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storable:
+    """Inputs that may be saved latents as well as pictures."""
+
+    stored: ClassVar[bool] = True
+
+    inputs: Annotated[list[str], inputs_of("Pictures, folders of them, or saved latents (.npy).")] = field(
+        default_factory=list
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheets:
+    """Pictures beside their inputs."""
+
+    couple: Annotated[bool, option(SAVE, "Input and output in one.", "--couple")] = False
+    grid: Annotated[Path | None, option(SAVE, "A contact sheet of everything.", metavar="PICTURE")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Animations:
+    """The pictures of one input as a film."""
+
+    gif: Annotated[Path | None, option(SAVE, "An animation.", metavar="NAME.gif")] = None
+    webp: Annotated[Path | None, option(SAVE, "The same as WebP.", metavar="NAME.webp")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """Where in W+ something is put, and how much of it."""
+
+    layers: Annotated[str | None, option(MAKE, "Which: 8-13, 4,6 or 8- (those of the task).", metavar="LAYERS")] = None
+    alpha: Annotated[float | None, option(MAKE, "How much, 0 to 1 (as the task does).")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Folders dealt out to many machines."""
+
+    ray: Annotated[
+        str | None,
+        option(WHERE, "Deal folders out to a Ray cluster, or this machine.", metavar="[ADDRESS]"),
+    ] = None
+    actors: Annotated[int | None, option(WHERE, "--ray: workers (one per GPU, or per machine without).", min=1)] = None
+
+
+#: What changes inputs, and the tasks it is for; what shows many pictures in one file.
+CHANGES = {"downsample": "super_resolution", "mask": "inpainting", "sketch_from_photo": "sketch"}
+SHARED = ("grid", "gif", "webp")
+#: What a file of stored latents, and a cluster of machines that each write files of their own, leave no meaning.
+_NEED_PICTURES = ("couple", *CHANGES)
+_NEED_ONE_PLACE = ("save_latents", *SHARED)
 
 
 def check(options: Options, info: EngineInfo) -> None:
     """Raise `PspError` for options that contradict each other or the task of the engine."""
-    applications = options.given(APPLICATIONS)
-    if len(applications) > 1:
-        first, second = map(flag, applications[:2])
-        raise PspError(f"{first} and {second} are different things to make of an input: give one of them")
-    for name in options.given(GO_WITH):
-        if not options.given(GO_WITH[name]):
-            raise PspError(f"{flag(name)} goes with {' or '.join(map(flag, GO_WITH[name]))}, which is not given")
-    for name in options.given(RULE_OUT):
-        others, reason = RULE_OUT[name]
-        for other in options.given(others):
-            raise PspError(f"{flag(name)} and {flag(other)} contradict each other: {reason}")
-    for name in options.given(TASKS):
-        if info.task != TASKS[name]:
-            raise PspError(f"{flag(name)} is for {TASKS[name]} engines, {options.engine} is one of {info.task}")
+    _check_task(options, info)
     for name in options.given(("gif", "webp")):
         check_animation(getattr(options, name), f".{name}")
     if options.url and options.device != "auto":
@@ -145,60 +188,41 @@ def check(options: Options, info: EngineInfo) -> None:
         raise PspError("--couple is for pictures and animations, and a sheet shows its inputs anyway: leave it out")
     if options.format and not options.singles:
         raise PspError("--format is for single pictures, and only a sheet or an animation is asked for: add --out")
-    for name in options.given(LEVELS):
-        value, levels = getattr(options, name), LEVELS[name]
-        if value not in levels:
-            raise PspError(f"{flag(name)} {value}: expected {levels[0]} to {levels[-1]}")
+    if options.actors and not options.ray:
+        raise PspError("--actors goes with --ray, which is not given")
+    if options.ray:
+        _check_cluster(options)
+
+
+def _check_task(options: Options, info: EngineInfo) -> None:
+    wanted = {flag(name): task for name, task in CHANGES.items() if options.given((name,))}
+    if options.task:
+        wanted[f"psp {options.verb}"] = options.task
+    for what, task in wanted.items():
+        if info.task != task:
+            raise PspError(f"{what} is for {task} engines, {options.engine} is one of {info.task}")
+
+
+def _check_cluster(options: Options) -> None:
+    if options.url:
+        raise PspError("--ray and --url contradict each other: workers open the engine, a server has it")
+    for name in options.given(_NEED_ONE_PLACE):
+        raise PspError(f"--ray and {flag(name)} contradict each other: each of many machines makes files of its own")
+    for path in filter(is_stored, options.inputs):
+        raise PspError(f"--ray takes pictures, {path} holds latents: leave out --ray")
+
+
+def check_stored(options: Options) -> None:
+    """Raise `PspError` for options that need a picture where latents are given."""
+    for name in options.given(_NEED_PICTURES):
+        raise PspError(f"{flag(name)} needs pictures, and {options.inputs[0]} holds latents: leave it out")
+
+
+def is_stored(name: str) -> bool:
+    """Whether an input is a file of saved latents."""
+    return name.lower().endswith(".npy")
 
 
 def flag(name: str) -> str:
     """The option of a field, as on the command line."""
     return "pictures" if name == "inputs" else f"--{name.replace('_', '-')}"
-
-
-def parse_layers(text: str, count: int) -> tuple[int, ...]:
-    """Zero-based layers such as 8-13, 4,6,8-9, or 8- for all from there on, of an engine with `count` of them."""
-    layers: set[int] = set()
-    try:
-        for part in text.split(","):
-            first, dash, last = part.partition("-")
-            start, end = int(first), int(last or (count - 1 if dash else first))
-            if not 0 <= start <= end < count:
-                raise ValueError
-            layers.update(range(start, end + 1))
-    except ValueError:
-        raise PspError(
-            f"--mix-layers {text}: expected layers such as 8-{count - 1}, 4,6,8-9 or 8-, this engine has 0..{count - 1}"
-        ) from None
-    return tuple(sorted(layers))
-
-
-def parse_strengths(text: str) -> tuple[float, ...]:
-    """One strength, several with commas, or FROM:TO:STEPS."""
-    try:
-        if ":" not in text:
-            return tuple(float(part) for part in text.split(","))
-        first, last, count = text.split(":")
-        start, end, steps = float(first), float(last), int(count)
-        if not (2 <= steps <= MOST and math.isfinite(start) and math.isfinite(end)):
-            raise ValueError
-        return tuple(start + (end - start) * index / (steps - 1) for index in range(steps))
-    except ValueError:
-        expected = f"a number, several as in -1,0,2, or FROM:TO:STEPS as in -3:3:7, 2 to {MOST} steps"
-        raise PspError(f"--strength {text}: expected {expected}") from None
-
-
-def parse_swap(text: str, classes: int) -> dict[int, int]:
-    """Class ids OLD=NEW, several with commas."""
-    swapped: dict[int, int] = {}
-    try:
-        for part in text.split(","):
-            old, new = map(int, part.split("="))
-            if swapped.setdefault(old, new) != new:
-                raise ValueError
-    except ValueError:
-        raise PspError(f"--swap {text}: expected class ids OLD=NEW, such as 13=0 or 4=5,5=4, each once") from None
-    for label in (*swapped, *swapped.values()):
-        if not 0 <= label < classes:
-            raise PspError(f"--swap {text}: there is no class {label}, this engine knows 0..{classes - 1}")
-    return swapped

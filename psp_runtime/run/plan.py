@@ -1,25 +1,22 @@
-"""A run of `psp-run` before it starts: what to make, from which files, into which files. Here mistakes are found."""
+"""A run before it starts: what to make, from which files, into which files. Here mistakes are found."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from psp_runtime.engines.contract import image_shape
+from psp_runtime.engines import contract
 from psp_runtime.engines.info import EngineInfo
-from psp_runtime.errors import EngineError, PspError
+from psp_runtime.errors import PspError
 from psp_runtime.pictures import encoding
 from psp_runtime.pictures.sheets import CELL, Sheet
-from psp_runtime.run import files, latents_files
-from psp_runtime.run.applications import Application, make_application, make_reader
-from psp_runtime.run.latents_files import read_codes
-from psp_runtime.run.options import Options, check, flag
+from psp_runtime.run import files
+from psp_runtime.run.applications import Application, Reader, make_reader
+from psp_runtime.run.latents_files import LatentsWriter, read_latents
+from psp_runtime.run.options import Options, check, check_stored, flag, is_stored
+from psp_runtime.run.verbs import Verb
 
 #: Options that name a file to read, and one to write for the whole run.
-READ = ("engine", "latents", "mask", "to", "style_of", "edit")
+READ = ("engine", "mask", "to", "style_of", "direction")
 WRITTEN = ("grid", "gif", "webp")
 #: Options of some formats, by Pillow's names.
 FORMATS = {"quality": ("JPEG", "WEBP"), "compression": ("PNG",)}
@@ -29,73 +26,80 @@ FORMATS = {"quality": ("JPEG", "WEBP"), "compression": ("PNG",)}
 class Plan:
     """Everything a run needs but the engine. `single`: there is one input, and it must not fail.
 
-    `read` prepares one picture; `sheet` and `codes` are there if they are asked for.
+    `read` prepares one picture; `sheet` and `latents` are there if they are asked for.
     """
 
     options: Options
     application: Application
-    read: Callable[[Path], NDArray[np.uint8]]
+    read: Reader
     jobs: list[files.Job]
     single: bool
     sheet: Sheet | None
-    codes: latents_files.CodeWriter | None
+    latents: LatentsWriter | None
 
 
-def make_plan(options: Options, info: EngineInfo) -> Plan:
+def make_plan(options: Verb, info: EngineInfo) -> Plan:
     """Check everything that can be checked without the engine. Raises `PspError`; creates missing output folders."""
     read, application = make_tools(options, info)
     sources = _sources(options, info)
-    single = len(sources) == 1 and not (options.inputs and options.inputs[0].is_dir())
+    single = len(sources) == 1 and not Path(options.inputs[0]).is_dir()
     jobs = _jobs(options, application, sources, single)
-    sheet = _sheet(options, info, application, len(jobs))
-    codes = latents_files.CodeWriter(options.save_latents) if options.save_latents else None
-    _check_outputs(options, jobs, codes)
-    return Plan(options, application, read, jobs, single, sheet, codes)
+    sheet = _sheet(options, info, application, jobs)
+    latents = LatentsWriter(options.save_latents) if options.save_latents else None
+    _check_outputs(options, jobs, latents)
+    return Plan(options, application, read, jobs, single, sheet, latents)
 
 
-def make_tools(options: Options, info: EngineInfo) -> tuple[Callable[[Path], NDArray[np.uint8]], Application]:
+def make_tools(options: Verb, info: EngineInfo) -> tuple[Reader, Application]:
     """What reads one picture, and what is made of it. Raises `PspError` for options that make no sense."""
     check(options, info)
-    if info.part != "full":
-        raise EngineError(f"{options.engine} is only the {info.part}, expected the full engine: picture to picture")
+    contract.require_full(info, options.engine)
     read = make_reader(options, info)
-    return read, make_application(options, info, read)
+    return read, options.application(info, read)
 
 
 def _sources(options: Options, info: EngineInfo) -> list[tuple[Path, Any]]:
-    """Each input's file, and its codes [L,S] where they are what is read."""
-    if options.latents:
-        return list(read_codes(options.latents, info))
-    return [(picture, None) for picture in files.find_pictures(options.inputs)]
+    """Each input's file, and its latents [L,S] where they are what is read."""
+    paths = [Path(name) for name in options.inputs]
+    stored = [path for path in paths if not options.pictures or is_stored(path.name)]
+    if not stored:
+        return [(picture, None) for picture in files.find_pictures(paths)]
+    if not options.stored:
+        raise PspError(f"{stored[0]} holds latents, expected pictures: psp decode {stored[0]} makes its pictures")
+    if len(stored) < len(paths):
+        raise PspError(f"{stored[0]} holds latents, the other inputs are pictures: give one kind of them")
+    check_stored(options)
+    return [one for path in stored for one in read_latents(path, info)]
 
 
 def _jobs(options: Options, application: Application, sources: list[tuple[Path, Any]], single: bool) -> list[files.Job]:
     bases = files.output_bases([path for path, _ in sources], options.out, single, options.format)
     if not options.singles:
-        return [files.Job(path, (), None, codes) for path, codes in sources]
+        return [files.Job(path, (), None, latents) for path, latents in sources]
     return [
-        files.make_job(path, base, application.count, options.changed, codes)
-        for (path, codes), base in zip(sources, bases, strict=True)
+        files.make_job(path, base, application.count, options.changed, latents)
+        for (path, latents), base in zip(sources, bases, strict=True)
     ]
 
 
-def _sheet(options: Options, info: EngineInfo, application: Application, inputs: int) -> Sheet | None:
+def _sheet(options: Options, info: EngineInfo, application: Application, jobs: list[files.Job]) -> Sheet | None:
+    inputs = len(jobs)
     for name in options.given(("gif", "webp")):
         if inputs > 1 or application.count < 2:
             what = f"{inputs} inputs" if inputs > 1 else "one picture"
             raise PspError(f"{flag(name)} animates one input in several steps, given {what}")
     if not options.grid:
         return None
-    shown = 0 if options.latents else len(application.sources(np.zeros(image_shape(info), np.uint8)))
+    shown = 0 if jobs[0].latents is not None else len(application.sources(contract.image(info).zeros(1)[0]))
     return Sheet(options.grid, inputs, shown + application.count, options.size or min(CELL, info.output_size))
 
 
-def _check_outputs(options: Options, jobs: list[files.Job], codes: latents_files.CodeWriter | None) -> None:
+def _check_outputs(options: Options, jobs: list[files.Job], latents: LatentsWriter | None) -> None:
     """Names that meet, folders that cannot be written into, and options of formats that nothing has."""
     whole = {flag(name): getattr(options, name) for name in options.given(WRITTEN)}
     read = [Path(getattr(options, name)) for name in options.given(READ)]
     pictures = [*((str(job.source), path) for job in jobs for path in job.written), *whole.items()]
-    arrays = _code_files(codes, jobs) if codes else []
+    arrays = _latents_files(latents, jobs) if latents else []
     files.check_clashes([*pictures, *arrays], [*(job.source for job in jobs), *read])
     for path in whole.values():
         if path.is_dir():
@@ -105,9 +109,11 @@ def _check_outputs(options: Options, jobs: list[files.Job], codes: latents_files
         files.make_writable(folder)
 
 
-def _code_files(codes: latents_files.CodeWriter, jobs: list[files.Job]) -> list[tuple[str, Path]]:
-    """One file for all codes, or one for each input."""
-    return [("--save-latents", codes.file)] if codes.file else [(str(j.source), codes.path(j.source)) for j in jobs]
+def _latents_files(latents: LatentsWriter, jobs: list[files.Job]) -> list[tuple[str, Path]]:
+    """One file for all latents, or one for each input."""
+    if latents.file:
+        return [("--save-latents", latents.file)]
+    return [(str(job.source), latents.path(job.source)) for job in jobs]
 
 
 def check_formats(options: Options, suffixes: set[str]) -> None:

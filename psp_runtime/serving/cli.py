@@ -3,12 +3,11 @@
     psp-serve --engine psp.onnx --port 8000
 
 PyTriton brings the server, `serving.triton` runs it; the model is ours (`serving.model`), in Triton's own Python
-backend, and callers come in through `serving.gate`, which limits their requests and lets none of them get lost when
+backend, and callers come in through `serving.proxy`, which limits their requests and lets none of them get lost when
 the server stops.
 """
 
 import asyncio
-import os
 import platform
 import re
 import signal
@@ -22,19 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import numpy as np
 import typer
 
 from psp_runtime import console
+from psp_runtime.addresses import cannot_listen, check_address
 from psp_runtime.console import Device
-from psp_runtime.engines.contract import image_shape
+from psp_runtime.engines import contract
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.parts import check_mapping, part_path
 from psp_runtime.engines.session import open_session
-from psp_runtime.errors import EngineError, PspError
+from psp_runtime.errors import PspError
 from psp_runtime.serving.config import DEVICE_PARAMETER, MAPPING_ENDING, WARMUP_IMAGE, Model, config_text
 from psp_runtime.serving.model import ENGINE_PARAMETER, MODEL_FILE
-from psp_runtime.serving.proxy import Gate
+from psp_runtime.serving.proxy import ReverseProxy
 from psp_runtime.serving.triton import package, running
 
 #: Milliseconds a batch may wait for more pictures at most: a minute, in which its callers wait too.
@@ -42,7 +41,7 @@ LONGEST_DELAY = 60_000
 #: Versions of Python that its packages install in; it wants NumPy < 2, which 3.13 never had.
 PYTHONS = ((3, 10), (3, 11), (3, 12))
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = console.new_app()
 
 
 @dataclass(frozen=True)
@@ -65,21 +64,21 @@ def main() -> NoReturn:
     console.run(app)
 
 
-@app.command(no_args_is_help=True)
+@app.command(no_args_is_help=True, cls=console.Command)
 def psp_serve(
     engine: Annotated[Path, typer.Option(help="The engine to serve: .onnx or .trt.")],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where callers come in (HTTP).")] = 8000,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
     metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Prometheus metrics: /metrics there.")] = 8002,
     name: Annotated[str, typer.Option(help="What the model is called in URLs.")] = "psp",
-    device: Annotated[Device, typer.Option(help="As for psp-run.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="As for psp-run.")] = "auto",
     queue: Annotated[int, typer.Option(min=1, help="Requests at once, waiting ones too; more are refused.")] = 256,
     max_request: Annotated[int, typer.Option(min=1, max=1024, help="Largest request, MiB.")] = 16,
     delay: Annotated[float, typer.Option(help="Milliseconds a batch waits for more pictures.")] = 2.0,
 ) -> None:
     """Serve an engine on a Triton Inference Server. Ctrl-C or SIGTERM stops it once every request is answered."""
     wait = _microseconds(delay)
-    options = Options(engine.resolve(), host, port, metrics_port, name, device.value, queue, max_request << 20, wait)
+    options = Options(engine.resolve(), host, port, metrics_port, name, device, queue, max_request << 20, wait)
     check(options)
     signal.signal(signal.SIGTERM, _leave)  # until the server runs; then it is `_serve` that stops it
     with tempfile.TemporaryDirectory(prefix="psp-serve-") as folder:
@@ -88,7 +87,7 @@ def psp_serve(
         write_repository(Path(folder) / "models", options, used)
         inner = _free_port()
         with running(Path(folder), inner, (options.host, options.metrics_port), used == "cuda") as server:
-            asyncio.run(_serve(server, Gate(inner, options.largest, options.queue), options, used))
+            asyncio.run(_serve(server, ReverseProxy(inner, options.largest, options.queue), options, used))
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # while Triton ends, it is the second signal
 
 
@@ -101,14 +100,13 @@ def _microseconds(delay: float) -> int:
 def check(options: Options) -> None:
     """What can be said before anything starts. Raises `PspError`."""
     info = read_info(options.engine)
-    if info.part != "full":
-        raise EngineError(f"{options.engine} is only the {info.part}, expected the full engine")
+    contract.require_full(info, options.engine)
     if not re.fullmatch(r"[A-Za-z0-9._-]+", options.name) or options.name.endswith(MAPPING_ENDING):
         raise PspError(f"--name {options.name}: expected letters, digits, dots and dashes, not ending in _mapping")
     if options.port == options.metrics_port:
         raise PspError(f"--port and --metrics-port are both {options.port}: expected two ports")
     for port in (options.port, options.metrics_port):
-        _check_port(options.host, port)
+        check_address(options.host, port)
     obstacle = obstacle_here()
     if obstacle:
         raise PspError(f"psp-serve cannot run here: {obstacle}")
@@ -126,25 +124,8 @@ def obstacle_here() -> str:
     return ""
 
 
-def _check_port(host: str, port: int) -> None:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.create_server((host, port), family=family):
-            pass
-    except OSError as error:
-        raise _cannot_listen(host, port, error) from None
-    except UnicodeError:  # of what can be no name at all
-        raise PspError(f"--host {host}: expected an address or the name of this machine, such as 127.0.0.1") from None
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> PspError:
-    # asyncio and getaddrinfo have words of their own, and numbers that are none of the system's.
-    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-    return PspError(f"cannot listen on {host} port {port}: {reason}; choose another --port or --host")
-
-
 def _free_port() -> int:
-    """A port of this machine alone, for Triton behind the door."""
+    """A port of this machine alone, for Triton behind the proxy."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
 
@@ -171,17 +152,17 @@ def _write_model(folder: Path, info: EngineInfo, model: Model) -> None:
         (home / part).mkdir(parents=True)
     (home / "config.pbtxt").write_text(config_text(info, model))
     (home / "1" / "model.py").write_text(MODEL_FILE.format(packages=sys.path))
-    (home / "warmup" / WARMUP_IMAGE).write_bytes(np.zeros(image_shape(info), np.uint8).tobytes())
+    (home / "warmup" / WARMUP_IMAGE).write_bytes(contract.image(info).zeros(1).tobytes())
 
 
-async def _serve(server: subprocess.Popen[bytes], gate: Gate, options: Options, device: str) -> None:
+async def _serve(server: subprocess.Popen[bytes], proxy: ReverseProxy, options: Options, device: str) -> None:
     """Let callers in until a signal comes. Raises `PspError` when Triton ends before."""
     stop = asyncio.Event()
     _on_signal(stop.set)
     try:
-        await gate.open(options.host, options.port)
+        await proxy.open(options.host, options.port)
     except OSError as error:  # taken while Triton started
-        raise _cannot_listen(options.host, options.port, error) from None
+        raise cannot_listen(options.host, options.port, error) from None
     where = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{options.port}"
     print(f"{options.engine.name} on {where} ({device}), model {options.name}; metrics on port {options.metrics_port}")
     sys.stdout.flush()
@@ -189,18 +170,18 @@ async def _serve(server: subprocess.Popen[bytes], gate: Gate, options: Options, 
         if server.poll() is not None:
             raise PspError("Triton has ended by itself, out of memory for example: start psp-serve again")
         await _wait(stop, 1.0)
-    await _close(gate, server)
+    await _close(proxy, server)
 
 
-async def _close(gate: Gate, server: subprocess.Popen[bytes]) -> None:
-    """Close the door; a second signal ends everything at once."""
-    closing = asyncio.ensure_future(gate.close())
+async def _close(proxy: ReverseProxy, server: subprocess.Popen[bytes]) -> None:
+    """Close the proxy; a second signal ends everything at once."""
+    closing = asyncio.ensure_future(proxy.close())
     _on_signal(closing.cancel)
     try:
         await closing
     except asyncio.CancelledError:
         server.kill()  # else it would finish what nobody waits for any more
-        await gate.cut()
+        await proxy.cut()
         raise KeyboardInterrupt from None
 
 
@@ -218,7 +199,3 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(event.wait(), seconds)
     except asyncio.TimeoutError:
         return
-
-
-if __name__ == "__main__":
-    main()

@@ -18,14 +18,12 @@ from psp_runtime.engines.parts import Parts
 from psp_runtime.engines.session import Session
 from psp_runtime.errors import EngineError, PspError
 from psp_runtime.pipeline import Pipeline
-from psp_runtime.serving.config import DEVICE_PARAMETER, INFO_PARAMETER, MAPPING_ENDING
+from psp_runtime.serving.config import DEVICE_PARAMETER, INFO_PARAMETER, MAPPING_ENDING, TYPES
 
 DEFAULT_MODEL = "psp"
 #: Seconds to connect, and to wait for an answer: a batch on a busy CPU takes its time.
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 600.0
 _NO_TRITON = "what answers there is no Triton, perhaps its metrics port or another program"
-#: NumPy types by Triton's names.
-_TYPES = {np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32"}
 
 
 class RemoteSession:
@@ -75,7 +73,7 @@ class RemoteSession:
             client.close()
 
     def _tensor(self, name: str, array: NDArray[Any]) -> Any:
-        tensor = self._http.InferInput(name, list(array.shape), _TYPES[array.dtype])
+        tensor = self._http.InferInput(name, list(array.shape), TYPES[array.dtype.type])
         tensor.set_data_from_numpy(np.ascontiguousarray(array))
         return tensor
 

@@ -5,11 +5,14 @@ format. The metadata of the engine travels as the parameter `psp`, so that a cli
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from psp_runtime.engines.contract import code_shape, image_shape
+import numpy as np
+
+from psp_runtime.engines import contract
+from psp_runtime.engines.contract import Tensor
 from psp_runtime.engines.info import EngineInfo
 
 #: The parameter that carries `EngineInfo`, and the one that says what the engine runs on.
@@ -21,8 +24,8 @@ MAPPING_ENDING = "_mapping"
 #: The file in the folder `warmup` of a model that holds one picture, as raw bytes.
 WARMUP_IMAGE = "image"
 
-#: A tensor on the wire: name, Triton's type, shape without the batch.
-Tensor = tuple[str, str, tuple[int, ...]]
+#: Triton's names of the types in the engine contract.
+TYPES = {np.uint8: "UINT8", np.float32: "FP32"}
 
 
 class Word(str):
@@ -50,19 +53,6 @@ class Model:
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
-def tensors(info: EngineInfo) -> tuple[list[Tensor], list[Tensor]]:
-    """Inputs and outputs of a full engine or a mapping network, as in the engine contract (docs/design.md)."""
-    if info.part == "mapping":
-        return [("z", "TYPE_FP32", (info.style_dim,))], [("w", "TYPE_FP32", (info.style_dim,))]
-    side, codes = info.output_size, code_shape(info)
-    inputs: list[Tensor] = [
-        ("image", "TYPE_UINT8", image_shape(info)),
-        ("style", "TYPE_FP32", codes),
-        ("alpha", "TYPE_FP32", (info.styles,)),
-    ]
-    return inputs, [("output", "TYPE_UINT8", (side, side, 3)), ("latents", "TYPE_FP32", codes)]
-
-
 def max_batch(info: EngineInfo) -> int:
     """Pictures (or styles) in one request at most."""
     return MAPPING_BATCH if info.part == "mapping" else info.max_batch
@@ -75,15 +65,15 @@ def preferred_batches(largest: int) -> list[int]:
 
 def config_text(info: EngineInfo, model: Model) -> str:
     """The config.pbtxt of an engine."""
-    inputs, outputs = tensors(info)
+    inputs, outputs = contract.inputs(info), contract.outputs(info)
     largest = max_batch(info)
     parameters = {INFO_PARAMETER: info.to_json(), **model.parameters}
     fields = {
         "name": model.name,
         "backend": model.backend,
         "max_batch_size": largest,
-        "input": [_tensor(one) | _optional(one, model) for one in inputs],
-        "output": [_tensor(one) for one in outputs],
+        "input": [_tensor(name, tensor) | _optional(name, model) for name, tensor in inputs.items()],
+        "output": [_tensor(name, tensor) for name, tensor in outputs.items()],
         "version_policy": {"latest": {"num_versions": 1}},
         "instance_group": [{"count": 1, "kind": Word(model.kind)}],
         "dynamic_batching": {
@@ -96,26 +86,28 @@ def config_text(info: EngineInfo, model: Model) -> str:
     return _text(fields)
 
 
-def _tensor(tensor: Tensor) -> dict[str, Any]:
-    name, kind, shape = tensor
-    return {"name": name, "data_type": Word(kind), "dims": list(shape)}
+def _tensor(name: str, tensor: Tensor) -> dict[str, Any]:
+    return {"name": name} | _type(tensor)
 
 
-def _optional(tensor: Tensor, model: Model) -> dict[str, Any]:
-    return {"optional": True} if tensor[0] in model.optional else {}
+def _type(tensor: Tensor) -> dict[str, Any]:
+    return {"data_type": Word(f"TYPE_{TYPES[tensor.dtype]}"), "dims": list(tensor.shape)}
 
 
-def _warmup(inputs: Sequence[Tensor], batch: int) -> dict[str, Any]:
+def _optional(name: str, model: Model) -> dict[str, Any]:
+    return {"optional": True} if name in model.optional else {}
+
+
+def _warmup(inputs: Mapping[str, Tensor], batch: int) -> dict[str, Any]:
     """One run with the picture of the folder `warmup` before the model counts as ready; other inputs are zero."""
 
-    def value(tensor: Tensor) -> dict[str, Any]:
-        data = {"input_data_file": WARMUP_IMAGE} if tensor[0] == "image" else {"zero_data": True}
-        return {"data_type": Word(tensor[1]), "dims": list(tensor[2])} | data
+    def value(name: str, tensor: Tensor) -> dict[str, Any]:
+        return _type(tensor) | ({"input_data_file": WARMUP_IMAGE} if name == "image" else {"zero_data": True})
 
     return {
         "name": f"batch {batch}",
         "batch_size": batch,
-        "inputs": [{"key": one[0], "value": value(one)} for one in inputs],
+        "inputs": [{"key": name, "value": value(name, tensor)} for name, tensor in inputs.items()],
     }
 
 

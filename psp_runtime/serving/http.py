@@ -1,4 +1,4 @@
-"""Both sides of `serving.gate`: how long one is waited for, and what the heads of HTTP/1.1 say (RFC 9112)."""
+"""Both sides of `serving.proxy`: how long one is waited for, and what the heads of HTTP/1.1 say (RFC 9112)."""
 
 import asyncio
 import contextlib

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_runtime.engines.contract import engine_inputs, run_batches
+from psp_runtime.engines import contract
+from psp_runtime.engines.contract import Arrays, full_inputs
 from psp_runtime.engines.info import EngineInfo
-from psp_runtime.engines.session import Arrays, open_session
+from psp_runtime.engines.session import open_session, run_batches
 from psp_runtime.errors import EngineError, PspError
-from psp_runtime.serving.config import DEVICE_PARAMETER, tensors
+from psp_runtime.serving.config import DEVICE_PARAMETER
 
 #: The parameter that says where the engine lies.
 ENGINE_PARAMETER = "engine"
@@ -40,7 +41,8 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         engine, device = (parameters[name]["string_value"] for name in (ENGINE_PARAMETER, DEVICE_PARAMETER))
         self._session = open_session(Path(engine), device)
-        self._inputs, self._outputs = tensors(self._session.info)
+        info = self._session.info
+        self._inputs, self._outputs = contract.inputs(info), contract.outputs(info)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request, in their order."""
@@ -56,7 +58,7 @@ class TritonPythonModel:
     def _checked(self, request: Any) -> Arrays | PspError:
         """All inputs of a request, or what is wrong with them."""
         given = {}
-        for name, *_ in self._inputs:
+        for name in self._inputs:
             tensor = self._triton.get_input_tensor_by_name(request, name)
             if tensor is not None:
                 given[name] = tensor.as_numpy()
@@ -82,7 +84,7 @@ class TritonPythonModel:
             kind = self._triton.TritonError
             code = kind.INTERNAL if isinstance(result, EngineError) else kind.INVALID_ARG
             return self._triton.InferenceResponse([], kind(str(result), code))
-        return self._triton.InferenceResponse([self._triton.Tensor(name, result[name]) for name, *_ in self._outputs])
+        return self._triton.InferenceResponse([self._triton.Tensor(name, result[name]) for name in self._outputs])
 
 
 def request_inputs(info: EngineInfo, given: Arrays) -> Arrays:
@@ -98,7 +100,7 @@ def request_inputs(info: EngineInfo, given: Arrays) -> Arrays:
         return given
     if "image" not in given:
         raise PspError("image: not given, expected pictures; style and alpha may be left out")
-    return engine_inputs(info, given["image"], given.get("style"), given.get("alpha"))
+    return full_inputs(info, given["image"], given.get("style"), given.get("alpha"))
 
 
 def _at_once(inputs: dict[str, NDArray[Any]]) -> int:

@@ -1,9 +1,9 @@
-"""The front door of `psp-serve`: HTTP requests of a limited size go on to Triton, and a stop loses none of them.
+"""The reverse proxy of `psp-serve`: HTTP requests of a limited size go on to Triton, and a stop loses none of them.
 
 Triton has no option that limits a body, and what it does with open connections when it stops is its own affair. So it
-listens on a port of its own on this machine, and this door passes requests and responses on as they are (HTTP/1.1, RFC
+listens on a port of its own on this machine, and this proxy passes requests and responses on as they are (HTTP/1.1, RFC
 9112). Triton could limit its queue, but then no longer prepares a batch while another one runs, and a request that
-comes between the two waits for half a second (docs/serving.md): so the door counts.
+comes between the two waits for half a second (docs/serving.md): so the proxy counts.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ REASONS = {
 }
 
 
-class Gate:
+class ReverseProxy:
     """Passes requests of at most `largest` bytes, and `most` with a body at once, on to 127.0.0.1:`port`."""
 
     def __init__(self, port: int, largest: int, most: int, patience: float = PATIENCE) -> None:
@@ -90,7 +90,7 @@ class Gate:
         try:
             await self._requests(caller)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the caller is gone, or the door is closed: nobody is left to tell
+            pass  # the caller is gone, or the proxy is closed: nobody is left to tell
         finally:
             self._connections.discard(task)
             caller.close()

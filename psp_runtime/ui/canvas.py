@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_runtime.pictures.previews import PALETTE
+from psp_runtime.pictures.label_classes import IDS, NAMES, PALETTE
 from psp_runtime.pictures.sheets import shown
 from psp_runtime.pictures.sketching import sketch
 from psp_runtime.tasks import INPUT_SIZE
@@ -17,12 +17,6 @@ Pixels = NDArray[np.uint8]
 
 #: Pixels along an edge of the canvas: twice what engines see, so that a hand has room.
 SIDE = 2 * INPUT_SIZE
-
-#: The classes in the order of their ids (CelebAMask-HQ); left is the side with the smaller x in the picture.
-CLASSES = (
-    "background", "skin", "nose", "glasses", "left eye", "right eye", "left brow", "right brow", "left ear",
-    "right ear", "mouth", "upper lip", "lower lip", "hair", "hat", "earring", "necklace", "neck", "cloth",
-)  # fmt: skip
 
 #: A colour this near to one of the palette, in levels of a channel, was meant. No more: skin fading into the background
 #: passes 5 levels from neck.
@@ -52,7 +46,7 @@ def legend() -> str:
     swatch = "display:inline-block;width:0.9em;height:0.9em;border-radius:2px;vertical-align:-0.1em;background:"
     cells = (
         f'<span style="{cell}"><span style="{swatch}{colour}"></span> {escape(name)}</span>'
-        for colour, name in zip(brush_colours(), CLASSES, strict=True)
+        for colour, name in zip(brush_colours(), NAMES, strict=True)
     )
     return f'<div style="font-size:0.8em;line-height:1.7">{" ".join(cells)}</div>'
 
@@ -95,5 +89,5 @@ def face_labels(size: int = INPUT_SIZE) -> Pixels:
     labels = np.zeros((size, size), np.uint8)
     for name, centre_x, centre_y, width, height in _FACE:
         inside = ((x - centre_x) / width) ** 2 + ((y - centre_y) / height) ** 2 <= 1
-        labels[inside] = CLASSES.index(name)
+        labels[inside] = IDS[name]
     return labels

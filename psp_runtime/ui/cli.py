@@ -1,11 +1,8 @@
 """`psp-ui`: engines on a web page, for people who look rather than read."""
 
 import importlib.util
-import ipaddress
 import os
 import signal
-import socket
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -14,16 +11,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from psp_runtime import console
+from psp_runtime.addresses import check_address
 from psp_runtime.console import Device
+from psp_runtime.engines.contract import require_full
 from psp_runtime.engines.info import read_info
-from psp_runtime.errors import EngineError, PspError
+from psp_runtime.errors import PspError
 from psp_runtime.ui.demo_engines import MIX_LAYERS, demo_engines
 
 HOST, PORT = "127.0.0.1", 7860
 #: Uploads may be so large.
 LARGEST = "20mb"
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = console.new_app()
 
 
 def main() -> NoReturn:
@@ -31,14 +30,14 @@ def main() -> NoReturn:
     console.run(app)
 
 
-@app.command()
+@app.command(cls=console.Command)
 def psp_ui(
     engine: Annotated[
         list[Path] | None, typer.Option(help="An engine to show, several with several --engine (the demo models).")
     ] = None,
     device: Annotated[
         Device, typer.Option(help="auto: the GPU if the engines can use it here, else the CPU.")
-    ] = Device.auto,
+    ] = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one this machine has.")] = HOST,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = PORT,
 ) -> None:
@@ -49,37 +48,21 @@ def psp_ui(
     if importlib.util.find_spec("gradio") is None:
         raise PspError("psp-ui needs Gradio: pip install 'psp-toolkit[cpu,ui]'")
     _check_engines(engine or [])
-    _check_address(host, port)
+    check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="psp-ui-") as folder:
         engines = engine or demo_engines(Path(folder))
-        _serve(engines, Path(folder), device.value, host, port, "" if engine else MIX_LAYERS)
+        _serve(engines, Path(folder), device, host, port, "" if engine else MIX_LAYERS)
 
 
 def _check_engines(engines: list[Path]) -> None:
     for engine in engines:
-        part = read_info(engine).part
-        if part != "full":
-            raise EngineError(f"{engine} is only the {part}, expected the full engine: picture to picture")
+        require_full(read_info(engine), engine)
     twice = {str(engine) for engine in engines if engines.count(engine) > 1}
     if twice:
         raise PspError(f"--engine {min(twice)} is given twice")
 
 
-def _check_address(host: str, port: int) -> None:
-    """Raise `PspError` where nothing can listen; warn where others can reach it."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(address)
-    except (OSError, UnicodeError) as error:  # UnicodeError: of a name that cannot be one, such as a..b
-        reason = f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or 'not the name of a host'}"
-        raise PspError(f"{reason}; give another --port, or an address of this machine as --host") from None
-    if not ipaddress.ip_address(address[0]).is_loopback:
-        print(f"warning: --host {host}: everyone who reaches this machine can use the page", file=sys.stderr)
-
-
-def _serve(engines: list[Path], folder: Path, device: str, host: str, port: int, mix_layers: str) -> None:
+def _serve(engines: list[Path], folder: Path, device: Device, host: str, port: int, layers: str) -> None:
     """Show the page until Ctrl-C or SIGTERM. Everything uploaded or made lies in `folder`."""
     # Gradio reads these when it is imported.
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
@@ -89,7 +72,7 @@ def _serve(engines: list[Path], folder: Path, device: str, host: str, port: int,
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     runs = Runs(folder, device)
-    page = make_page(engines, runs, mix_layers)
+    page = make_page(engines, runs, layers)
     try:
         _, url, _ = page.launch(
             server_name=host, server_port=port, share=False, ssr_mode=False, quiet=True, show_error=True, css=CSS,
@@ -101,7 +84,3 @@ def _serve(engines: list[Path], folder: Path, device: str, host: str, port: int,
     finally:
         page.close(verbose=False)
         runs.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The page of `psp-ui`: one tab for each engine, in Gradio. It arranges; what is asked of it, `ui_runs` does."""
+"""The page of `psp-ui`: one tab for each engine, in Gradio. It arranges; what is asked of it, `runs` does."""
 
 import importlib
 from collections.abc import Callable
@@ -23,7 +23,7 @@ WAITING = 16
 DELETE_CACHE = (3600, 24 * 3600)
 
 #: What is on the page only while it is wanted; `to` serves for `style_of` as well.
-_CHOICES = ("mix", "seed", "psi", "steps", "mix_alpha", "mix_layers", "to")
+_CHOICES = ("count", "seed", "psi", "steps", "alpha", "layers", "to")
 
 HEAD = "# pixel2style2pixel"
 FACE = "A face of the generator's own"
@@ -34,8 +34,8 @@ footer { display: none !important }
 """
 
 
-def make_page(engines: list[Path], runs: Runs, mix_layers: str = "") -> Any:
-    """A `gradio.Blocks` with a tab for each engine file. `mix_layers` is what stands in the field of that name.
+def make_page(engines: list[Path], runs: Runs, layers: str = "") -> Any:
+    """A `gradio.Blocks` with a tab for each engine file. `layers` is what stands in the field of that name.
 
     Raises `EngineError` for a file that is no engine, or only a part of one.
     """
@@ -44,7 +44,7 @@ def make_page(engines: list[Path], runs: Runs, mix_layers: str = "") -> Any:
         gr.Markdown(HEAD)
         for engine, info in zip(engines, infos, strict=True):
             with gr.Tab(_title(engine, info)), gr.Row():
-                _Tab(engine, info, runs, mix_layers)
+                _Tab(engine, info, runs, layers)
     return page.queue(max_size=WAITING, api_open=False)
 
 
@@ -56,14 +56,14 @@ def _title(engine: Path, info: EngineInfo) -> str:
 class _Tab:
     """The components of one engine, and what happens between them."""
 
-    def __init__(self, engine: Path, info: EngineInfo, runs: Runs, mix_layers: str) -> None:
+    def __init__(self, engine: Path, info: EngineInfo, runs: Runs, layers: str) -> None:
         self.engine, self.info, self.runs = engine, info, runs
         self.controls: dict[str, Any] = {}
         self.faces: list[Any] = []
         with gr.Column():
             self._input()
             self._changes()
-            self._makes(mix_layers)
+            self._makes(layers)
             button = gr.Button("Make", variant="primary")
         with gr.Column():
             self.pictures = gr.Gallery(
@@ -108,18 +108,18 @@ class _Tab:
         if self.info.task == "inpainting":
             self.controls["mask"] = gr.Checkbox(True, label="Hide the triangle the task was trained with")
 
-    def _makes(self, mix_layers: str) -> None:
+    def _makes(self, layers: str) -> None:
         """What is made, and its sliders; those of the others are out of sight."""
         info, controls = self.info, self.controls
         controls["make"] = gr.Radio(list(MAKES), value="one picture", label="Make")
         with gr.Row():
-            controls["mix"] = gr.Slider(1, MOST, 6, step=1, label="Variants", info="how many")
+            controls["count"] = gr.Slider(1, MOST, 6, step=1, label="Variants", info="how many")
             controls["seed"] = gr.Slider(0, 999, 7, step=1, label="Seed", info="which styles")
             controls["psi"] = gr.Slider(0, 1, 1, step=0.05, label="ψ", info="0: the average face")
             controls["steps"] = gr.Slider(2, MOST, 7, step=1, label="Steps", info="both ends included")
-            controls["mix_alpha"] = gr.Slider(0, 1, info.mix_alpha, step=0.05, label="α", info="how much is mixed in")
-            controls["mix_layers"] = gr.Textbox(
-                mix_layers, label="Layers", info=f"of 0-{info.styles - 1}", placeholder="the task's own", max_lines=1
+            controls["alpha"] = gr.Slider(0, 1, info.mix_alpha, step=0.05, label="α", info="how much is mixed in")
+            controls["layers"] = gr.Textbox(
+                layers, label="Layers", info=f"of 0-{info.styles - 1}", placeholder="the task's own", max_lines=1
             )
         other = _picture("The other picture", 256)
         controls["to"] = controls["style_of"] = other
@@ -128,7 +128,7 @@ class _Tab:
             chosen["face"] = self._face(other, 500)
 
         def visible(make: str) -> list[Any]:
-            wanted = MAKES[make] + (("to",) if "style_of" in MAKES[make] else ())
+            wanted = MAKES[make].options + (("to",) if "style_of" in MAKES[make].options else ())
             return [gr.update(visible=name in wanted or (name == "face" and "to" in wanted)) for name in chosen]
 
         for component in chosen.values():

@@ -1,6 +1,6 @@
-"""What the page `psp-ui` does when it is asked for pictures: a run of `psp-run`, with its files and its command.
+"""What the page does when it is asked for pictures: a run of a verb of `psp`, with its files and its command.
 
-The page itself is in `ui_page`; nothing in here needs Gradio.
+The page itself is in `page`; nothing in here needs Gradio.
 """
 
 import os
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from psp_runtime.console import Device
 from psp_runtime.engines.info import read_info
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
@@ -25,20 +26,28 @@ from psp_runtime.run.applications import TRIANGLE
 from psp_runtime.run.execution import Run
 from psp_runtime.run.options import Options, flag
 from psp_runtime.run.plan import make_plan
+from psp_runtime.run.verbs import Mix, Morph, Transfer, Translate, Verb
 from psp_runtime.ui.canvas import Pixels, class_ids
 
-#: What can be made of a picture, and the options of `psp-run` each takes.
+
+class Make(NamedTuple):
+    """What can be made of a picture: the verb of `psp`, and the options of it that the page has."""
+
+    verb: type[Verb]
+    options: tuple[str, ...]
+
+
 MAKES = {
-    "one picture": (),
-    "random styles": ("mix", "seed", "psi", "mix_layers", "mix_alpha"),
-    "the way to another picture": ("to", "steps"),
-    "the colours of another picture": ("style_of", "mix_layers", "mix_alpha"),
+    "one picture": Make(Translate, ()),
+    "random styles": Make(Mix, ("count", "seed", "psi", "layers", "alpha")),
+    "the way to another picture": Make(Morph, ("to", "steps")),
+    "the colours of another picture": Make(Transfer, ("style_of", "layers", "alpha")),
 }
 #: Options that change the input; a page has that of its engine's task.
 CHANGES = ("downsample", "mask")
-#: Values of the page, where sliders give any kind of number, as `Options` has them.
+#: Values of the page, where sliders give any kind of number, as the verbs have them.
 _AS: dict[str, Callable[[Any], Any]] = {
-    "mix": int, "seed": int, "steps": int, "downsample": int, "psi": float, "mix_alpha": float, "mix_layers": str,
+    "count": int, "seed": int, "steps": int, "downsample": int, "psi": float, "alpha": float, "layers": str,
     "to": Path, "style_of": Path, "mask": lambda _: TRIANGLE,
 }  # fmt: skip
 
@@ -57,29 +66,29 @@ class Shown(NamedTuple):
 
 def lacking(values: Mapping[str, Any]) -> str:
     """Which picture is still missing for what `make` says, in words; empty when all are there."""
-    others = [name for name in ("to", "style_of") if name in MAKES[values["make"]]]
+    others = [name for name in ("to", "style_of") if name in MAKES[values["make"]].options]
     if all(values.get(name) for name in ("picture", *others)):
         return ""
     return f"{values['make']}: give {'both pictures' if others else 'a picture'} first"
 
 
-def as_options(engine: Path, values: Mapping[str, Any], device: str = "auto") -> Options:
-    """The options of `psp-run` for the values of a page: `picture` (a file), `make` of MAKES, and theirs.
+def as_options(engine: Path, values: Mapping[str, Any], device: Device = "auto") -> Verb:
+    """The options of a verb for the values of a page: `picture` (a file), `make` of MAKES, and theirs.
 
     Raises `PspError` where a picture is missing.
     """
     if missing := lacking(values):
         raise PspError(missing)
-    names = (*CHANGES, *MAKES[values["make"]])
-    given = {name: values[name] for name in names if values.get(name) not in (None, "")}
+    make = MAKES[values["make"]]
+    given = {name: values[name] for name in (*CHANGES, *make.options) if values.get(name) not in (None, "")}
     chosen: dict[str, Any] = {name: _AS[name](value) for name, value in given.items() if value is not False}
-    return Options(inputs=(Path(values["picture"]),), engine=engine, device=device, **chosen)
+    return make.verb(inputs=[str(values["picture"])], engine=engine, device=device, **chosen)
 
 
-def command(options: Options) -> str:
-    """The `psp-run` of these options, in the folder where the pictures are."""
-    words = ["psp-run", *(path.name for path in options.inputs), "--engine", str(options.engine)]
-    for field in fields(options):
+def command(options: Verb) -> str:
+    """The command line of these options, in the folder where the pictures are."""
+    words = ["psp", options.verb, *(Path(name).name for name in options.inputs), "--engine", str(options.engine)]
+    for field in sorted(fields(options), key=lambda one: one.name in Options.__dataclass_fields__):  # its own first
         value = getattr(options, field.name)
         if field.name not in ("inputs", "engine", "out") and value != field.default:
             words += [flag(field.name), value.name if isinstance(value, Path) else str(value)]
@@ -92,7 +101,7 @@ class Runs:
     One at a time: whoever calls sees to that.
     """
 
-    def __init__(self, folder: Path, device: str = "auto") -> None:
+    def __init__(self, folder: Path, device: Device = "auto") -> None:
         self.folder, self.device = folder, device
         self._opened: dict[Path, Pipeline] = {}
         self._folders: deque[Path] = deque()
@@ -105,7 +114,7 @@ class Runs:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             run = Run(make_plan(options, read_info(engine)), self.pipeline(engine))
-            run.all()
+            run.execute()
         told = {self.worded(one.message) for one in caught if issubclass(one.category, UserWarning)}
         return Shown(_pictures(run), _timing(run), command(asked), sorted(told))
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from psp_runtime.errors import PictureError
 from psp_runtime.pictures import transforms
+from psp_runtime.pictures.label_classes import MIRRORED, NOT_FACE
 from psp_runtime.pictures.loading import load
 from psp_runtime.tasks import INPUT_SIZE, Task
 from psp_train.data.folders import SampleFiles
@@ -77,11 +78,6 @@ class Samples(Dataset):
         return flipped, *((target[:, ::-1], mask[:, ::-1]) if second else (target, mask))
 
 
-#: Class ids of a mirrored face: left and right eye, brow and ear change places.
-MIRRORED = np.arange(256, dtype=np.uint8)
-MIRRORED[4:10] = 5, 4, 7, 6, 9, 8
-
-
 def mirrored(source: Array, task: Task) -> Array:
     """Mirror a source, [256,256] or [256,256,C]; in a label map, left and right classes change places."""
     return MIRRORED[source[:, ::-1]] if task.input == "labels" else source[:, ::-1]
@@ -108,10 +104,6 @@ def face_mask(labels: Path | None) -> Array:
     if labels is None:
         return np.ones((INPUT_SIZE, INPUT_SIZE), np.uint8)
     return ~np.isin(load(labels, "labels"), NOT_FACE).astype(bool) * np.uint8(1)
-
-
-#: Background, hat, earring, necklace, neck, cloth.
-NOT_FACE = (0, 14, 15, 16, 17, 18)
 
 
 class BatchOrder(Sampler):

@@ -3,6 +3,6 @@
 The drawing is imported from here; judges and data sets have modules of their own, with PyTorch.
 """
 
-from psp_train.drawn.faces import FACE_DIM, LABELS, PARAMETERS, Face, draw, parameters, sample, with_parameters
+from psp_train.drawn.faces import FACE_DIM, PARAMETERS, Face, draw, parameters, sample, with_parameters
 
-__all__ = ["FACE_DIM", "LABELS", "PARAMETERS", "Face", "draw", "parameters", "sample", "with_parameters"]
+__all__ = ["FACE_DIM", "PARAMETERS", "Face", "draw", "parameters", "sample", "with_parameters"]

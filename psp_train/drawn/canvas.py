@@ -11,12 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: The classes of CelebAMask-HQ.
-LABELS = (
-    "background", "skin", "nose", "glasses", "left_eye", "right_eye", "left_brow", "right_brow", "left_ear",
-    "right_ear", "mouth", "upper_lip", "lower_lip", "hair", "hat", "earring", "necklace", "neck", "cloth",
-)  # fmt: skip
-LABEL = {name: index for index, name in enumerate(LABELS)}
+from psp_runtime.pictures.label_classes import IDS
 
 EDGE = 0.014  # half the width of a soft edge: 1.8 pixels at size 256
 LINE = 0.017  # half the width of a pencil line, fading to nothing at its rims
@@ -140,7 +135,7 @@ class Canvas:
         for channel, value in zip(self.image, colour):
             channel[window] += alpha * (self.light[window] * value - channel[window])
         if label:
-            self.labels[window][alpha > 0.5] = LABEL[label]
+            self.labels[window][alpha > 0.5] = IDS[label]
             contour = np.maximum(1 - (distance / LINE) ** 2, 0) ** 2
             covered = self.lines[window] * (1 - alpha) + ink * alpha
             self.lines[window] = np.maximum(covered, line * opacity * contour)

@@ -11,10 +11,10 @@ from statistics import NormalDist
 
 import numpy as np
 
-from psp_train.drawn.canvas import LABELS, Canvas, Face, Head
+from psp_train.drawn.canvas import Canvas, Face, Head
 from psp_train.drawn.layers import draw_layers
 
-__all__ = ["FACE_DIM", "LABELS", "PARAMETERS", "Face", "Parameter", "draw", "parameters", "sample", "with_parameters"]
+__all__ = ["FACE_DIM", "PARAMETERS", "Face", "Parameter", "draw", "parameters", "sample", "with_parameters"]
 
 FACE_DIM = 64
 EXTREME = 1e-3  # with_parameters keeps uniform values this far from 0 and 1
@@ -103,7 +103,7 @@ def with_parameters(z: np.ndarray, **values: float) -> np.ndarray:
 def draw(z: np.ndarray, size: int = 256) -> Face:
     """Draw the face of a vector [FACE_DIM] at ``size`` pixels square (64 .. 1024).
 
-    Labels follow CelebAMask-HQ (see LABELS); "left" is the side with the smaller x in the picture. Only the
+    Labels are ids of `label_classes`; "left" is the side with the smaller x in the picture. Only the
     frame of a pair of glasses is labelled, so the eyes stay visible. Raises ValueError for a wrong length of z
     or a size out of range.
     """

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from psp_train.drawn.faces import LABELS
+from psp_runtime.pictures.label_classes import NAMES
 
 WEIGHTS_FILE = Path(__file__).parents[1] / "weights" / "judges.safetensors"
 SIZE = 128
@@ -96,7 +96,7 @@ class Segmenter(nn.Module):
         self.down = nn.ModuleList([_block(12, widths[0])])
         self.down.extend(_block(a, b, stride=2) for a, b in zip(widths, widths[1:]))
         self.up = nn.ModuleList(_block(a + b, a) for a, b in zip(widths, widths[1:]))
-        self.paint = nn.Conv2d(widths[0], 4 * len(LABELS), 1)
+        self.paint = nn.Conv2d(widths[0], 4 * len(NAMES), 1)
 
     def logits(self, x: Tensor) -> Tensor:
         """Map pictures [B,3,H,W] to scores of the labels [B,19,SIZE,SIZE]."""
@@ -109,7 +109,7 @@ class Segmenter(nn.Module):
         return F.pixel_shuffle(self.paint(x), 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pictures [B,3,H,W] to label maps int64 [B,SIZE,SIZE] (see `LABELS`)."""
+        """Map pictures [B,3,H,W] to label maps int64 [B,SIZE,SIZE] (see `label_classes`)."""
         return self.logits(x).argmax(1)
 
 

@@ -81,7 +81,7 @@ def draw_body(canvas: Canvas, head: Head, p: dict[str, float], skin):
 def draw_head(canvas: Canvas, head: Head, p: dict[str, float], skin):
     """Paint ears, the skin of the face, and the blush of the cheeks."""
     tucked = 0.12 * float(smoothstep((p["hair_length"] - 0.3) / 0.25))  # under long hair
-    for side, label in ((-1, "left_ear"), (1, "right_ear")):
+    for side, label in ((-1, "left ear"), (1, "right ear")):
         x0 = side * (head.outline - tucked) - 0.07 * head.sin
         y0 = 0.02 - 0.05 * head.nod
         canvas.oval(x0, y0, 0.065, 0.12, skin * 0.93, label=label)
@@ -134,7 +134,7 @@ def draw_brow(canvas: Canvas, head: Head, p: dict[str, float], hair, side: int):
         return bar(x, y + tilt * x - 0.025 * (x / length) ** 2, length, p["brow_thickness"])
 
     colour = mix(hair * 0.7, np.float32([70, 48, 40]), 0.4)
-    label = "left_brow" if side < 0 else "right_brow"
+    label = "left brow" if side < 0 else "right brow"
     canvas.paint((x0 - 0.16, y0 - 0.12, x0 + 0.16, y0 + 0.12), shape, colour, label, ink=0.7)
 
 
@@ -143,7 +143,7 @@ def draw_eye(canvas: Canvas, head: Head, p: dict[str, float], side: int):
     x0, y0, narrow = head.place(side * p["eye_spacing"], -0.04)
     rx, ry = p["eye_size"] * narrow, p["eye_size"] * 0.62
     box = (x0 - 0.16, y0 - 0.14, x0 + 0.16, y0 + 0.14)
-    label = "left_eye" if side < 0 else "right_eye"
+    label = "left eye" if side < 0 else "right eye"
     iris = gradient(EYES, p["eye_colour"])
 
     def disc(radius, dx, dy):
@@ -206,8 +206,8 @@ def draw_mouth(canvas: Canvas, head: Head, p: dict[str, float], skin):
         return np.maximum(inside(x, y) + 0.018, bent(x, y)[1] + 0.1 * gape)
 
     box = (x0 - 0.26, y0 - 0.22, x0 + 0.26, y0 + 0.22)
-    canvas.paint(box, lower, lip * 1.06, "lower_lip", line=0.5)
-    canvas.paint(box, upper, lip * 0.92, "upper_lip", line=0.5)
+    canvas.paint(box, lower, lip * 1.06, "lower lip", line=0.5)
+    canvas.paint(box, upper, lip * 0.92, "upper lip", line=0.5)
     canvas.paint(box, inside, lip * 0.2 + np.float32([50, 12, 18]), "mouth", ink=0.8)
     shown = float(smoothstep((p["mouth_open"] - 0.2) / 0.3))
     canvas.paint(box, teeth, (248, 244, 240), "mouth", line=0.0, opacity=shown)

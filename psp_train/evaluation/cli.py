@@ -37,7 +37,7 @@ FACES = 100
 #: How far super-resolution inputs are shrunk by default.
 DEFAULT_FACTOR = 8
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = console.new_app()
 
 
 def main() -> NoReturn:

@@ -16,6 +16,7 @@ import numpy as np
 import psp_runtime
 from psp_runtime.engines.devices import gpu_name
 from psp_runtime.errors import PspError
+from psp_runtime.pictures.label_classes import NAMES
 from psp_runtime.pictures.loading import load
 from psp_runtime.tasks import Task, get_task
 from psp_train.evaluation.metrics import torch_device
@@ -117,14 +118,14 @@ def _load(model: ModelUnderTest, files: "SampleFiles", data: Path, factor: int |
 
 def drawn_samples(model: ModelUnderTest, count: int, factor: int | None) -> list[LazySample]:
     """List drawn faces that no training saw. Raises `PspError` for tasks that have none."""
-    from psp_train.drawn import LABELS, sample
+    from psp_train.drawn import sample
     from psp_train.drawn.dataset import HELD_OUT_SEED
 
     task = model.task
     if task.name == "toonify":
         raise PspError("there are no drawn faces for task toonify: give --data")
-    if task.input == "labels" and model.classes < len(LABELS):
-        raise PspError(f"{model.name} knows {model.classes} classes, but drawn faces have {len(LABELS)}: give --data")
+    if task.input == "labels" and model.classes < len(NAMES):
+        raise PspError(f"{model.name} knows {model.classes} classes, but drawn faces have {len(NAMES)}: give --data")
     vectors = sample(count, HELD_OUT_SEED)
     return [partial(_draw, task, f"face {i}", vector, factor) for i, vector in enumerate(vectors)]
 

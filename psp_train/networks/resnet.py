@@ -1,7 +1,7 @@
 """The encoders of the second description of pSp: a ResNet-50 and one linear layer per style vector.
 
 "local" (kind "resnet_wplus") has a layer for each of the L styles, "global" (kind "resnet_w") one, whose vector
-every style gets. docs/design.md, "The second description".
+every style gets. docs/training.md, "The second description".
 
     backbone.*            the keys of torchvision's ResNet-50 without `fc`: conv1, bn1, layer1 ... layer4
     heads.N.weight, bias  the linear layer of style N, [S, 4 * last width] and [S]; N is 0 alone for "global"

@@ -91,7 +91,7 @@ def test_one_engine_file(measured, capsys):
     assert result["batch"] == 2 and result["output_size"] == 64 and result["seconds"]["runs"] >= timing.LEAST
     part = str(workloads.our_engine(SMALL, Piece("psp", "encoder"), "fp32"))
     assert latency.main(["--engine", part]) == 2
-    assert "only the encoder, expected a full engine" in capsys.readouterr().err
+    assert "only the encoder, expected the full engine" in capsys.readouterr().err
 
 
 def test_layers_of_an_engine(measured, capsys):

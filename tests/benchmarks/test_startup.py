@@ -130,13 +130,13 @@ ONE_RUN = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from psp_runtime import cache
-from psp_runtime.onnx_session import OnnxSession
+from psp_runtime.engines import optimised_graphs
+from psp_runtime.engines.onnx_session import OnnxSession
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-cache.SMALLEST = 0
+optimised_graphs.SMALLEST = 0
 folder, one_run = Path(sys.argv[1]), sys.argv[2] == "True"
 session = OnnxSession(folder / "psp.onnx", "cpu", one_run)
 inputs = dict(np.load(folder / "inputs.npz"))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli_runs import PspRun
+from cli_runs import PspRun, runner
 from cluster_runs import contents, errors, free_port, wait_for, write_pictures
 from PIL import Image
 from tiny_engines import write_onnx
@@ -124,6 +124,19 @@ def test_other_filesystems(cluster: None, psp_run: PspRun, tmp_path: Path, monke
     assert (one.folder, one.name) == (f"{uri}/photos/sub", "p01.png")
 
 
+def test_the_picture_whose_style_is_taken_is_not_replaced(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_onnx(tmp_path / "psp.onnx")
+    write_pictures(Path("photos"), 1)
+    write_pictures(Path("kept"), 1)
+    Path("kept/p00.png").rename("kept/p00_out.png")
+    arguments = ["photos", "--engine", "psp.onnx", "--ray", "--style-of", "kept/p00_out.png", "--out", "kept"]
+    code, _, err = runner(monkeypatch, capsys, "psp")("transfer", *arguments)
+    assert code == 2 and "is an input too: choose another --out" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -137,10 +150,6 @@ def test_other_filesystems(cluster: None, psp_run: PspRun, tmp_path: Path, monke
         (["s3://bucket/photos"], "s3://bucket/photos is not a path of this machine: --ray"),
         (["photos", "photos/p0.png", "--ray"], "would both become p0_out.png"),
         (["photos/p0.png", "kept/p0_out.png", "--ray", "--out", "kept"], "kept/p0_out.png, the output of"),
-        (
-            ["photos", "--ray", "--style-of", "kept/p0_out.png", "--out", "kept"],
-            "is an input too: choose another --out",
-        ),
         (["photos", "--ray", "--actors", 3], "has room for 2 workers of 1 cores each"),
         (["photos", "--ray", "--device", "cuda"], "has no GPU"),
     ],

@@ -81,7 +81,7 @@ def workers_here(monkeypatch: pytest.MonkeyPatch) -> None:
             yield worker(block).to_pylist()
 
     monkeypatch.setattr(driver, "connected", lambda address: contextlib.nullcontext())
-    monkeypatch.setattr(driver, "_crew", lambda options, threads: driver.Crew(actors=1, cpus=1, gpus=0))
+    monkeypatch.setattr(driver, "_crew", lambda options: driver.Crew(actors=1, cpus=1, gpus=0))
     monkeypatch.setattr(driver, "finished", finished)
 
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from psp_export.verify.parity import psnr
-from psp_train.drawn import FACE_DIM, LABELS, PARAMETERS, draw, parameters, sample, with_parameters
+from psp_runtime.pictures.label_classes import IDS
+from psp_train.drawn import FACE_DIM, PARAMETERS, draw, parameters, sample, with_parameters
 
 NAMES = [parameter.name for parameter in PARAMETERS]
-SKIN_LABELS = [LABELS.index(name) for name in ("skin", "nose", "neck")]
+SKIN_LABELS = [IDS[name] for name in ("skin", "nose", "neck")]
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def crowd():
 
 def centre(face, *names):
     """Mean (x, y) of the pixels with these labels, as fractions of the picture."""
-    rows, columns = np.nonzero(np.isin(face.labels, [LABELS.index(name) for name in names]))
+    rows, columns = np.nonzero(np.isin(face.labels, [IDS[name] for name in names]))
     assert rows.size, f"no pixel is labelled {names}"
     return columns.mean() / face.labels.shape[1], rows.mean() / face.labels.shape[0]
 
@@ -77,10 +78,10 @@ def test_unused_coordinates_and_scale_do_not_matter():
 
 def test_labels_are_known_and_features_are_in_place(crowd):
     for face in crowd:
-        assert face.labels.max() < len(LABELS)
-        assert not np.isin(face.labels, [LABELS.index(name) for name in ("hat", "earring", "necklace")]).any()
-        left, right = centre(face, "left_eye"), centre(face, "right_eye")
-        nose, mouth = centre(face, "nose"), centre(face, "mouth", "upper_lip", "lower_lip")
+        assert face.labels.max() < len(IDS)
+        assert not np.isin(face.labels, [IDS[name] for name in ("hat", "earring", "necklace")]).any()
+        left, right = centre(face, "left eye"), centre(face, "right eye")
+        nose, mouth = centre(face, "nose"), centre(face, "mouth", "upper lip", "lower lip")
         assert left[0] < right[0]
         assert 0.42 < left[1] < 0.55 and 0.42 < right[1] < 0.55
         assert max(left[1], right[1]) < nose[1] < mouth[1] < centre(face, "neck")[1] < 0.95
@@ -91,7 +92,7 @@ def test_labels_follow_the_picture():
     z = with_parameters(sample(1, seed=13)[0], skin_tone=0.0, hair_colour=0.0, light=0.0)
     face = draw(z)
     brightness = face.image.mean(axis=2)
-    skin, hair = np.isin(face.labels, SKIN_LABELS), face.labels == LABELS.index("hair")
+    skin, hair = np.isin(face.labels, SKIN_LABELS), face.labels == IDS["hair"]
     assert brightness[skin].mean() > 170
     assert brightness[hair].mean() < 90
 
@@ -114,7 +115,7 @@ def test_a_third_wears_glasses():
     z = sample(1, seed=2)[0]
     for value, expected in ((0.6, False), (0.7, True)):
         labels = draw(with_parameters(z, glasses=value), 128).labels
-        assert (labels == LABELS.index("glasses")).any() == expected
+        assert (labels == IDS["glasses"]).any() == expected
 
 
 @pytest.mark.parametrize("name", NAMES)

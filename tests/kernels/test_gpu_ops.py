@@ -8,8 +8,7 @@ import threading
 
 import pytest
 import torch
-from kernel_cases import TYPES, layouts
-from op_cases import LAYOUTS, ROUNDING, error, random
+from op_cases import LAYOUTS, ROUNDING, TYPES, error, layouts, random
 
 from psp_train.ops import cuda, fused_bias_leaky_relu, upfirdn2d
 

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 from emulator import needs_compiler
-from kernel_cases import TYPES, layouts, planned
-from op_cases import LAYOUTS, ROUNDING, activated_blur, error, random
+from op_cases import LAYOUTS, ROUNDING, TYPES, activated_blur, error, layouts, planned, random
 
 from psp_runtime.kernels import driver, launches
 from psp_runtime.kernels.launches import Resampling

@@ -221,9 +221,10 @@ def test_the_size_limit_does_not_hang_on_pillows_setting(tmp_path: Path, monkeyp
 def test_large_pictures_below_the_limit_are_no_reason_to_warn(tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(huge_png(12000, 12000))  # Pillow warns at 144 megapixels; the rest is cut off
     code = f"""
-from psp_runtime import PictureError, images
+from psp_runtime import PictureError
+from psp_runtime.pictures.loading import load
 try:
-    images.load({str(tmp_path / "large.png")!r}, "rgb")
+    load({str(tmp_path / "large.png")!r}, "rgb")
 except PictureError as error:
     print(error)
 """

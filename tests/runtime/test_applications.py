@@ -58,7 +58,7 @@ def is_picture_of(picture: np.ndarray, latents: np.ndarray) -> bool:
     return bool(np.abs(picture.astype(float) - picture_of(latents)).max() <= 1)
 
 
-# ---- Codes ----------------------------------------------------------------------------------------------------
+# ---- Latents ----------------------------------------------------------------------------------------------------
 
 
 def test_decoded_codes_are_the_translation(pipeline: Pipeline) -> None:
@@ -228,7 +228,7 @@ def test_edits_move_along_a_direction(pipeline: Pipeline, direction: np.ndarray)
 
 def test_edits_of_some_layers_and_beyond_alpha_one(pipeline: Pipeline) -> None:
     latents = pipeline.encode(PIXELS[:1])
-    with pytest.warns(UserWarning, match=r"mix alpha 1\.5 is outside 0\.\.1"):
+    with pytest.warns(UserWarning, match=r"alpha 1\.5 is outside 0\.\.1"):
         picture = pipeline.edit(PIXELS[:1], DIRECTION, (2,), layers=(3,), alpha=1.5)[0, 0]
     latents[0, 3] += 3 * DIRECTION[3]
     assert is_picture_of(picture, latents[0])
@@ -259,16 +259,19 @@ def test_batches_as_large_as_asked_for(folder: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: p.mix(PIXELS, p.styles(1), layers=(13, 14)), r"mix layer 14: this engine has layers 0\.\.13"),
-        (lambda p: p.mix(PIXELS, p.styles(1), layers=(-1,)), "mix layer -1"),
-        (lambda p: p.mix(PIXELS, p.styles(1), alpha=1.01), r"mix alpha 1\.01: expected 0 .* to 1"),
-        (lambda p: p.mix(PIXELS, p.styles(1), alpha=float("nan")), "mix alpha nan"),
-        (lambda p: p.transfer(PIXELS, PIXELS[:1], alpha=-0.1), r"mix alpha -0\.1"),
-        (lambda p: p.edit(PIXELS, DIRECTION, alpha=float("inf")), "mix alpha inf: expected a number"),
+        (lambda p: p.mix(PIXELS, p.styles(1), layers=(13, 14)), r"layer 14: this engine has layers 0\.\.13"),
+        (lambda p: p.mix(PIXELS, p.styles(1), layers=(-1,)), "layer -1"),
+        (lambda p: p.mix(PIXELS, p.styles(1), alpha=1.01), r"alpha 1\.01: expected 0 .* to 1"),
+        (lambda p: p.mix(PIXELS, p.styles(1), alpha=float("nan")), "alpha nan"),
+        (lambda p: p.transfer(PIXELS, PIXELS[:1], alpha=-0.1), r"alpha -0\.1"),
+        (lambda p: p.edit(PIXELS, DIRECTION, alpha=float("inf")), "alpha inf: expected a number"),
         (lambda p: p.edit(PIXELS, DIRECTION, (float("nan"),)), "strengths .*nan.*: expected numbers"),
         (lambda p: p.mix(PIXELS, p.styles(1)[:, :4]), r"styles: expected float32 \[B,14,8\], given float32 \[1,4,8\]"),
-        (lambda p: p.decode(np.zeros((1, 18, 512), np.float32)), r"codes: expected .*\[B,14,8\], given .*\[1,18,512\]"),
-        (lambda p: p.decode(np.zeros((1, 14, 8))), "codes: expected float32 .* given float64"),
+        (
+            lambda p: p.decode(np.zeros((1, 18, 512), np.float32)),
+            r"latents: expected .*\[B,14,8\], given .*\[1,18,512\]",
+        ),
+        (lambda p: p.decode(np.zeros((1, 14, 8))), "latents: expected float32 .* given float64"),
         (lambda p: p.encode(np.zeros((1, 14, 9), np.float32)), r"given float32 \[1,14,9\]"),
         (lambda p: p.encode([1]), "image: expected uint8 .* given list"),
         (lambda p: p.edit(PIXELS, np.zeros(9)), r"direction: expected numbers \[8\] or \[14,8\], given float64 \[9\]"),
@@ -378,7 +381,7 @@ def test_an_exported_model_gives_the_same_pictures_from_parts(exported: Path) ->
         np.testing.assert_array_equal(ends[0], split.translate(pixels).output[0])
         np.testing.assert_array_equal(ends[2], split.translate(pixels[:, ::-1].copy()).output[0])
         average = split.mix(pixels, split.styles(1, psi=0), layers=range(10), alpha=1)[0]
-        assert levels(average, split.decode(np.tile(split.parts.average(), (1, 10, 1)))) <= 1
+        assert levels(average, split.decode(np.tile(split.average_style(), (1, 10, 1)))) <= 1
     for part in ("encoder", "generator"):
         (exported / f"psp.{part}.onnx").rename(exported / f"{part}.onnx")
     with psp_runtime.load(exported / "psp.onnx", "cpu") as whole:

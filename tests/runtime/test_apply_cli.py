@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from PIL import Image
 from tiny_family import STYLE_DIM, STYLES, write_family
 
 import psp_runtime
-from psp_runtime.cli import main
 from psp_runtime.directions import fit_direction as fit
 from psp_runtime.pictures import previews, sheets
 from psp_runtime.pictures.loading import COLOURED, LOSSY_LABELS
@@ -43,31 +41,30 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with pictures a, b and c, a label map, a direction and codes."""
+    """A working folder with pictures a, b and c, a label map, a direction and latents."""
     monkeypatch.chdir(tmp_path)
     Path("engines").symlink_to(engines)
     for name, pixels in zip("abc", PIXELS, strict=True):
         Image.fromarray(pixels).save(f"{name}.png")
     Image.fromarray(LABELS).save("map.png")
     np.save("smile.npy", DIRECTION)
-    np.save("codes.npy", RNG.normal(0, 0.3, (2, STYLES, STYLE_DIM)).astype(np.float32))
+    np.save("latents.npy", RNG.normal(0, 0.3, (2, STYLES, STYLE_DIM)).astype(np.float32))
     return tmp_path
 
 
 @pytest.fixture
-def psp_run(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> PspRun:
-    """Run psp-run in this process: exit code, stdout, stderr. `engine` is the name of one of TASKS."""
-
-    run = runner(monkeypatch, capsys)
+def psp(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> PspRun:
+    """Run psp in this process: exit code, stdout, stderr. `engine` is the name of one of TASKS."""
+    run = runner(monkeypatch, capsys, "psp")
     return lambda *arguments, engine="psp": run(*arguments, "--engine", f"engines/{engine}.onnx")
 
 
 @pytest.fixture
-def good(psp_run: PspRun) -> Callable[..., str]:
+def good(psp: PspRun) -> Callable[..., str]:
     """Run what must succeed without a word on stderr; what it prints."""
 
     def run(*arguments: object, engine: str = "psp") -> str:
-        code, out, err = psp_run(*arguments, engine=engine)
+        code, out, err = psp(*arguments, engine=engine)
         assert (code, err) == (0, "")
         return out
 
@@ -80,7 +77,7 @@ def read(name: str) -> np.ndarray:
 
 def new(*known: str) -> list[str]:
     """The files in the working folder that a run has made."""
-    before = {"engines", "a.png", "b.png", "c.png", "map.png", "smile.npy", "codes.npy", *known}
+    before = {"engines", "a.png", "b.png", "c.png", "map.png", "smile.npy", "latents.npy", *known}
     return sorted(path.name for path in Path().iterdir() if path.name not in before)
 
 
@@ -100,7 +97,7 @@ def close(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def test_mixing_makes_several_faces_and_says_how(good: Callable[..., str]) -> None:
-    out = good("a.png", "--mix", 5, "--seed", 7)
+    out = good("mix", "a.png", "-n", 5, "--seed", 7)
     assert re.fullmatch(r"5 pictures in \d+\.\d\d s \(.* pictures/s, cpu\): \./\n", out)
     assert new() == [f"a_out_{n}.png" for n in range(1, 6)]
     with pipeline() as p:
@@ -114,14 +111,14 @@ def test_mixing_makes_several_faces_and_says_how(good: Callable[..., str]) -> No
 
 def test_the_same_seed_gives_the_same_files(good: Callable[..., str]) -> None:
     for folder in ("r1", "r2"):
-        good("a.png", "--mix", 2, "--seed", 3, "--psi", 0.5, "--out", folder)
+        good("mix", "a.png", "-n", 2, "--seed", 3, "--psi", 0.5, "--out", folder)
     for name in ("a_out_1.png", "a_out_2.png"):
         assert Path("r1", name).read_bytes() == Path("r2", name).read_bytes()
     assert read("r1/a_out_1.png").tolist() != read("r1/a_out_2.png").tolist()
 
 
 def test_mixing_some_layers_and_a_contact_sheet_alone(good: Callable[..., str]) -> None:
-    out = good("map.png", "--mix", 4, "--mix-layers", "8-11", "--mix-alpha", 0.7, "--grid", "grid.png", engine="seg")
+    out = good("mix", "map.png", "-n", 4, "--layers", "8-11", "--alpha", 0.7, "--grid", "grid.png", engine="seg")
     assert new() == ["grid.png"] and out.endswith(": grid.png\n")
     sheet, step = read("grid.png"), 16 + sheets.GAP
     assert sheet.shape == (step + sheets.GAP, 5 * step + sheets.GAP, 3)
@@ -137,7 +134,7 @@ def test_mixing_some_layers_and_a_contact_sheet_alone(good: Callable[..., str]) 
 
 
 def test_layers_to_the_last(good: Callable[..., str]) -> None:
-    good("a.png", "--mix", 1, "--mix-layers", "2,9-")
+    good("mix", "a.png", "-n", 1, "--layers", "2,9-")
     assert note("a_out.png")["layers"] == [2, *range(9, 14)]
 
 
@@ -145,37 +142,37 @@ def test_sketches_on_any_paper_are_no_photos(good: Callable[..., str]) -> None:
     drawn = sketch(PIXELS[0])
     Image.fromarray(drawn).save("drawn.png")
     Image.fromarray((drawn[..., None] * np.array([1, 0.93, 0.8])).astype(np.uint8)).save("scan.png")
-    good("drawn.png", "scan.png", engine="sketch")
+    good("run", "drawn.png", "scan.png", engine="sketch")
 
 
-@pytest.mark.parametrize("arguments", [("a.png",), ("map.png", "--style-of", "a.png"), ("map.png", "--to", "b.png")])
-def test_photos_given_as_sketches_are_warned_about(psp_run: PspRun, arguments: tuple[str, ...]) -> None:
-    code, _, err = psp_run(*arguments, engine="sketch")
+@pytest.mark.parametrize("line", ["run a.png", "transfer map.png --style-of a.png", "morph map.png --to b.png"])
+def test_photos_given_as_sketches_are_warned_about(psp: PspRun, line: str) -> None:
+    code, _, err = psp(*line.split(), engine="sketch")
     assert code == 0 and err == f"warning: {COLOURED}\n"
 
 
-def test_label_maps_as_jpeg_are_warned_about(psp_run: PspRun) -> None:
+def test_label_maps_as_jpeg_are_warned_about(psp: PspRun) -> None:
     Image.fromarray(np.full((256, 256), 7, np.uint8)).save("map.jpg")
-    code, _, err = psp_run("map.jpg", engine="seg")
+    code, _, err = psp("run", "map.jpg", engine="seg")
     assert code == 0 and err == f"warning: {LOSSY_LABELS}\n"
 
 
 def test_truncation_to_the_average_face(good: Callable[..., str]) -> None:
-    good("a.png", "--mix", 2, "--psi", 0, "--mix-layers", "0-13", "--mix-alpha", 1)
+    good("mix", "a.png", "-n", 2, "--psi", 0, "--layers", "0-13", "--alpha", 1)
     with pipeline() as p:
-        average = p.decode(np.tile(p.parts.average(), (1, STYLES, 1)))[0]
+        average = p.decode(np.tile(p.average_style(), (1, STYLES, 1)))[0]
     assert close(read("a_out_1.png"), average) and close(read("a_out_2.png"), average)
 
 
 @pytest.mark.parametrize(("psi", "warned"), [(1, False), (2, True), (-0.5, True)])
-def test_truncation_beyond_its_range_is_said(psp_run: PspRun, psi: float, warned: bool) -> None:
-    code, _, err = psp_run("a.png", "--mix", 2, "--psi", psi)
+def test_truncation_beyond_its_range_is_said(psp: PspRun, psi: float, warned: bool) -> None:
+    code, _, err = psp("mix", "a.png", "-n", 2, "--psi", psi)
     assert code == 0 and err.count("\n") == warned
     assert err.startswith(f"warning: psi {psi:g} is outside 0") is warned
 
 
 def test_interpolation_as_pictures_and_as_animations(good: Callable[..., str]) -> None:
-    good("a.png", "--to", "b.png", "--steps", 4, "--gif", "m.gif", "--webp", "m.webp", "--out", "r")
+    good("morph", "a.png", "--to", "b.png", "--steps", 4, "--gif", "m.gif", "--webp", "m.webp", "--out", "r")
     assert sorted(p.name for p in Path("r").iterdir()) == [f"a_out_{n}.png" for n in range(1, 5)]
     with pipeline() as p:
         translated = p.translate(PIXELS[:1]).output[0], p.translate(PIXELS[1:2]).output[0]
@@ -190,12 +187,12 @@ def test_interpolation_as_pictures_and_as_animations(good: Callable[..., str]) -
 
 
 def test_an_animation_alone_writes_no_pictures(good: Callable[..., str]) -> None:
-    assert good("a.png", "--to", "b.png", "--gif", "new/m.gif").endswith(": new/m.gif\n")
+    assert good("morph", "a.png", "--to", "b.png", "--gif", "new/m.gif").endswith(": new/m.gif\n")
     assert new() == ["new"] and Image.open("new/m.gif").n_frames == 16
 
 
 def test_the_style_of_another_picture(good: Callable[..., str]) -> None:
-    good("a.png", "b.png", "--style-of", "c.png", "--mix-layers", "8-13", "--grid", "g.png", "--out", "./")
+    good("transfer", "a.png", "b.png", "--style-of", "c.png", "--layers", "8-13", "--grid", "g.png", "--out", "./")
     assert new() == ["a_out.png", "b_out.png", "g.png"]
     with pipeline() as p:
         pictures = p.transfer(PIXELS[:2], PIXELS[2:])
@@ -205,7 +202,7 @@ def test_the_style_of_another_picture(good: Callable[..., str]) -> None:
 
 
 def test_edits_swept(good: Callable[..., str]) -> None:
-    good("a.png", "--edit", "smile.npy", "--strength", "-3:3:7")
+    good("edit", "a.png", "--direction", "smile.npy", "--strength", "-3:3:7")
     assert new() == [f"a_out_{n}.png" for n in range(1, 8)]
     with pipeline() as p:
         pictures = p.edit(PIXELS[:1], DIRECTION, range(-3, 4))[0]
@@ -214,31 +211,31 @@ def test_edits_swept(good: Callable[..., str]) -> None:
     assert note("a_out_1.png")["strength"] == -3 and note("a_out_1.png")["direction"] == "smile.npy"
 
 
-def test_an_edit_of_one_strength_and_of_some_layers(psp_run: PspRun) -> None:
-    code, _, err = psp_run("a.png", "--edit", "smile.npy", "--mix-layers", "2,4-5", "--mix-alpha", 2)
-    assert code == 0 and err == "warning: mix alpha 2 is outside 0..1: the edit goes beyond its strength\n"
+def test_an_edit_of_one_strength_and_of_some_layers(psp: PspRun) -> None:
+    code, _, err = psp("edit", "a.png", "--direction", "smile.npy", "--layers", "2,4-5", "--alpha", 2)
+    assert code == 0 and err == "warning: alpha 2 is outside 0..1: the edit goes beyond its strength\n"
     assert new() == ["a_out.png"] and note("a_out.png")["layers"] == [2, 4, 5]
 
 
 def test_super_resolution_saves_what_it_restored(good: Callable[..., str]) -> None:
-    good("a.png", "--downsample", 8, engine="sr")
+    good("run", "a.png", "--downsample", 8, engine="sr")
     assert new() == ["a_out.png", "a_out_input.png"]
     np.testing.assert_array_equal(read("a_out_input.png"), degrade(PIXELS[0], 8))
     with pipeline("sr") as p:
         np.testing.assert_array_equal(read("a_out.png"), p.translate(degrade(PIXELS[0], 8)[None]).output[0])
     assert note("a_out.png")["downsample"] == 8
-    good("a.png", "--downsample", 8, "--mix", 2, "--out", "r/x.png", engine="sr")
+    good("mix", "a.png", "--downsample", 8, "-n", 2, "--out", "r/x.png", engine="sr")
     assert sorted(p.name for p in Path("r").iterdir()) == ["x_1.png", "x_2.png", "x_input.png"]
     assert note("r/x_1.png")["layers"] == [4, 5, 6, 7] and note("r/x_1.png")["alpha"] == 0.5
 
 
 def test_inpainting_with_the_triangle_and_with_a_mask(good: Callable[..., str]) -> None:
-    good("a.png", "--mask", "triangle", engine="inpaint")
+    good("run", "a.png", "--mask", "triangle", engine="inpaint")
     np.testing.assert_array_equal(read("a_out_input.png"), hide(PIXELS[0], triangle()))
     drawn = Image.new("L", (256, 256))
     drawn.paste(255, (0, 0, 100, 256))
     drawn.save("mask.png")
-    good("a.png", "--mask", "mask.png", "--out", "m.png", engine="inpaint")
+    good("run", "a.png", "--mask", "mask.png", "--out", "m.png", engine="inpaint")
     hidden = PIXELS[0].copy()
     hidden[:, :100] = 0
     np.testing.assert_array_equal(read("m_input.png"), hidden)
@@ -246,7 +243,7 @@ def test_inpainting_with_the_triangle_and_with_a_mask(good: Callable[..., str]) 
 
 
 def test_sketches_from_photos(good: Callable[..., str]) -> None:
-    good("a.png", "--sketch-from-photo", "--couple", engine="sketch")
+    good("run", "a.png", "--sketch-from-photo", "--couple", engine="sketch")
     drawn = sketch(PIXELS[0])
     np.testing.assert_array_equal(read("a_out_input.png")[..., 0], drawn)
     with pipeline("sketch") as p:
@@ -254,14 +251,14 @@ def test_sketches_from_photos(good: Callable[..., str]) -> None:
 
 
 def test_couples_show_the_map_in_colours(good: Callable[..., str]) -> None:
-    good("map.png", "--couple", "--size", 64, engine="seg")
+    good("run", "map.png", "--couple", "--size", 64, engine="seg")
     picture = read("map_out.png")
     assert picture.shape == (64, 128, 3)
     np.testing.assert_array_equal(picture[:, :64], previews.preview(LABELS[None, 2::4, 2::4], "labels")[0])
 
 
-def test_swapping_a_class_shows_both(good: Callable[..., str], psp_run: PspRun) -> None:
-    good("map.png", "--swap", "13=0", "--couple", engine="seg")
+def test_swapping_a_class_shows_both(good: Callable[..., str], psp: PspRun) -> None:
+    good("swap", "map.png", "--classes", "13=0", "--couple", engine="seg")
     assert new() == ["map_out_1.png", "map_out_2.png"]
     swapped = np.where(LABELS == 13, 0, LABELS).astype(np.uint8)
     with pipeline("seg") as p:
@@ -271,41 +268,41 @@ def test_swapping_a_class_shows_both(good: Callable[..., str], psp_run: PspRun) 
         np.testing.assert_array_equal(picture[:, 16:], output)
         np.testing.assert_array_equal(picture[:, :16], previews.preview(labels[None, 8::16, 8::16], "labels")[0])
     assert note("map_out_2.png")["swap"] == {"13": 0}
-    code, _, err = psp_run("map.png", "--swap", "0=13", engine="seg")
-    assert code == 0 and err == "warning: map.png has no pixel of class 0: --swap 0=13 changes nothing there\n"
+    code, _, err = psp("swap", "map.png", "--classes", "0=13", engine="seg")
+    assert code == 0 and err == "warning: map.png has no pixel of class 0: nothing is replaced there\n"
 
 
-def test_codes_saved_and_decoded_again(good: Callable[..., str]) -> None:
-    good("a.png", "b.png", "c.png", "--save-latents", "saved.npy")
+def test_latents_saved_and_decoded_again(good: Callable[..., str]) -> None:
+    good("run", "a.png", "b.png", "c.png", "--save-latents", "saved.npy")
     translated = {name: read(f"{name}_out.png") for name in "abc"}
-    good("--latents", "saved.npy")
+    good("decode", "saved.npy")
     for number, name in enumerate("abc", 1):
         assert close(read(f"saved_{number}_out.png"), translated[name])
-    good("a.png", "b.png", "--save-latents", "folder/")
-    good("--latents", "folder", "--out", "again")
+    good("run", "a.png", "b.png", "--save-latents", "folder/")
+    good("decode", "folder", "--out", "again")
     for name in "ab":
         assert close(read(f"again/{name}_out.png"), translated[name])
-    good("--latents", "folder/a.npy", "--out", "single.webp")
+    good("decode", "folder/a.npy", "--out", "single.webp")
     assert Image.open("single.webp").format == "WEBP"
 
 
-def test_codes_are_mixed_edited_and_interpolated_too(good: Callable[..., str]) -> None:
+def test_latents_are_mixed_edited_and_interpolated_too(good: Callable[..., str]) -> None:
     for arguments, made in (
-        (("--mix", 3), 6),
-        (("--edit", "smile.npy", "--strength", "1,2"), 4),
-        (("--to", "a.png"), 18),
+        (("mix", "-n", 3), 6),
+        (("edit", "--direction", "smile.npy", "--strength", "1,2"), 4),
+        (("morph", "--to", "a.png"), 18),
     ):
-        assert good("--latents", "codes.npy", *arguments, "--out", "r").startswith(f"{made} pictures")
-    good("--latents", "codes.npy", "--mix", 3, "--grid", "g.png")
+        assert good(*arguments, "latents.npy", "--out", "r").startswith(f"{made} pictures")
+    good("mix", "latents.npy", "-n", 3, "--grid", "g.png")
     assert read("g.png").shape == (2 * 20 + 4, 3 * 20 + 4, 3)
 
 
-def test_a_folder_on_a_sheet_and_what_could_not_be_read(psp_run: PspRun) -> None:
+def test_a_folder_on_a_sheet_and_what_could_not_be_read(psp: PspRun) -> None:
     Path("photos").mkdir()
     for name in "abc":
         Path(f"{name}.png").rename(f"photos/{name}.png")
     Path("photos/d.png").write_text("not a picture")
-    code, out, err = psp_run("photos", "--couple", "--grid", "g.webp", "--out", "r")
+    code, out, err = psp("run", "photos", "--couple", "--grid", "g.webp", "--out", "r")
     assert code == 1 and out.startswith("3 pictures") and "photos/d.png" in err
     assert Image.open("g.webp").size == (2 * 20 + 4, 3 * 20 + 4)
     assert read("r/a_out.png").shape == (16, 32, 3)
@@ -315,12 +312,13 @@ def test_a_rerun_in_the_same_folder_reads_no_outputs(good: Callable[..., str], m
     Path("photos").mkdir()
     Path("a.png").rename("photos/a.png")
     for _ in range(2):
-        assert good("photos", "--downsample", 4, "--mix", 2, "--out", "photos", engine="sr").startswith("2 pictures")
+        out = good("mix", "photos", "--downsample", 4, "-n", 2, "--out", "photos", engine="sr")
+        assert out.startswith("2 pictures")
     assert len(list(Path("photos").iterdir())) == 4
 
 
 def test_numbers_are_padded(good: Callable[..., str]) -> None:
-    good("a.png", "--mix", 12)
+    good("mix", "a.png", "-n", 12)
     assert new()[0] == "a_out_01.png" and new()[-1] == "a_out_12.png"
 
 
@@ -336,7 +334,7 @@ def test_learning_a_direction_from_pictures(good: Callable[..., str]) -> None:
         Image.fromarray(pixels).save(f"p{index}.png")
         rows.append(f"p{index}.png,{index % 2}")
     Path("red.csv").write_text("\n".join(rows))
-    out = good("--find-direction", "red.csv")
+    out = good("direction", "red.csv")
     assert re.fullmatch(
         r"red\.npy: a direction \[14,8\] from 24 examples, 12 of label 1; 100% of held-out ones right, penalty .*\n",
         out,
@@ -349,59 +347,61 @@ def test_learning_a_direction_from_pictures(good: Callable[..., str]) -> None:
     along = (latents * direction).sum((1, 2)) / np.square(direction).sum()
     assert along[1::2].min() > along[::2].max()
     assert along.std() == pytest.approx(1, abs=1e-3)  # strength 1 is one standard deviation
-    good("--find-direction", "red.csv")
+    good("direction", "red.csv")
     assert Path("red.npy").read_bytes() == first
-    good("p0.png", "--edit", "red.npy", "--strength", "0,2")
+    good("edit", "p0.png", "--direction", "red.npy", "--strength", "0,2")
 
 
 def test_learning_a_direction_from_saved_codes(good: Callable[..., str]) -> None:
-    codes = RNG.normal(size=(40, STYLES, STYLE_DIM)).astype(np.float32)
-    labels = (codes[:, 3, 2] > 0.5).astype(int)
-    codes[labels == 1, 3, 2] += 6
-    np.save("many.npy", codes)
+    latents = RNG.normal(size=(40, STYLES, STYLE_DIM)).astype(np.float32)
+    labels = (latents[:, 3, 2] > 0.5).astype(int)
+    latents[labels == 1, 3, 2] += 6
+    np.save("many.npy", latents)
     Path("l.csv").write_text("\n".join(map(str, labels)))
-    good("--find-direction", "l.csv", "--latents", "many.npy", "--out", "d/way.npy")
+    good("direction", "l.csv", "--latents", "many.npy", "--out", "d/way.npy")
     way = np.load("d/way.npy")
     assert np.unravel_index(np.abs(way).argmax(), way.shape) == (3, 2) and way[3, 2] > 0
 
 
-def test_pictures_and_codes_in_one_table_keep_their_order(psp_run: PspRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some lines name pictures, some codes; they are encoded a batch at a time."""
+def test_pictures_and_codes_in_one_table_keep_their_order(psp: PspRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some lines name pictures, some latents; they are encoded a batch at a time."""
     with pipeline() as p:
         latents = p.encode(PIXELS)
     np.save("c0.npy", latents[1])
     names = ["a.png", "b.png", "c.png", "a.png", "c0.npy", "c.png", "c0.npy"]
     Path("t.csv").write_text("\n".join(f"{name},{index % 2}" for index, name in enumerate(names)))
     seen = []
-    monkeypatch.setattr("psp_runtime.directions.fit_direction", lambda *given: seen.append(given) or fit(*given))
-    assert psp_run("--find-direction", "t.csv", "--batch", 3)[0] == 0
+    monkeypatch.setattr(
+        "psp_runtime.run.find_direction.fit_direction", lambda *given: seen.append(given) or fit(*given)
+    )
+    assert psp("direction", "t.csv", "--batch", 3)[0] == 0
     np.testing.assert_allclose(seen[0][0], latents[[0, 1, 2, 0, 1, 2, 1]], atol=1e-5)
     assert seen[0][1].tolist() == [0, 1, 0, 1, 0, 1, 0]
 
 
-def test_a_direction_does_not_replace_an_example(psp_run: PspRun) -> None:
+def test_a_direction_does_not_replace_an_example(psp: PspRun) -> None:
     for name in ("t.npy", "u.npy"):
         np.save(name, RNG.normal(size=(1, STYLES, STYLE_DIM)).astype(np.float32))
     before = Path("t.npy").read_bytes()
     Path("t.csv").write_text("t.npy,0\nu.npy,1\nt.npy,0\nu.npy,1\n")
-    assert "t.npy, the output of --find-direction, is an input too" in mistake(
-        psp_run("--find-direction", "t.csv"), "t.csv", "t.npy", "u.npy"
+    assert "t.npy, the output of psp direction, is an input too" in mistake(
+        psp("direction", "t.csv"), "t.csv", "t.npy", "u.npy"
     )
     assert Path("t.npy").read_bytes() == before
 
 
 def test_hidden_files_in_a_folder_of_codes_are_left_alone(good: Callable[..., str]) -> None:
     """macOS puts a ._X beside each X on other file systems."""
-    Path("codes").mkdir()
-    np.save("codes/a.npy", RNG.normal(size=(STYLES, STYLE_DIM)).astype(np.float32))
-    Path("codes/._a.npy").write_bytes(b"\0\5\x16\7")
-    assert good("--latents", "codes").startswith("1 picture in ")
+    Path("latents").mkdir()
+    np.save("latents/a.npy", RNG.normal(size=(STYLES, STYLE_DIM)).astype(np.float32))
+    Path("latents/._a.npy").write_bytes(b"\0\5\x16\7")
+    assert good("decode", "latents").startswith("1 picture in ")
 
 
-def test_a_direction_no_better_than_guessing_is_warned_about(psp_run: PspRun) -> None:
+def test_a_direction_no_better_than_guessing_is_warned_about(psp: PspRun) -> None:
     np.save("many.npy", np.random.default_rng(0).normal(size=(40, STYLES, STYLE_DIM)))
     Path("l.csv").write_text("\n".join("01" * 20))
-    code, out, err = psp_run("--find-direction", "l.csv", "--latents", "many.npy")
+    code, out, err = psp("direction", "l.csv", "--latents", "many.npy")
     assert code == 0 and out.startswith("l.npy: a direction")
     assert err.startswith("warning: only ") and "guessing gets 50%" in err and err.count("\n") == 1
 
@@ -417,15 +417,15 @@ def test_a_direction_no_better_than_guessing_is_warned_about(psp_run: PspRun) ->
         ("a.png,1,0\n", "line 1: expected PICTURE,0"),
         ("a.png,1\nb.png,0", "1 examples of label 0 and 1 of label 1: expected at least 2 of each"),
         ("a.png,1\nb.png,1\nc.png,1\n", "0 examples of label 0 and 3 of label 1"),
-        ("a.png,1\na.png,1\na.png,0\na.png,0\n", "codes of all examples are alike"),
+        ("a.png,1\na.png,1\na.png,0\na.png,0\n", "latents of all examples are alike"),
         ("a.png,1\nnone.png,0", "cannot read none.png: No such file"),
-        ("1\n0\n", "labels only: add the picture to each line, or give their codes with --latents"),
-        ("codes.npy,1\n", "codes.npy has the codes of 2 pictures, expected one per line"),
+        ("1\n0\n", "labels only: add the picture to each line, or give their latents with --latents"),
+        ("latents.npy,1\n", "latents.npy has the latents of 2 pictures, expected one per line"),
     ],
 )
-def test_tables_that_teach_nothing(psp_run: PspRun, table: str, message: str) -> None:
+def test_tables_that_teach_nothing(psp: PspRun, table: str, message: str) -> None:
     Path("t.csv").write_text(table)
-    assert message in mistake(psp_run("--find-direction", "t.csv"), "t.csv")
+    assert message in mistake(psp("direction", "t.csv"), "t.csv")
 
 
 # ---- Mistakes -------------------------------------------------------------------------------------------------
@@ -443,121 +443,144 @@ def mistake(outcome: Outcome, *known: str) -> str:
     ("arguments", "message"),
     [
         # values
-        ("a.png --mix 0", "--mix 0: expected 1 to 1000"),
-        ("a.png --mix 1001", "--mix 1001: expected 1 to 1000"),
+        ("mix a.png -n 0", "Invalid value for '--count' / '-n'"),
+        ("mix a.png -n 1001", "Invalid value for '--count' / '-n'"),
         (
-            "a.png --mix 2 --mix-layers 8-14",
-            "--mix-layers 8-14: expected layers such as 8-13, 4,6,8-9 or 8-, this engine",
+            "mix a.png -n 2 --layers 8-14",
+            "--layers 8-14: expected layers such as 8-13, 4,6,8-9 or 8-, this engine",
         ),
-        ("a.png --mix 2 --mix-layers 0-999999999999", "this engine has 0..13"),
-        ("a.png --mix 2 --mix-layers 14-", "--mix-layers 14-: expected layers"),
-        ("a.png --mix 2 --mix-layers 9-8", "--mix-layers 9-8: expected layers such as 8-13"),
-        ("a.png --mix 2 --mix-layers -1", "--mix-layers -1: expected layers"),
-        ("a.png --mix 2 --mix-layers x", "--mix-layers x: expected layers"),
-        ("a.png --mix 2 --mix-alpha 1.5", "mix alpha 1.5: expected 0"),
-        ("a.png --style-of b.png --mix-alpha -0.5", "mix alpha -0.5: expected 0"),
-        ("a.png --mix 2 --psi nan", "psi nan: expected a number"),
-        ("a.png --mix 2 --seed -1", "seed -1: expected 0 to"),
-        ("a.png --to b.png --steps 1", "--steps 1: expected 2 to 1000"),
-        ("a.png --edit smile.npy --strength 1:2", "--strength 1:2: expected a number"),
-        ("a.png --edit smile.npy --strength 1:2:1", "--strength 1:2:1: expected a number"),
-        ("a.png --edit smile.npy --strength 1:2:999999999", "2 to 1000 steps"),
-        ("a.png --edit smile.npy --strength inf", "--strength inf: expected numbers"),
-        ("a.png --edit smile.npy --strength 0:inf:3", "--strength 0:inf:3: expected a number"),
-        ("a.png --edit smile.npy --strength 0,1e40", "--strength 0,1e+40: expected numbers"),
-        ("a.png --edit codes.npy", "--edit codes.npy: expected numbers [8] or [14,8], given float32 [2,14,8]"),
-        ("a.png --edit lost.npy", "cannot read lost.npy: No such file"),
-        ("a.png --edit a.png", "cannot read a.png: not a .npy file"),
-        ("--latents smile.npy --edit wide.npy", "--edit wide.npy: expected numbers [8] or [14,8], given float64 [512]"),
+        ("mix a.png -n 2 --layers 0-999999999999", "this engine has 0..13"),
+        ("mix a.png -n 2 --layers 14-", "--layers 14-: expected layers"),
+        ("mix a.png -n 2 --layers 9-8", "--layers 9-8: expected layers such as 8-13"),
+        ("mix a.png -n 2 --layers -1", "--layers -1: expected layers"),
+        ("mix a.png -n 2 --layers x", "--layers x: expected layers"),
+        ("mix a.png -n 2 --alpha 1.5", "alpha 1.5: expected 0"),
+        ("transfer a.png --style-of b.png --alpha -0.5", "alpha -0.5: expected 0"),
+        ("mix a.png -n 2 --psi nan", "psi nan: expected a number"),
+        ("mix a.png -n 2 --seed -1", "seed -1: expected 0 to"),
+        ("morph a.png --to b.png --steps 1", "Invalid value for '--steps'"),
+        ("edit a.png --direction smile.npy --strength 1:2", "--strength 1:2: expected a number"),
+        ("edit a.png --direction smile.npy --strength 1:2:1", "--strength 1:2:1: expected a number"),
+        ("edit a.png --direction smile.npy --strength 1:2:999999999", "2 to 1000 steps"),
+        ("edit a.png --direction smile.npy --strength inf", "--strength inf: expected numbers"),
+        ("edit a.png --direction smile.npy --strength 0:inf:3", "--strength 0:inf:3: expected a number"),
+        ("edit a.png --direction smile.npy --strength 0,1e40", "--strength 0,1e+40: expected numbers"),
         (
-            "--latents wide.npy",
-            "--latents wide.npy: expected codes [B,14,8] or [14,8] of this engine, given float64 [512]",
+            "edit a.png --direction latents.npy",
+            "--direction latents.npy: expected numbers [8] or [14,8], given float32 [2,14,8]",
         ),
-        ("--latents engines", "--latents engines: no codes in this folder"),
-        ("--latents none.npy", "--latents none.npy: the codes of no picture at all, [0, 14, 8]"),
+        ("edit a.png --direction lost.npy", "cannot read lost.npy: No such file"),
+        ("edit a.png --direction a.png", "cannot read a.png: not a .npy file"),
+        (
+            "edit smile.npy --direction wide.npy",
+            "--direction wide.npy: expected numbers [8] or [14,8], given float64 [512]",
+        ),
+        (
+            "decode wide.npy",
+            "wide.npy: expected latents [B,14,8] or [14,8] of this engine, given float64 [512]",
+        ),
+        ("decode engines", "engines: no latents in this folder"),
+        ("decode none.npy", "none.npy: the latents of no picture at all, [0, 14, 8]"),
         # other pictures
-        ("a.png --to none.png", "cannot read none.png: No such file"),
-        ("a.png --to codes.npy", "cannot read codes.npy: not a picture"),
-        ("a.png --style-of smile.npy", "cannot read smile.npy: not a picture"),
+        ("morph a.png --to none.png", "cannot read none.png: No such file"),
+        ("morph a.png --to latents.npy", "cannot read latents.npy: not a picture"),
+        ("transfer a.png --style-of smile.npy", "cannot read smile.npy: not a picture"),
         # contradictions
-        ("a.png --mix 2 --edit smile.npy", "--mix and --edit are different things"),
-        ("a.png --to b.png --style-of c.png", "--to and --style-of are different things"),
-        ("a.png --seed 3", "--seed goes with --mix, which is not given"),
-        ("a.png --seed 0", "--seed goes with --mix"),
-        ("a.png --edit smile.npy --psi 1", "--psi goes with --mix"),
-        ("a.png --steps 4", "--steps goes with --to"),
-        ("a.png --to b.png --strength 2", "--strength goes with --edit"),
-        ("a.png --to b.png --mix-layers 8", "--mix-layers goes with --mix or --style-of or --edit"),
-        ("a.png --mix 2 --gif x.gif", "--gif goes with --to or --edit"),
-        ("a.png --edit smile.npy --gif x.gif", "--gif animates one input in several steps, given one picture"),
-        ("a.png b.png --to c.png --webp x.webp", "--webp animates one input in several steps, given 2 inputs"),
-        ("a.png --to b.png --gif x.webp", "--gif x.webp: expected a name that ends in .gif"),
-        ("a.png --latents codes.npy", "--latents and pictures contradict each other"),
-        ("--latents codes.npy --couple", "--latents and --couple contradict each other"),
-        ("--latents codes.npy --save-latents x.npy", "--latents and --save-latents contradict"),
-        ("a.png --mix 2 --save-latents x.npy", "--save-latents and --mix contradict each other"),
-        ("a.png --find-direction t.csv", "--find-direction and pictures contradict each other"),
-        ("--find-direction t.csv --grid g.png", "--find-direction and --grid contradict each other"),
-        ("--find-direction t.csv", "cannot read t.csv: No such file"),
-        ("a.png --couple --grid g.png", "--couple is for pictures and animations, and a sheet shows its inputs anyway"),
-        ("a.png --batch 99999999999999999999", "Invalid value for '--batch'"),
+        ("mix a.png --direction smile.npy", "No such option: --direction"),
+        ("morph a.png --to b.png --style-of c.png", "No such option: --style-of"),
+        ("run a.png --seed 3", "No such option: --seed"),
+        ("edit a.png --direction smile.npy --psi 1", "No such option: --psi"),
+        ("morph a.png", "Missing option '--to'"),
+        ("edit a.png", "Missing option '--direction'"),
+        ("mix --seed 3", "expected pictures: psp mix INPUTS --engine ENGINE"),
+        ("decode --device cpu", "expected saved latents: psp decode INPUTS"),
+        ("mix a.png --url http://127.0.0.1:1", "expected one of --engine ENGINE and --url URL"),
+        ("mixx a.png", "there is no psp mixx: did you mean psp mix?"),
+        ("morph a.png --to b.png --strength 2", "No such option: --strength"),
+        ("morph a.png --to b.png --layers 8", "No such option: --layers"),
+        ("mix a.png -n 2 --gif x.gif", "No such option: --gif"),
+        (
+            "edit a.png --direction smile.npy --gif x.gif",
+            "--gif animates one input in several steps, given one picture",
+        ),
+        ("morph a.png b.png --to c.png --webp x.webp", "--webp animates one input in several steps, given 2 inputs"),
+        ("morph a.png --to b.png --gif x.webp", "--gif x.webp: expected a name that ends in .gif"),
+        ("mix a.png latents.npy", "latents.npy holds latents, the other inputs are pictures"),
+        ("run latents.npy", "latents.npy holds latents, expected pictures: psp decode latents.npy"),
+        ("decode a.png", "cannot read a.png: not a .npy file"),
+        ("decode latents.npy --couple", "No such option: --couple"),
+        ("mix latents.npy --couple", "--couple needs pictures, and latents.npy holds latents"),
+        ("mix latents.npy --ray", "--ray takes pictures, latents.npy holds latents"),
+        ("run a.png --ray --grid g.png", "--ray and --grid contradict each other"),
+        ("run a.png --actors 2", "--actors goes with --ray, which is not given"),
+        ("decode latents.npy --save-latents x.npy", "No such option: --save-latents"),
+        ("mix a.png -n 2 --save-latents x.npy", "No such option: --save-latents"),
+        ("direction a.png t.csv", "Got unexpected extra argument"),
+        ("direction t.csv --grid g.png", "No such option: --grid"),
+        ("direction t.csv", "cannot read t.csv: No such file"),
+        (
+            "run a.png --couple --grid g.png",
+            "--couple is for pictures and animations, and a sheet shows its inputs anyway",
+        ),
+        ("run a.png --batch 99999999999999999999", "Invalid value for '--batch'"),
         # the engine's task
-        ("a.png --downsample 8", "--downsample is for super_resolution engines, engines/psp.onnx is one of inversion"),
-        ("a.png --mask triangle", "--mask is for inpainting engines"),
-        ("a.png --sketch-from-photo", "--sketch-from-photo is for sketch engines"),
-        ("a.png --swap 13=0", "--swap is for segmentation engines"),
+        (
+            "run a.png --downsample 8",
+            "--downsample is for super_resolution engines, engines/psp.onnx is one of inversion",
+        ),
+        ("run a.png --mask triangle", "--mask is for inpainting engines"),
+        ("run a.png --sketch-from-photo", "--sketch-from-photo is for sketch engines"),
+        ("swap a.png --classes 13=0", "psp swap is for segmentation engines"),
         # names
-        ("a.png --grid g.gif", "cannot write g.gif: its name must end in one of"),
-        ("a.png --grid a.png", "a.png, the output of --grid, is an input too: choose another name or folder for it"),
-        ("a.png --style-of b.png --out b.png", "b.png, the output of a.png, is an input too"),
-        ("a.png --mix 2 --out r.png --grid r_1.png", "a.png and --grid would both become r_1.png"),
-        ("a.png --out codes.npy", "must end in one of"),
-        ("a.png --grid engines", "must end in one of"),
+        ("run a.png --grid g.gif", "cannot write g.gif: its name must end in one of"),
+        (
+            "run a.png --grid a.png",
+            "a.png, the output of --grid, is an input too: choose another name or folder for it",
+        ),
+        ("transfer a.png --style-of b.png --out b.png", "b.png, the output of a.png, is an input too"),
+        ("mix a.png -n 2 --out r.png --grid r_1.png", "a.png and --grid would both become r_1.png"),
+        ("run a.png --out latents.npy", "must end in one of"),
+        ("run a.png --grid engines", "must end in one of"),
     ],
 )
-def test_mistakes_are_one_line_and_write_nothing(psp_run: PspRun, arguments: str, message: str) -> None:
+def test_mistakes_are_one_line_and_write_nothing(psp: PspRun, arguments: str, message: str) -> None:
     np.save("wide.npy", np.zeros(512))
     np.save("none.npy", np.zeros((0, STYLES, STYLE_DIM)))
-    assert message in mistake(psp_run(*arguments.split()), "wide.npy", "none.npy")
+    assert message in mistake(psp(*arguments.split()), "wide.npy", "none.npy")
 
 
 @pytest.mark.parametrize(
     ("engine", "arguments", "message"),
     [
-        ("seg", "map.png --swap 13", "--swap 13: expected class ids OLD=NEW"),
-        ("seg", "map.png --swap 4=5,4=6", "--swap 4=5,4=6: expected class ids OLD=NEW, such as 13=0 or 4=5,5=4, each"),
-        ("seg", "map.png --swap 13=19", "--swap 13=19: there is no class 19, this engine knows 0..18"),
-        ("seg", "map.png --to a.png", "a.png is a colour picture, expected a label map"),
-        ("seg", "map.png --style-of b.png", "b.png is a colour picture, expected a label map"),
-        ("seg", "map.png --swap 13=0 --mix 2", "--mix and --swap are different things"),
-        ("seg", "bad.png", "bad.png has class id 77 at (x=3, y=2), this engine knows 0..18"),
-        ("sr", "a.png --downsample 0", "downsample 0: expected a factor of 1 to 64"),
-        ("inpaint", "a.png --mask none.png", "cannot read none.png: No such file"),
-        ("inpaint", "a.png --mask bad.png", "bad.png is black all over: expected white where"),
+        ("seg", "swap map.png --classes 13", "--classes 13: expected class ids OLD=NEW"),
+        (
+            "seg",
+            "swap map.png --classes 4=5,4=6",
+            "--classes 4=5,4=6: expected class ids OLD=NEW, such as 13=0 or 4=5,5=4, each",
+        ),
+        ("seg", "swap map.png --classes 13=19", "--classes 13=19: there is no class 19, this engine knows 0..18"),
+        ("seg", "morph map.png --to a.png", "a.png is a colour picture, expected a label map"),
+        ("seg", "transfer map.png --style-of b.png", "b.png is a colour picture, expected a label map"),
+        ("seg", "mix map.png --classes 13=0", "No such option: --classes"),
+        ("seg", "run bad.png", "bad.png has class id 77 at (x=3, y=2), this engine knows 0..18"),
+        ("sr", "run a.png --downsample 0", "downsample 0: expected a factor of 1 to 64"),
+        ("inpaint", "run a.png --mask none.png", "cannot read none.png: No such file"),
+        ("inpaint", "run a.png --mask bad.png", "bad.png is black all over: expected white where"),
     ],
 )
-def test_mistakes_that_depend_on_the_engine(psp_run: PspRun, engine: str, arguments: str, message: str) -> None:
+def test_mistakes_that_depend_on_the_engine(psp: PspRun, engine: str, arguments: str, message: str) -> None:
     bad = np.zeros((256, 256), np.uint8)
     bad[2, 3] = 77
     Image.fromarray(bad).save("bad.png")
-    assert message in mistake(psp_run(*arguments.split(), engine=engine), "bad.png")
+    assert message in mistake(psp(*arguments.split(), engine=engine), "bad.png")
 
 
-def test_random_styles_without_the_mapping_network(psp_run: PspRun, tmp_path: Path) -> None:
+def test_random_styles_without_the_mapping_network(psp: PspRun, tmp_path: Path) -> None:
     write_family(tmp_path, "alone")
     (tmp_path / "alone.mapping.onnx").unlink()
     (tmp_path / "engines").unlink()
     (tmp_path / "engines").mkdir()
     for path in tmp_path.glob("alone*.onnx"):
         path.rename(tmp_path / "engines" / path.name)
-    message = mistake(psp_run("a.png", "--mix", 2, engine="alone"))
+    message = mistake(psp("mix", "a.png", "-n", 2, engine="alone"))
     assert "random styles need engines/alone.mapping.onnx, which is not there" in message
-
-
-def test_info_stands_alone(
-    psp_run: PspRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["psp-run", "--info", "engines/psp.onnx", "--mix", "2"])
-    with pytest.raises(SystemExit):
-        main()
-    assert "--info ENGINE stands alone" in capsys.readouterr().err

@@ -63,6 +63,20 @@ def test_console_keeps_the_traceback_of_bugs() -> None:
         console.run(raising(ZeroDivisionError()))
 
 
+def test_psp_debug_shows_what_is_behind_the_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for debug in ("", "0"):
+        monkeypatch.setenv("PSP_DEBUG", debug)
+        assert ends_with(raising(PspError("no engine"))) == 2
+        assert capsys.readouterr().err == "error: no engine\n"
+    monkeypatch.setenv("PSP_DEBUG", "1")
+    assert ends_with(raising(PspError("no engine"))) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback") and any(__file__ in line for line in lines)
+    assert lines[-1] == "error: no engine"
+
+
 @pytest.mark.parametrize("arguments", [[], ["--"]])  # typer ends by itself, or leaves it to us
 def test_console_keeps_the_codes_of_a_typer_app(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

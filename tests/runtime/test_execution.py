@@ -13,11 +13,11 @@ from tiny_family import write_family
 
 from psp_runtime.engines.session import open_session
 from psp_runtime.pictures import encoding
-from psp_runtime.pictures import loading as images
 from psp_runtime.pipeline import Pipeline
+from psp_runtime.run import applications
 from psp_runtime.run.execution import Run
-from psp_runtime.run.options import Options
 from psp_runtime.run.plan import make_plan
+from psp_runtime.run.verbs import Mix, Translate
 
 PICTURES = 12
 
@@ -31,11 +31,12 @@ def finished(tmp_path: Path) -> Callable[..., Run]:
         Image.fromarray(np.full((256, 256, 3), 20 * index, np.uint8)).save(tmp_path / "photos" / f"{index:02}.png")
 
     def run(*inputs: str, **given: Any) -> Run:
-        paths = tuple(tmp_path / name for name in inputs or ["photos"])
-        options = Options(inputs=paths, engine=engine, out=str(tmp_path / "r"), **{"threads": 1, **given})
+        paths = [str(tmp_path / name) for name in inputs or ["photos"]]
+        verb = Mix if "count" in given else Translate
+        options = verb(inputs=paths, engine=engine, out=str(tmp_path / "r"), **{"threads": 1, **given})
         with Pipeline(open_session(engine, "cpu"), options.batch) as pipeline:
             run = Run(make_plan(options, pipeline.info), pipeline)
-            assert run.all() == 0
+            assert run.execute() == 0
         return run
 
     return run
@@ -51,7 +52,7 @@ def slow(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
 
 def test_decoding_running_and_encoding_overlap(finished: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """Three stages of 40 ms each: one after the other a picture takes 120 ms, overlapped little more than 40."""
-    for owner, name in ((images, "load"), (Pipeline, "translate"), (images, "save")):
+    for owner, name in ((applications, "load"), (Pipeline, "translate"), (encoding, "save")):
         monkeypatch.setattr(owner, name, slow(getattr(owner, name), 0.04))
     run = finished()
     assert run.made == PICTURES and run.seconds < 0.6 * PICTURES * 0.12
@@ -61,7 +62,8 @@ def test_decoding_running_and_encoding_overlap(finished: Callable[..., Run], mon
 
 @pytest.mark.parametrize("stage", ["decode", "engine", "encode"])
 def test_the_slowest_stage_is_named(finished: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
-    owner, name = {"decode": (images, "load"), "engine": (Pipeline, "translate"), "encode": (images, "save")}[stage]
+    stages = {"decode": (applications, "load"), "engine": (Pipeline, "translate"), "encode": (encoding, "save")}
+    owner, name = stages[stage]
     monkeypatch.setattr(owner, name, slow(getattr(owner, name), 0.03))
     assert finished().summary().split("; ")[2].startswith(f"{stage} limits): ")
 
@@ -75,8 +77,8 @@ def test_idle_threads_write_the_pictures_of_one_input(
         together.wait(20)  # four at once, or this fails
         save(*arguments)
 
-    monkeypatch.setattr(images, "save", save_with_others)
-    assert finished("photos/03.png", mix=8, threads=4).made == 8
+    monkeypatch.setattr(encoding, "save", save_with_others)
+    assert finished("photos/03.png", count=8, threads=4).made == 8
 
 
 def test_threads_are_no_more_than_inputs(finished: Callable[..., Run]) -> None:

@@ -17,10 +17,11 @@ from cli_runs import Outcome, PspRun, runner
 from PIL import Image
 from tiny_engines import STYLE_DIM, STYLES, expected_output, write_onnx, write_plan
 
-from psp_runtime.cli import MOST_PIXELS, app
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.loading import SQUEEZED
 from psp_runtime.run import files
+from psp_runtime.run.commands import run as app
+from psp_runtime.run.options import MOST_PIXELS
 
 REPOSITORY = Path(__file__).parents[2]
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 256, 256, 3), np.uint8)
@@ -88,14 +89,14 @@ def test_an_existing_folder_wins_over_a_picture_suffix(psp_run: PspRun) -> None:
 def test_a_folder_with_every_option(psp_run: PspRun) -> None:
     code, out, err = psp_run(
         *("photos", "--engine", "psp.onnx", "--out", "results/", "--batch", 4, "--threads", 2, "--size", 32),
-        *("--save-latents", "codes.npy", "--device", "cpu"),
+        *("--save-latents", "latents.npy", "--device", "cpu"),
     )
     assert (code, err) == (0, "") and out.startswith("6 pictures in ") and out.endswith("results/\n")
     assert names("results") == [f"p{index}_out.png" for index in range(6)]
     assert Image.open("results/p5_out.png").size == (32, 32)
-    codes = np.load("codes.npy")
-    assert codes.shape == (6, STYLES, STYLE_DIM) and codes.dtype == np.float32
-    np.testing.assert_allclose(codes[:, -1, -1], PIXELS.mean(axis=(1, 2, 3)) * 31 / 2550, rtol=1e-4)
+    latents = np.load("latents.npy")
+    assert latents.shape == (6, STYLES, STYLE_DIM) and latents.dtype == np.float32
+    np.testing.assert_allclose(latents[:, -1, -1], PIXELS.mean(axis=(1, 2, 3)) * 31 / 2550, rtol=1e-4)
 
 
 def test_a_folder_without_out_and_in_order(psp_run: PspRun) -> None:
@@ -104,9 +105,9 @@ def test_a_folder_without_out_and_in_order(psp_run: PspRun) -> None:
 
 
 def test_latents_into_a_folder(psp_run: PspRun) -> None:
-    assert psp_run("photos", "image.png", "--engine", "psp.onnx", "--out", "r", "--save-latents", "codes")[0] == 0
-    assert names("codes") == ["image.npy", *(f"p{index}.npy" for index in range(6))]
-    assert np.load("codes/p1.npy").shape == (STYLES, STYLE_DIM)
+    assert psp_run("photos", "image.png", "--engine", "psp.onnx", "--out", "r", "--save-latents", "latents")[0] == 0
+    assert names("latents") == ["image.npy", *(f"p{index}.npy" for index in range(6))]
+    assert np.load("latents/p1.npy").shape == (STYLES, STYLE_DIM)
 
 
 def test_a_folder_says_what_limited_it(psp_run: PspRun) -> None:
@@ -153,14 +154,14 @@ def test_no_compression_stores(psp_run: PspRun) -> None:
 
 def test_codes_of_two_pictures_of_one_name(psp_run: PspRun, here: Path) -> None:
     Image.fromarray(PIXELS[0]).save("p0.png")
-    arguments = ["p0.png", "photos/p0.png", "--engine", "psp.onnx", "--grid", "g.png", "--save-latents", "codes/"]
-    assert "p0.png and photos/p0.png would both become codes/p0.npy" in one_error(psp_run(*arguments))
-    assert not Path("codes").exists()
+    arguments = ["p0.png", "photos/p0.png", "--engine", "psp.onnx", "--grid", "g.png", "--save-latents", "latents/"]
+    assert "p0.png and photos/p0.png would both become latents/p0.npy" in one_error(psp_run(*arguments))
+    assert not Path("latents").exists()
 
 
 def test_latents_by_another_name(psp_run: PspRun) -> None:
-    outcome = psp_run("image.png", "--engine", "psp.onnx", "--save-latents", "codes.npz")
-    assert "codes.npz: expected a name that ends in .npy, or a folder" in one_error(outcome)
+    outcome = psp_run("image.png", "--engine", "psp.onnx", "--save-latents", "latents.npz")
+    assert "latents.npz: expected a name that ends in .npy, or a folder" in one_error(outcome)
 
 
 def test_a_rerun_overwrites_and_reads_no_outputs(psp_run: PspRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,11 +183,11 @@ def test_a_single_picture_named_like_an_output_is_read(psp_run: PspRun) -> None:
 
 def test_one_bad_file_of_a_folder_is_skipped(psp_run: PspRun) -> None:
     Path("photos/p2.png").write_text("not a picture")
-    code, out, err = psp_run("photos", "--engine", "psp.onnx", "--out", "r", "--save-latents", "codes.npy")
+    code, out, err = psp_run("photos", "--engine", "psp.onnx", "--out", "r", "--save-latents", "latents.npy")
     assert code == 1 and out.startswith("5 pictures")
     assert err.splitlines()[0].startswith("error: cannot read photos/p2.png: ")
     assert err.splitlines()[1:] == ["error: 1 of 6 pictures could not be used and were skipped"]
-    assert len(names("r")) == 5 and len(np.load("codes.npy")) == 5
+    assert len(names("r")) == 5 and len(np.load("latents.npy")) == 5
 
 
 def test_a_missing_file_among_several_is_skipped(psp_run: PspRun) -> None:
@@ -281,9 +282,9 @@ def test_an_input_elsewhere_named_like_an_output(psp_run: PspRun) -> None:
         (["image.png", "--device", "cuda"], "cannot run with --device cuda"),
         (["image.png", "--format", "jpg", "--out", "r.png"], "--out r.png and --format jpg contradict each other"),
         (["photos", "--format", "jpg", "--grid", "g.png"], "--format is for single pictures, and only a sheet"),
-        (["image.png", "--quality", "101"], "--quality 101: expected 1 to 100"),
-        (["image.png", "--quality", "0", "--format", "jpg"], "--quality 0: expected 1 to 100"),
-        (["image.png", "--compression", "10"], "--compression 10: expected 0 to 9"),
+        (["image.png", "--quality", "101"], "Invalid value for '--quality'"),
+        (["image.png", "--quality", "0", "--format", "jpg"], "Invalid value for '--quality'"),
+        (["image.png", "--compression", "10"], "Invalid value for '--compression'"),
         (["image.png", "--quality", "80"], "--quality is for JPEG and WEBP files, this run writes PNG"),
         (["photos", "--compression", "9", "--format", "webp"], "--compression is for PNG files, this run writes WEBP"),
         ([""], "one of the arguments is empty"),
@@ -307,7 +308,7 @@ def test_a_read_only_folder_is_found_before_inference(
         raise OSError(errno.EROFS, "Read-only file system", "r/tmp123")
 
     monkeypatch.setattr("psp_runtime.run.files.tempfile.TemporaryFile", refuse)
-    monkeypatch.setattr("psp_runtime.cli.open_session", lambda *_: pytest.fail("opened the engine"))
+    monkeypatch.setattr("psp_runtime.run.commands.open_session", lambda *_: pytest.fail("opened the engine"))
     assert one_error(psp_run("photos", "--engine", "psp.onnx", "--out", "r")) == (
         "cannot write into r: Read-only file system"
     )
@@ -322,11 +323,15 @@ def test_a_folder_without_write_permission(psp_run: PspRun) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["image.png"], ["--engine", "psp.onnx"], ["image.png", "--info", "psp.onnx"], ["--info", "a", "--engine", "b"]],
+    ("arguments", "message"),
+    [
+        (["image.png"], "expected one of --engine ENGINE and --url URL"),
+        (["image.png", "--engine", "psp.onnx", "--url", "http://127.0.0.1:1"], "expected one of --engine"),
+        (["--engine", "psp.onnx"], "expected pictures: psp run INPUTS --engine ENGINE"),
+    ],
 )
-def test_incomplete_and_contradicting_commands(psp_run: PspRun, arguments: list[str]) -> None:
-    assert "--info ENGINE" in one_error(psp_run(*arguments))
+def test_incomplete_and_contradicting_commands(psp_run: PspRun, arguments: list[str], message: str) -> None:
+    assert message in one_error(psp_run(*arguments))
 
 
 @pytest.mark.parametrize(
@@ -363,22 +368,6 @@ def test_links_that_lead_to_themselves(psp_run: PspRun) -> None:
     assert "cannot read loop.png: " in one_error(psp_run("loop.png", "--engine", "psp.onnx"))
     assert psp_run("image.png", "--engine", "psp.onnx", "--out", "loop.png")[0] == 0
     assert is_output_of("loop.png", PIXELS[0])
-
-
-def test_info_without_a_gpu_and_without_opening(psp_run: PspRun, here: Path) -> None:
-    write_plan(here / "psp.trt", "labels", parity=None, part="full")
-    code, out, err = psp_run("--info", "psp.trt")
-    facts = dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines())
-    assert (code, err) == (0, "") and len({re.search(r"  +", line).end() for line in out.splitlines()}) == 1
-    assert facts["task"] == "segmentation" and facts["input"] == "uint8 [B,256,256] ids of 19 classes"
-    assert facts["made with"] == "tensorrt 10.13.2" and facts["made for"] == "sm_90"
-    assert facts["parity"] == "not verified" and facts["mixed layers"] == "2-3 at 0.5"
-    assert "psnr 61.5, max 1" in psp_run("--info", "psp.onnx")[1]
-
-
-def test_info_of_no_engine(psp_run: PspRun) -> None:
-    assert "no engine at none.trt" in one_error(psp_run("--info", "none.trt"))
-    assert "image.png is not an engine" in one_error(psp_run("--info", "image.png"))
 
 
 def test_a_plan_without_a_gpu_says_what_runs_instead(
@@ -467,7 +456,7 @@ def test_the_progress_bar_is_for_terminals(here: Path) -> None:
 def test_a_closed_pipe_is_quiet(here: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    process = start("--info", "psp.onnx", stdout=writer)
+    process = start("image.png", "--engine", "psp.onnx", stdout=writer)
     os.close(writer)
     assert process.communicate(timeout=30)[1] == ""
 

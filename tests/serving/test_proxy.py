@@ -1,4 +1,4 @@
-"""The front door of psp-serve against a plain HTTP server behind it: what gets through, what does not, and stopping."""
+"""The reverse proxy of psp-serve before a plain HTTP server: what gets through, what does not, and stopping."""
 
 import asyncio
 import contextlib
@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from psp_runtime.serving import proxy as gates
-from psp_runtime.serving.proxy import Gate
+from psp_runtime.serving import proxy as proxies
+from psp_runtime.serving.proxy import ReverseProxy
 
 LARGEST, MOST = 100_000, 8
 
@@ -56,7 +56,7 @@ class Echo(BaseHTTPRequestHandler):
 
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "GRACE", 0.05)
+    monkeypatch.setattr(proxies, "GRACE", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -69,20 +69,20 @@ def upstream() -> Iterator[int]:
 
 
 def through(
-    upstream: int, callers: Callable[[int, Callable[[], None]], object], patience: float = gates.PATIENCE
+    upstream: int, callers: Callable[[int, Callable[[], None]], object], patience: float = proxies.PATIENCE
 ) -> object:
-    """What `callers(port, stop)` returns, run in a thread while the gate is open; `stop()` begins to close it."""
+    """What `callers(port, stop)` returns, run in a thread while the proxy is open; `stop()` begins to close it."""
 
     async def run() -> object:
-        gate = Gate(upstream, LARGEST, MOST, patience)
+        proxy = ReverseProxy(upstream, LARGEST, MOST, patience)
         stopping, loop = asyncio.Event(), asyncio.get_running_loop()
-        await gate.open("127.0.0.1", 0)
-        port = gate._server.sockets[0].getsockname()[1]
+        await proxy.open("127.0.0.1", 0)
+        port = proxy._server.sockets[0].getsockname()[1]
         work = loop.run_in_executor(None, callers, port, lambda: loop.call_soon_threadsafe(stopping.set))
         done, _ = await asyncio.wait(
             [work, asyncio.ensure_future(stopping.wait())], return_when=asyncio.FIRST_COMPLETED, timeout=20
         )
-        await asyncio.wait_for(gate.close(), 20)
+        await asyncio.wait_for(proxy.close(), 20)
         return await work
 
     return asyncio.run(run())
@@ -96,7 +96,7 @@ def post(port: int, path: str = "/", body: bytes = b"", headers: dict | None = N
 
 
 def under_way(port: int, count: int = MOST) -> tuple[list[threading.Thread], list[tuple[int, bytes]]]:
-    """So many slow requests, all of them arrived behind the gate, and the list their answers go to."""
+    """So many slow requests, all of them arrived behind the proxy, and the list their answers go to."""
     answers: list[tuple[int, bytes]] = []
     Echo.let_go.clear()
 
@@ -140,7 +140,7 @@ def sent(port: int, data: bytes) -> socket.socket:
 
 
 def until_closed(caller: socket.socket) -> bytes:
-    """What it is sent until the gate closes the connection. Raises `TimeoutError` when it does not."""
+    """What it is sent until the proxy closes the connection. Raises `TimeoutError` when it does not."""
     answer = b""
     with caller:
         while data := caller.recv(1 << 16):
@@ -149,7 +149,7 @@ def until_closed(caller: socket.socket) -> bytes:
 
 
 def until_shut(port: int) -> None:
-    """Wait until the door is closed."""
+    """Wait until the proxy is closed."""
     with pytest.raises(ConnectionError):
         while True:
             sent(port, b"").close()
@@ -232,9 +232,9 @@ def test_a_stop_answers_what_has_begun(upstream: int) -> None:
         slow, answers = under_way(port)
         stop()
         with pytest.raises(ConnectionError):
-            while True:  # until the door is closed; while all eight wait, one with a body would be refused
+            while True:  # until the proxy is closed; while all eight wait, one with a body would be refused
                 post(port)
-        assert not answers  # the door is closed before the last of them is served
+        assert not answers  # the proxy is closed before the last of them is served
         finish(slow)
         return sorted(answers)
 
@@ -248,7 +248,7 @@ HEAD = b"POST / HTTP/1.1\r\nContent-Length: 1000\r\n"
 def test_a_caller_that_stalls_is_told_and_loses_its_place(
     upstream: int, monkeypatch: pytest.MonkeyPatch, request_: bytes
 ) -> None:
-    monkeypatch.setattr(gates, "LINGER", 0.1)
+    monkeypatch.setattr(proxies, "LINGER", 0.1)
 
     def callers(port: int, stop: Callable[[], None]) -> object:
         answers = [until_closed(caller) for caller in [sent(port, request_) for _ in range(MOST)]]
@@ -279,7 +279,7 @@ def test_a_caller_that_does_not_read_is_given_up(upstream: int) -> None:
 
 
 def test_a_stop_waits_for_answers_and_for_no_stalled_caller(upstream: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "LINGER", 0.1)
+    monkeypatch.setattr(proxies, "LINGER", 0.1)
 
     def callers(port: int, stop: Callable[[], None]) -> object:
         slow, answers = under_way(port, 2)
@@ -337,7 +337,7 @@ def test_a_shortage_of_files_is_a_warning_and_passes(
     upstream: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Connections cannot be taken for a while, and then again when it stops."""
-    monkeypatch.setattr(gates, "GRACE", 1.5)  # asyncio tries again after a second
+    monkeypatch.setattr(proxies, "GRACE", 1.5)  # asyncio tries again after a second
     accept, fail, short_of = socket.socket.accept, [], threading.Event()
 
     def few(listener: socket.socket) -> tuple[socket.socket, object]:

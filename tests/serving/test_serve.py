@@ -34,7 +34,7 @@ from psp_runtime.serving import triton
 from psp_runtime.serving.cli import PYTHONS, Options, _serve, check
 from psp_runtime.serving.client import connect, parse_url
 from psp_runtime.serving.model import request_inputs
-from psp_runtime.serving.proxy import Gate
+from psp_runtime.serving.proxy import ReverseProxy
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_stop_loses_no_request_and_a_full_queue_refuses(
 
 #: psp-serve with a model that does not load.
 BROKEN = """
-from psp_runtime import serve
+from psp_runtime.serving import cli as serve
 write = serve.write_repository
 def broken(folder, *rest):
     write(folder, *rest)
@@ -267,7 +267,7 @@ def test_a_second_signal_ends_it_while_a_batch_waits(
             threading.Event().wait(1)
             running.process.send_signal(signal.SIGINT)
             with pytest.raises(ConnectionError):
-                while True:  # until the first signal has closed the door
+                while True:  # until the first signal has closed the proxy
                     socket.create_connection(("127.0.0.1", running.port)).close()
             started = time.monotonic()
             running.process.send_signal(signal.SIGINT)
@@ -278,20 +278,20 @@ def test_a_second_signal_ends_it_while_a_batch_waits(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_cuts_every_caller(engine: Path, number: signal.Signals) -> None:
-    """Behind the door is a server that takes a request and never answers."""
+    """Behind the proxy is a server that takes a request and never answers."""
     options = Options(engine, "127.0.0.1", free_port(), 0, "psp", "cpu", 1, 1000, 1)
     silent = subprocess.Popen(["sleep", "60"])
 
     async def run(behind: socket.socket) -> None:
-        gate = Gate(behind.getsockname()[1], 1000, 2)
-        serving = asyncio.ensure_future(_serve(silent, gate, options, "cpu"))
-        while not gate._server:
+        proxy = ReverseProxy(behind.getsockname()[1], 1000, 2)
+        serving = asyncio.ensure_future(_serve(silent, proxy, options, "cpu"))
+        while not proxy._server:
             await asyncio.sleep(0.01)
         callers = [await asyncio.open_connection("127.0.0.1", options.port) for _ in range(2)]
         callers[0][1].write(STALLED)
         callers[1][1].write(b"GET / HTTP/1.1\r\n\r\n")
         os.kill(os.getpid(), number)
-        while not gate.stopping:
+        while not proxy.stopping:
             await asyncio.sleep(0.01)
         os.kill(os.getpid(), number)
         await serving
@@ -358,7 +358,7 @@ def test_mistakes_are_one_line(engine: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("delay", ["inf", "nan", "-1", "1e9"])
 def test_a_delay_that_is_none(engine: Path, delay: str) -> None:
-    command = [sys.executable, "-m", "psp_runtime.serving.cli", "--engine", str(engine), f"--delay={delay}"]
+    command = [sys.executable, "-m", "psp_runtime.serving", "--engine", str(engine), f"--delay={delay}"]
     done = subprocess.run(command, capture_output=True, text=True)
     expected = f"error: --delay {float(delay):g}: expected milliseconds, 0 to 60000\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)

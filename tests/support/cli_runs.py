@@ -1,24 +1,24 @@
-"""psp-run in the process of a test."""
+"""psp and psp-run in the process of a test."""
 
 import sys
 from collections.abc import Callable
 
 import pytest
 
-from psp_runtime.cli import main
+from psp_runtime import cli
 
 #: Exit code, stdout, stderr.
 Outcome = tuple[int, str, str]
 PspRun = Callable[..., Outcome]
 
 
-def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> PspRun:
-    """A function that runs psp-run with these arguments."""
+def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str = "psp-run") -> PspRun:
+    """A function that runs psp-run, or psp, with these arguments."""
 
     def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["psp-run", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
-            main()
+            cli.psp() if command == "psp" else cli.main()
         out, err = capsys.readouterr()
         return int(caught.value.code or 0), out, err
 

@@ -1,4 +1,4 @@
-"""Tiny engines whose picture depends on the codes alone, with all their parts: what the applications need.
+"""Tiny engines whose picture depends on the latents alone, with all their parts: what the applications need.
 
     latents = 4x4 means of the input, projected -> [B,L,S]      (class ids count as 12 grey levels each)
     output  = codes, projected -> uint8 [B,16,16,3]

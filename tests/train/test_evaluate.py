@@ -364,7 +364,7 @@ MISTAKES = [
     (("--demo", "--task", "inversions"), "unknown task 'inversions': choose one of"),
     (("--engine", "nothing.onnx", *DATA), "nothing.onnx"),
     (("--engine", "text.onnx", *DATA), "text.onnx"),
-    (("--engine", "encoder.onnx", *DATA), "only the encoder, expected the full one"),
+    (("--engine", "encoder.onnx", *DATA), "only the encoder, expected the full engine"),
     (("--checkpoint", "nothing.pt", *DATA), "no checkpoint at nothing.pt"),
     (("--checkpoint", "text.onnx", *DATA), "text.onnx is not a PyTorch checkpoint"),
     (("--checkpoint", "unknown.pt", *DATA), "does not say which task it is for"),

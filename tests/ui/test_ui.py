@@ -1,4 +1,4 @@
-"""The page of `psp-ui`: what it asks of `psp-run`, what is drawn on it, and the page itself in a real browser."""
+"""The page of `psp-ui`: what it asks of `psp`, what is drawn on it, and the page itself in a real browser."""
 
 import importlib.util
 import os
@@ -21,12 +21,12 @@ from PIL import Image
 from tiny_engines import write_onnx, write_plan
 from tiny_family import picture_of, write_family
 
-from psp_runtime.cli import main as psp_run
+from psp_runtime.cli import psp
 from psp_runtime.errors import EngineError, PspError
+from psp_runtime.pictures.label_classes import IDS, NAMES, PALETTE
 from psp_runtime.pictures.loading import SQUEEZED, load
-from psp_runtime.pictures.previews import PALETTE
-from psp_runtime.run.options import Options
-from psp_runtime.ui.canvas import _MEANT, CLASSES, brush_colours, class_ids, coloured, face_labels, legend, pencilled
+from psp_runtime.run.verbs import Translate
+from psp_runtime.ui.canvas import _MEANT, brush_colours, class_ids, coloured, face_labels, legend, pencilled
 from psp_runtime.ui.cli import main
 from psp_runtime.ui.demo_engines import TASKS, demo_engines
 from psp_runtime.ui.runs import KEPT, MAKES, Runs, as_options, command
@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).parents[2]
 RNG = np.random.default_rng(2)
 PIXELS = np.kron(RNG.integers(0, 256, (2, 4, 4, 3), np.uint8), np.ones((1, 64, 64, 1), np.uint8))
 #: What every control of a page says.
-CONTROLS = dict(mix=3, seed=0, psi=0.0, mix_layers="4-9", mix_alpha=0.5, steps=4, to="b.png", style_of="b.png")
+CONTROLS = dict(count=3, seed=0, psi=0.0, layers="4-9", alpha=0.5, steps=4, to="b.png", style_of="b.png")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -74,7 +74,7 @@ def asked(make: str, **values: Any) -> dict[str, Any]:
 def run_command(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", shlex.split(text))
     with pytest.raises(SystemExit) as caught:
-        psp_run()
+        psp()
     assert caught.value.code == 0
 
 
@@ -101,10 +101,10 @@ def test_a_changed_input_is_shown_first(
 
 def test_the_words_of_a_command() -> None:
     options = as_options(Path("my engines/psp.onnx"), asked("random styles", picture="up/a b.png"), "cpu")
-    words = "psp-run 'a b.png' --engine 'my engines/psp.onnx' --mix 3 --seed 0 --psi 0.0"
-    assert command(options) == f"{words} --mix-layers 4-9 --mix-alpha 0.5 --device cpu"
-    plain = as_options(Path("psp.onnx"), asked("one picture", mask=False, mix_layers=""))
-    assert plain == Options(inputs=(Path("a.png"),), engine=Path("psp.onnx"))
+    words = "psp mix 'a b.png' --engine 'my engines/psp.onnx' --layers 4-9 --alpha 0.5"
+    assert command(options) == f"{words} --count 3 --psi 0.0 --device cpu"
+    plain = as_options(Path("psp.onnx"), asked("one picture", mask=False, layers=""))
+    assert plain == Translate(inputs=["a.png"], engine=Path("psp.onnx"))
 
 
 def test_captions_timing_and_warnings(runs: Runs) -> None:
@@ -121,7 +121,7 @@ def test_captions_timing_and_warnings(runs: Runs) -> None:
     [
         ({"picture": None}, "one picture: give a picture first"),
         ({"make": "the way to another picture", "to": None}, "the way to another picture: give both pictures first"),
-        ({"make": "random styles", "mix_layers": "99"}, "--mix-layers 99: expected layers such as"),
+        ({"make": "random styles", "layers": "99"}, "--layers 99: expected layers such as"),
         ({"downsample": 8}, "--downsample is for super_resolution engines"),
     ],
 )
@@ -175,7 +175,7 @@ def test_a_brush_at_one_edge_paints_nothing_at_the_other() -> None:
 
 def test_the_palette_of_the_brush() -> None:
     assert [tuple(bytes.fromhex(colour[1:])) for colour in brush_colours()] == [tuple(c) for c in PALETTE]
-    assert len(CLASSES) == len(PALETTE) and all(name in legend() for name in CLASSES)
+    assert len(NAMES) == len(PALETTE) and all(name in legend() for name in NAMES)
     far = np.abs(PALETTE[:, None].astype(int) - PALETTE).max(-1) + 255 * np.eye(len(PALETTE), dtype=int)
     assert far.min() > 2 * _MEANT
 
@@ -183,10 +183,10 @@ def test_the_palette_of_the_brush() -> None:
 def test_the_face_to_paint_on() -> None:
     labels = face_labels()
     assert labels.shape == (256, 256) and {"skin", "hair", "nose", "left eye", "mouth"} <= {
-        CLASSES[label] for label in np.unique(labels)
+        NAMES[label] for label in np.unique(labels)
     }
-    assert CLASSES[labels[128, 128]] == "nose"
-    left, right = (np.argwhere(labels == CLASSES.index(f"{side} eye"))[:, 1].mean() for side in ("left", "right"))
+    assert NAMES[labels[128, 128]] == "nose"
+    left, right = (np.argwhere(labels == IDS[f"{side} eye"])[:, 1].mean() for side in ("left", "right"))
     assert left < 128 < right
 
 
@@ -324,7 +324,7 @@ def browsing(url: str, **context: Any) -> Iterator[Any]:
 def shown_command(page: Any) -> str:
     """The command under the pictures of the visible tab."""
     texts = page.locator("textarea:visible").evaluate_all("boxes => boxes.map(box => box.value)")
-    return str(next(text for text in texts if text.startswith("psp-run")))
+    return str(next(text for text in texts if text.startswith("psp ")))
 
 
 def download(page: Any, button: Any) -> Path:
@@ -352,7 +352,7 @@ def test_paste_interpolate_and_download_in_a_browser(url: str, here: Path) -> No
         page.get_by_label("the way to another picture").first.check()
         page.get_by_role("button", name="A face of the generator's own").nth(1).click()
         page.get_by_text("7 pictures in").wait_for()
-        command = rf"psp-run {pasted} --engine psp.onnx --to face_\d+.png --steps 7"
+        command = rf"psp morph {pasted} --engine psp.onnx --to face_\d+.png --steps 7"
         assert re.fullmatch(command, shown_command(page))
         assert page.get_by_text("share 0.17").count() == 1
         page.get_by_label("Thumbnail 3 of 7").first.click()
@@ -404,7 +404,7 @@ def test_upload_mix_and_a_bad_file_in_a_browser(url: str, here: Path) -> None:
         slider.focus()
         slider.press("ArrowRight")
         page.get_by_text("7 pictures in").wait_for()
-        assert shown_command(page).startswith("psp-run b.png --engine psp.onnx --mix 7 --seed 7 --psi 1")
+        assert shown_command(page).startswith("psp mix b.png --engine psp.onnx --count 7 --seed 7")
         upload.set_input_files("bad.png")
         page.get_by_text("cannot read bad.png: not a picture of a known format").first.wait_for()
         assert made.count() == 7

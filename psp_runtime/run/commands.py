@@ -1,0 +1,134 @@
+"""The verbs of `psp` that run engines, as commands: from the options on a command line to files."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
+
+import typer
+
+from psp_runtime import console
+from psp_runtime.engines.info import EngineInfo, read_info
+from psp_runtime.engines.session import open_session
+from psp_runtime.errors import PspError
+from psp_runtime.pipeline import Pipeline
+from psp_runtime.run.execution import Run
+from psp_runtime.run.find_direction import Direction, find_direction
+from psp_runtime.run.info import describe
+from psp_runtime.run.options import PANELS, Options
+from psp_runtime.run.plan import Plan, make_plan
+from psp_runtime.run.verbs import VERBS, Verb
+
+Asked = TypeVar("Asked")
+
+
+def as_command(options: type[Asked], do: Callable[[Asked], None]) -> Callable[..., None]:
+    """A function for typer: its parameters are the annotated fields of a dataclass, and `do` is called with one."""
+    hints = get_type_hints(options, include_extras=True)
+
+    def command(**given: Any) -> None:
+        do(options(**given))
+
+    shown = [field for field in fields(options) if get_origin(hints[field.name]) is Annotated]  # type: ignore[arg-type]
+    parameters = [
+        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=_default(one), annotation=hints[one.name])
+        for one in sorted(shown, key=lambda one: _place(hints[one.name]))
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__doc__ = options.__doc__
+    return command
+
+
+def _place(hint: Any) -> int:
+    """Where an option stands in the help: arguments first, then by panel."""
+    panel = hint.__metadata__[0].rich_help_panel
+    return PANELS.index(panel) if panel in PANELS else -1
+
+
+def _default(field: "Field[Any]") -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return inspect.Parameter.empty if field.default is MISSING else field.default
+
+
+def make_app(options: type[Asked], do: Callable[[Asked], None]) -> typer.Typer:
+    """A typer app of one command."""
+    app = console.new_app()
+    app.command(no_args_is_help=True, cls=console.Command)(as_command(options, do))
+    return app
+
+
+def make(options: Verb) -> None:
+    """Make what the options ask for, here, on a server or on a Ray cluster, and say where it is."""
+    _check_given(options)
+    if options.ray:
+        _on_ray(options, read_info(options.engine))
+    elif options.url:
+        _on_server(options, options.url)
+    else:
+        _here(options, read_info(options.engine))
+
+
+def _check_given(options: Options) -> None:
+    if not options.inputs:
+        what = "pictures" if options.pictures else "saved latents"
+        raise PspError(f"expected {what}: psp {options.verb} INPUTS --engine ENGINE")
+    if bool(options.given(("engine",))) == bool(options.url):
+        raise PspError("expected one of --engine ENGINE and --url URL")
+    for name in (*options.inputs, options.out or ""):
+        if "://" in name and not options.ray:
+            raise PspError(f"{name} is not a path of this machine: --ray reads from and writes to other filesystems")
+
+
+def _here(options: Verb, info: EngineInfo) -> None:
+    plan = make_plan(options, info)
+    runs = len(plan.jobs) * plan.application.count
+    with Pipeline(open_session(options.engine, options.device, runs), options.batch, runs) as pipeline:
+        _execute(plan, pipeline)
+
+
+def _on_server(options: Verb, url: str) -> None:
+    from psp_runtime.serving.client import connect
+
+    with connect(url, options.batch) as pipeline:
+        _execute(make_plan(replace(options, engine=pipeline.session.path), pipeline.info), pipeline)
+
+
+def _execute(plan: Plan, pipeline: Pipeline) -> None:
+    run = Run(plan, pipeline)
+    failed = run.execute()
+    if run.made:
+        print(run.summary())
+    _report(failed, len(plan.jobs))
+
+
+def _on_ray(options: Verb, info: EngineInfo) -> None:
+    from psp_runtime import cluster
+
+    outcome = cluster.run(options, info)
+    if outcome.made or outcome.skipped:
+        print(outcome.summary())
+    _report(outcome.failed, outcome.inputs)
+
+
+def _report(failed: int, inputs: int) -> None:
+    if failed:
+        console.error(f"{failed} of {inputs} pictures could not be used and were skipped")
+        raise typer.Exit(1)
+
+
+def _info() -> typer.Typer:
+    app = console.new_app()
+
+    @app.command(no_args_is_help=True, cls=console.Command)
+    def info(engine: Annotated[Path, typer.Argument(help="An .onnx or .trt file.")]) -> None:
+        """Print what an engine says about itself. Needs neither a GPU nor an inference library."""
+        print(describe(engine, read_info(engine)))
+
+    return app
+
+
+run, mix, morph, transfer, edit, swap, decode = (make_app(verb, make) for verb in VERBS)
+direction = make_app(Direction, find_direction)
+info = _info()
