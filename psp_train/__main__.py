@@ -1,6 +1,5 @@
 """`psp-train`, also as `python -m psp_train`, which torchrun starts: says what is missing before torch is needed."""
 
-import sys
 from typing import NoReturn
 
 from psp_runtime import console
@@ -10,8 +9,7 @@ from psp_train.requirements import obstacle
 def main() -> NoReturn:
     """Run the `psp-train` command, or say what it needs."""
     if reason := obstacle("psp-train"):
-        console.error(reason)
-        sys.exit(console.MISTAKE)
+        console.end(reason)
     from psp_train import cli
 
     cli.main()

@@ -1,9 +1,8 @@
 """`psp-train`: train an encoder, resume a training, draw its curves, make sketches."""
 
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -17,11 +16,7 @@ from psp_train.training.run_folder import RunFolder
 from psp_train.training.settings import Precision, Settings
 from psp_train.training.trainer import Trainer
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-#: The precisions as typer takes a choice.
-PrecisionChoice = Enum("PrecisionChoice", {name: name for name in get_args(Precision)}, type=str)
+app = console.new_app()
 
 
 def main() -> NoReturn:
@@ -50,13 +45,13 @@ def psp_train(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a value of the recipe; repeatable.")
     ] = None,
     held_out: Annotated[int, typer.Option(min=1, help="Samples kept for validation.")] = Settings.held_out,
-    amp: Annotated[PrecisionChoice, typer.Option(help="Mixed precision.")] = PrecisionChoice(Settings.amp),
+    amp: Annotated[Precision, typer.Option(help="Mixed precision.")] = Settings.amp,
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the networks with torch.compile.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = Settings.workers,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.jsonl.")] = Settings.log_every,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = Settings.validate_every,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = Settings.save_every,
-    device: Annotated[Device, typer.Option(help="auto: the GPU where there is one.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="auto: the GPU where there is one.")] = "auto",
 ) -> None:
     """Train a pSp encoder for a task over a frozen StyleGAN2.
 
@@ -65,7 +60,7 @@ def psp_train(
     if context.invoked_subcommand:
         return
     overrides = recipes.parse_overrides(set_ or []) | ({"steps": steps} if steps else {})
-    with distributed.joined(device.value) as process:
+    with distributed.joined(device) as process:
         if resume:
             settings = resumed_settings(resume, overrides, given_options(context))
         else:
@@ -75,7 +70,7 @@ def psp_train(
             if masks and recipe.mask != "labels":
                 raise PspError(f"--masks are for --set mask=labels, but the recipe has mask={recipe.mask}")
             files = dict(data=data, target=target, masks=masks, generator=generator, weights=weights, init=init)
-            how = dict(held_out=held_out, amp=amp.value, compile=compile_, workers=workers, demo=demo)
+            how = dict(held_out=held_out, amp=amp, compile=compile_, workers=workers, demo=demo)
             every = dict(log_every=log_every, validate_every=validate_every, save_every=save_every)
             settings = Settings(recipe, _needed(out), **files, **how, **every)
         train(settings, process, new=resume is None)

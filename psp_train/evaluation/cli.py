@@ -45,7 +45,7 @@ def main() -> NoReturn:
     console.run(app)
 
 
-@app.command(no_args_is_help=True)
+@app.command(no_args_is_help=True, cls=console.Command)
 def psp_eval(
     engine: Annotated[Path | None, typer.Option(help="The engine to measure: .onnx or .trt.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Or the pSp checkpoint (.pt), which runs in PyTorch.")] = None,
@@ -69,7 +69,7 @@ def psp_eval(
         typer.Option(min=1, max=MAX_FACTOR, help=f"Super-resolution: shrink by this factor ({DEFAULT_FACTOR})."),
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help=f"Faces to draw with --demo ({FACES}).")] = None,
-    device: Annotated[Device, typer.Option(help="auto: the GPU if it can be used here, else the CPU.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="auto: the GPU if it can be used here, else the CPU.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Also write the numbers of every picture, as JSON.")] = None,
 ) -> None:
     """Measure a model: similarity, LPIPS and MSE to the targets (by default the inputs themselves), and runtime.
@@ -83,8 +83,8 @@ def psp_eval(
         raise PspError(reason)
     if count and not demo:
         raise PspError("--count is for --demo: all pictures of a folder are measured")
-    metrics = demo_metrics(device.value) if demo else published_metrics(weights, device.value)
-    with open_model(engine, checkpoint, task, device.value) as model:
+    metrics = demo_metrics(device) if demo else published_metrics(weights, device)
+    with open_model(engine, checkpoint, task, device) as model:
         shrunk = _factor(model.task, target, factor)
         lazy = folder_samples(model, data, target, shrunk) if data else drawn_samples(model, count or FACES, shrunk)
         values = measure(model, lazy, metrics)

@@ -18,7 +18,7 @@ from psp_train.losses.distances import LPIPS, IdentityDistance, MoCoDistance
 from psp_train.networks.arcface import IR101, IRSE50
 from psp_train.networks.features import VGG16, AlexNet, LPIPSNetwork, ResNet50
 
-PSP_URL = "https://github.com/eladrich/pixel2style2pixel#pretrained-models"
+PIXEL2STYLE2PIXEL_URL = "https://github.com/eladrich/pixel2style2pixel#pretrained-models"
 TORCHVISION_URL = "https://download.pytorch.org/models"
 LPIPS_URL = "https://github.com/richzhang/PerceptualSimilarity/tree/master/lpips/weights/v0.1"
 MOCO_URL = "https://github.com/facebookresearch/moco#models"
@@ -51,8 +51,8 @@ FILES = {
     "vgg16": PublishedFile(("vgg16-397923af.pth",), f"{TORCHVISION_URL}/vgg16-397923af.pth", unused=("classifier.",)),
     "lpips_alex": PublishedFile(("alex.pth", "lpips_alex.pth", "lpips/alex.pth"), LPIPS_URL),
     "lpips_vgg": PublishedFile(("vgg.pth", "lpips_vgg.pth", "lpips/vgg.pth"), LPIPS_URL),
-    "ir_se50": PublishedFile(("model_ir_se50.pth",), PSP_URL),
-    "ir_101": PublishedFile(("CurricularFace_Backbone.pth",), PSP_URL),
+    "ir_se50": PublishedFile(("model_ir_se50.pth",), PIXEL2STYLE2PIXEL_URL),
+    "ir_101": PublishedFile(("CurricularFace_Backbone.pth",), PIXEL2STYLE2PIXEL_URL),
     "moco": PublishedFile(
         ("moco_v2_800ep_pretrain.pth.tar", "moco_v2_800ep_pretrain.pt", "moco_v2_800ep_pretrain.pth"),
         MOCO_URL,
