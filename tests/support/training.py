@@ -21,7 +21,6 @@ from psp_train.losses.distances import Frozen
 from psp_train.networks import PSP, EncoderConfig
 from psp_train.networks.encoders import build_encoder
 from psp_train.recipes import make_recipe
-from psp_train.seeded import seeded_state_dict
 from psp_train.training import distributed
 from psp_train.training.build import Setup, build_samples
 from psp_train.training.distributed import Process
@@ -49,14 +48,6 @@ class Distance(Frozen):
 def stand_ins() -> dict[str, nn.Module]:
     """Networks for every loss."""
     return {name: Distance(seed) for seed, name in enumerate(("lpips", "identity", "moco"))}
-
-
-def seeded(network: nn.Module) -> nn.Module:
-    """A network on seeded weights, in evaluation mode."""
-    shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    state = seeded_state_dict(shapes)
-    network.load_state_dict({key: torch.from_numpy(np.asarray(value)) for key, value in state.items()})
-    return network.eval()
 
 
 def draw_faces(folder: Path, count: int = 8) -> Path:

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_networks import GOLDEN, SEED, resnet50_table, seeded_heads, seeded_network
-from models import KEY_TABLES, inputs, relative_error
+from models import (
+    GOLDEN_LOSSES,
+    KEY_TABLES,
+    LOSSES_SEED,
+    inputs,
+    relative_error,
+    resnet50_table,
+    seeded_heads,
+    seeded_network,
+)
 from torch import nn
 
 from psp_train.losses.distances import LPIPS, IdentityDistance, MoCoDistance, w_norm
@@ -43,24 +51,24 @@ def identity():
 
 @pytest.fixture(scope="module")
 def pair():
-    x = inputs("x", (2, 3, 256, 256), SEED, 0.5)
-    return x, x / 2 + inputs("y", (2, 3, 256, 256), SEED, 0.25)
+    x = inputs("x", (2, 3, 256, 256), LOSSES_SEED, 0.5)
+    return x, x / 2 + inputs("y", (2, 3, 256, 256), LOSSES_SEED, 0.25)
 
 
 def test_lpips_is_the_references(lpips, pair):
     distances = lpips(*pair)
-    assert relative_error(distances, GOLDEN["lpips_per_sample"]) < 1e-4
-    assert relative_error(distances.mean(), GOLDEN["lpips"]) < 1e-4
+    assert relative_error(distances, GOLDEN_LOSSES["lpips_per_sample"]) < 1e-4
+    assert relative_error(distances.mean(), GOLDEN_LOSSES["lpips"]) < 1e-4
 
 
 def test_identity_is_the_references(identity, pair):
-    assert relative_error(identity.features(pair[0]), GOLDEN["identity_features"]) < 1e-4
-    assert relative_error(identity(*pair).mean(), GOLDEN["identity_loss"]) < 1e-4
+    assert relative_error(identity.features(pair[0]), GOLDEN_LOSSES["identity_features"]) < 1e-4
+    assert relative_error(identity(*pair).mean(), GOLDEN_LOSSES["identity_loss"]) < 1e-4
 
 
 def test_w_norm_is_the_references():
-    latents, average = inputs("codes", (2, 18, 512), SEED), inputs("avg", (18, 512), SEED)
-    assert relative_error(w_norm(latents, average), GOLDEN["w_norm_loss"]) < 1e-4
+    latents, average = inputs("codes", (2, 18, 512), LOSSES_SEED), inputs("avg", (18, 512), LOSSES_SEED)
+    assert relative_error(w_norm(latents, average), GOLDEN_LOSSES["w_norm_loss"]) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -244,5 +252,5 @@ def test_autocast_gives_float32_distances(lpips, identity, pair):
         lengths = identity.features(x).norm(dim=1)
     assert [distance.dtype for distance in distances] == [torch.float32, torch.float32]
     assert lengths.item() == pytest.approx(1, abs=1e-6)
-    assert relative_error(distances[0], GOLDEN["lpips_per_sample"][:1]) < 0.02
+    assert relative_error(distances[0], GOLDEN_LOSSES["lpips_per_sample"][:1]) < 0.02
     assert relative_error(distances[1], identity(x, y).numpy()) < 0.1

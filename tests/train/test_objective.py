@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from models import inputs
+from models import inputs, seeded_network
 from torch import nn
-from training import draw_faces, make_settings, make_trainer, seeded
+from training import draw_faces, make_settings, make_trainer
 
 from psp_runtime.errors import PspError
 from psp_train.losses.distances import LPIPS, IdentityDistance, MoCoDistance
@@ -28,13 +28,13 @@ class Face(Backbone):
 @pytest.fixture(scope="module")
 def networks():
     """The published losses, on seeded networks; those of identity and MoCo are tiny."""
-    face = Face(EncoderConfig(units=(1, 1, 1, 1), widths=(4, 6, 8, 12)))
-    moco = ResNet50(3, (1, 1, 1, 1), (4, 6, 8, 10))
-    alex, vgg = LPIPS(seeded(AlexNet())), LPIPS(seeded(VGG16()))
+    face = seeded_network(lambda: Face(EncoderConfig(units=(1, 1, 1, 1), widths=(4, 6, 8, 12))), seed=0)
+    moco = seeded_network(lambda: ResNet50(3, (1, 1, 1, 1), (4, 6, 8, 10)), seed=0)
+    alex, vgg = LPIPS(seeded_network(AlexNet, seed=0)), LPIPS(seeded_network(VGG16, seed=0))
     for lpips in (alex, vgg):
         for i, head in enumerate(lpips.heads.parameters()):
             head.copy_(inputs(f"head {i}", tuple(head.shape)).abs())
-    return {"alex": alex, "vgg": vgg, "identity": IdentityDistance(seeded(face)), "moco": MoCoDistance(seeded(moco))}
+    return {"alex": alex, "vgg": vgg, "identity": IdentityDistance(face), "moco": MoCoDistance(moco)}
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,18 @@ import onnx
 import pytest
 import torch
 from hardened import harden_generator, psnr, scale_norm, spread
-from loss_networks import NAMES, resnet50_table, same, thin, thin_state
-from models import WideConvolutions, inputs, relative_error, tiny_checkpoint, tiny_model
+from models import (
+    FILE_NAMES,
+    WideConvolutions,
+    inputs,
+    relative_error,
+    resnet50_table,
+    same,
+    thin,
+    thin_state,
+    tiny_checkpoint,
+    tiny_model,
+)
 
 from psp_export import export
 from psp_export.deploy import DeployedEncoder, DeployedPSP
@@ -154,7 +164,7 @@ def started(tmp_path, stylegan2, task):
 @pytest.mark.parametrize(("task", "kept"), [("inversion", ()), ("sketch", ("conv1.", "bn1."))])
 def test_training_starts_from_imagenet(tmp_path, stylegan2, task, kept):
     state = thin_state(ResNet50)
-    torch.save(state | {"fc.weight": thin((1000, 2048)), "fc.bias": thin((1000,))}, tmp_path / NAMES["resnet50"])
+    torch.save(state | {"fc.weight": thin((1000, 2048)), "fc.bias": thin((1000,))}, tmp_path / FILE_NAMES["resnet50"])
     encoder = started(tmp_path, stylegan2, task).encoder
     own = encoder.backbone.state_dict()
     assert encoder.config == published_config("resnet_w", own["conv1.weight"].shape[1], 10, 32)
@@ -164,7 +174,7 @@ def test_training_starts_from_imagenet(tmp_path, stylegan2, task, kept):
 
 
 def test_training_from_random_weights_says_so(tmp_path, stylegan2):
-    with pytest.warns(UserWarning, match=f"starts from random weights: no {NAMES['resnet50']}"):
+    with pytest.warns(UserWarning, match=f"starts from random weights: no {FILE_NAMES['resnet50']}"):
         started(tmp_path, stylegan2, "inversion")
 
 
