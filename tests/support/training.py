@@ -5,6 +5,7 @@ python tests/support/training.py SETTINGS.json
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -59,6 +60,27 @@ def draw_faces(folder: Path, count: int = 8) -> Path:
         for kind, pixels in zip(kinds, draw(vector, 64)):
             Image.fromarray(pixels).save(folder / kind / f"a{index}.png")
     return folder
+
+
+def picture(path: Path, seed: int = 0, size: int = 256) -> Path:
+    """A random picture, so that no mirror image or neighbour looks alike."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def label_map(path: Path, ids) -> Path:
+    """A label map of class ids [H,W]."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(ids, np.uint8)).save(path)
+    return path
+
+
+def message(error) -> str:
+    """The text of an error, which has to be one line."""
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def make_settings(drawn: Path, out: Path, task: str = "inversion", variant: str | None = None, **values) -> Settings:
@@ -129,6 +151,40 @@ def gradients(settings: Settings, process: Process = ALONE, follow: bool = True)
         trainer.step(1, trainer.batches(0))
     found = {name: p.grad for name, p in encoder.named_parameters()} | dict(encoder.named_buffers())
     return {name: value.numpy() for name, value in found.items()}
+
+
+def start(settings: Settings, code: str = "", **environment: object) -> subprocess.Popen:
+    """Train in a process of its own; `code` runs before."""
+    file = settings.out.with_suffix(".json")
+    file.write_text(json.dumps(settings.to_json()))
+    code = f"{code}\nimport sys, training; sys.argv[1:] = [{str(file)!r}]; training.main()"
+    ours = ENVIRONMENT | {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in environment.items()}
+    return subprocess.Popen([sys.executable, "-c", code], env=ours, stderr=subprocess.PIPE, text=True)
+
+
+def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
+    """The weights a run saved at a step."""
+    return torch.load(run / f"step_{step:08}.pt", weights_only=True)["state_dict"]
+
+
+def assert_same_run(a: Path, b: Path, step: int = 6) -> None:
+    """The same numbers were logged, and the same weights came out."""
+    assert metrics(a) == metrics(b)
+    ours, theirs = weights(a, step), weights(b, step)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert not list(a.glob(".*.tmp"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def largest_error(found: dict, expected: dict) -> float:
+    """Largest difference of two sets of arrays, relative to the largest value of each array."""
+    assert found.keys() == expected.keys()
+    errors = {key: np.abs(found[key] - e).max() / max(np.abs(e).max(), 1e-12) for key, e in expected.items()}
+    return max(errors.values())
 
 
 def main() -> None:

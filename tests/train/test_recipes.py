@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+from training import message
 
 from psp_runtime.errors import PspError
 from psp_runtime.tasks import TASKS
@@ -21,12 +22,6 @@ TABLE = {
     "inpainting": (1, 0.8, 0.1, 0.005),
     "toonify": (1, 0.8, 1, 0.025),
 }
-
-
-def message(error: pytest.ExceptionInfo) -> str:
-    """The text of an error, which has to be one line."""
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_one_recipe_for_each_task():

@@ -1,4 +1,4 @@
-"""psp-eval: numbers in closed form, every kind of input, and one line for every mistake."""
+"""`psp-eval` as a user meets it: every kind of model, and one line for every mistake."""
 
 import importlib.util
 import json
@@ -10,63 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from eval_cases import NAMES, PIXELS, of_tiny_engine, save_pictures, values_of
 from models import tiny_checkpoint, tiny_model
-from PIL import Image
-from tiny_engines import expected_output, write_onnx
+from tiny_engines import write_onnx
 
-from psp_runtime.errors import PspError
-from psp_runtime.pictures.loading import load
-from psp_runtime.pictures.transforms import triangle
 from psp_runtime.tasks import TASKS
 from psp_train.data.samples import degrade
 from psp_train.drawn import draw, judges, sample
 from psp_train.drawn.dataset import HELD_OUT_SEED
-from psp_train.evaluation import cli
-from psp_train.evaluation.metrics import MSE, demo_metrics, mse, picture_distance, published_metrics, resize_to_256
+from psp_train.evaluation.metrics import resize_to_256
 from psp_train.evaluation.models import (
-    EvaluationSample,
-    ModelUnderTest,
-    drawn_samples,
-    folder_samples,
     open_model,
     torch_model,
 )
 from psp_train.losses import published
 from psp_train.networks.psp import to_input, to_picture
-
-RNG = np.random.default_rng(0)
-PIXELS = RNG.integers(0, 256, (3, 256, 256, 3), np.uint8)
-NAMES = ["a.png", "b.png", "more/a.png"]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A working folder with an engine and test pictures, one of them in a sub-folder."""
-    monkeypatch.chdir(tmp_path)
-    write_onnx(Path("psp.onnx"))
-    save(dict(zip(NAMES, PIXELS)), "test")
-    return tmp_path
-
-
-def save(pictures, folder):
-    for name, pixels in pictures.items():
-        path = Path(folder) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-
-
-@pytest.fixture
-def psp_eval(here, monkeypatch, capsys):
-    """Run psp-eval in this process: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["psp-eval", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return run
 
 
 def report(outcome):
@@ -74,179 +32,6 @@ def report(outcome):
     code, out, _ = outcome
     assert code == 0, outcome
     return json.loads(out.splitlines()[-1])
-
-
-def of_tiny_engine(pixels):
-    """What the tiny engine makes of pictures, at 256x256."""
-    ramp = np.arange(32, dtype=np.float32) / 2550
-    return resize_to_256(np.stack([expected_output(p, np.float32(p.mean()) * ramp) for p in pixels]))
-
-
-def model(run=lambda pixels: pixels, task="inversion", batch=2, classes=19):
-    return ModelUnderTest("fake", TASKS[task], classes, batch, "cpu", "none", run)
-
-
-def values_of(outputs, targets):
-    """The MSE of pictures in [-1,1], written out."""
-    return np.mean((outputs / 127.5 - 1 - (targets / 127.5 - 1)) ** 2, axis=(1, 2, 3))
-
-
-# ---- Metrics --------------------------------------------------------------------------------------------------
-
-
-def test_mse_is_that_of_pictures_from_minus_one_to_one():
-    a, b = PIXELS[:2], PIXELS[1:]
-    np.testing.assert_allclose(mse(a, b), values_of(a, b), rtol=1e-12)
-    black, white = np.zeros((1, 256, 256, 3), np.uint8), np.full((1, 256, 256, 3), 255, np.uint8)
-    assert mse(black, white) == mse(white, black) == [4.0] and mse(white, white) == [0.0]
-
-
-def test_other_sizes_are_brought_to_256():
-    assert resize_to_256(PIXELS) is PIXELS
-    large = np.kron(PIXELS[:1, :, :, :], np.ones((1, 2, 2, 1), np.uint8))
-    assert resize_to_256(large).shape == (1, 256, 256, 3)
-    expected = np.asarray(Image.fromarray(large[0]).resize((256, 256), Image.Resampling.BILINEAR))
-    assert np.array_equal(resize_to_256(large)[0], expected)
-
-
-def test_networks_see_minus_one_to_one():
-    seen = []
-
-    class Fake(torch.nn.Module):
-        def forward(self, x, y):
-            seen.extend((x, y))
-            return (x - y).abs().mean((1, 2, 3))
-
-    values = picture_distance(Fake(), "cpu")(PIXELS[:2], np.full_like(PIXELS[:2], 255))
-    assert seen[0].shape == (2, 3, 256, 256) and seen[1].unique().tolist() == [1.0]
-    np.testing.assert_allclose(values, 2 - 2 * PIXELS[:2].astype(float).mean((1, 2, 3)) / 255, rtol=1e-5)
-
-
-def test_published_metrics(monkeypatch):
-    def distance(value):
-        return lambda *_: lambda x, y: torch.full((len(x),), value)
-
-    monkeypatch.setattr(published, "find", lambda *_: {})
-    monkeypatch.setattr(published, "load_similarity", distance(0.25))
-    monkeypatch.setattr(published, "load_lpips", distance(0.125))
-    monkeypatch.setattr(
-        "psp_train.evaluation.metrics.picture_distance", lambda network, _: lambda a, b: network(a, b).numpy()
-    )
-    found = {metric.name: metric.compare(PIXELS, PIXELS).tolist() for metric in published_metrics(Path("w"), "cpu")}
-    assert found == {"similarity": [0.75] * 3, "lpips": [0.125] * 3, "mse": [0.0] * 3}
-    assert published_metrics(None, "cpu") == [MSE]
-
-
-def test_judges_of_drawn_faces_have_names_of_their_own():
-    judged = demo_metrics("cpu")
-    assert [metric.name for metric in judged] == ["identity_distance", "feature_distance", "mse"]
-    one, other = (draw(z).image[None] for z in sample(2, seed=9))
-    for metric in judged:
-        assert metric.compare(one, one)[0] < 1e-6 < metric.compare(one, other)[0]
-
-
-# ---- Measuring ------------------------------------------------------------------------------------------------
-
-
-def test_a_perfect_model():
-    jobs = [lambda p=p, n=n: EvaluationSample(n, p, p) for p, n in zip(PIXELS, NAMES)]
-    values = cli.measure(model(), jobs, [MSE])
-    assert values == {name: {"mse": 0.0} for name in NAMES}
-    summary = cli.summary(model(), values, 0.5)
-    assert summary["metrics"] == {"mse": {"mean": 0.0, "std": 0.0}}
-    assert (summary["pictures"], summary["seconds"]) == (3, 0.5)
-
-
-@pytest.mark.parametrize("batch", [1, 2, 3, 8])
-def test_any_batch_gives_the_same_numbers_in_order(batch):
-    seen = []
-
-    def negative(pixels):
-        seen.append(len(pixels))
-        return 255 - pixels
-
-    jobs = [lambda p=p, n=n: EvaluationSample(n, p, p) for p, n in zip(PIXELS, NAMES)]
-    values = cli.measure(model(negative, batch=batch), jobs, [MSE])
-    assert list(values) == NAMES and sum(seen) == 3 and max(seen) == min(batch, 3)
-    np.testing.assert_allclose([v["mse"] for v in values.values()], values_of(255 - PIXELS, PIXELS))
-
-
-def test_mean_and_deviation_over_pictures():
-    values = {name: {"mse": value} for name, value in zip(NAMES, (1.0, 2.0, 6.0))}
-    assert cli.summary(model(), values, 1)["metrics"] == {"mse": {"mean": 3.0, "std": round(14**0.5 / 3**0.5, 6)}}
-
-
-def test_runtime_is_the_median_of_warm_single_pictures(monkeypatch):
-    clock, shapes = [0.0], []
-    durations = iter([50.0, 9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 100.0])
-
-    def slow(pixels):
-        shapes.append(pixels.shape)
-        clock[0] += next(durations)
-        return pixels
-
-    monkeypatch.setattr(cli.time, "perf_counter", lambda: clock[0])
-    assert cli.median_seconds(model(slow), PIXELS[0]) == 5.5
-    assert set(shapes) == {(1, 256, 256, 3)} and len(shapes) == cli.WARM_UP + cli.TIMED
-
-
-# ---- Samples --------------------------------------------------------------------------------------------------
-
-
-def test_super_resolution_shrinks_good_pictures(here):
-    jobs = folder_samples(model(task="super_resolution"), Path("test"), None, 4)
-    for job, pixels, name in zip(jobs, PIXELS, NAMES):
-        sample = job()
-        assert sample.name == name and np.array_equal(sample.target, pixels)
-        expected = degrade(TASKS["super_resolution"], pixels, np.random.default_rng(5), (4,))
-        assert np.array_equal(sample.source, expected) and not np.array_equal(expected, pixels)
-
-
-def test_inpainting_hides_the_triangle(here):
-    values = cli.measure(
-        model(task="inpainting"), folder_samples(model(task="inpainting"), Path("test"), None, None), [MSE]
-    )
-    hidden = triangle()[..., None]
-    expected = [np.mean(hidden * (pixels / 127.5) ** 2) for pixels in PIXELS]
-    np.testing.assert_allclose([v["mse"] for v in values.values()], expected)
-
-
-def test_pairs_are_not_degraded(here):
-    save({name.replace(".png", ".webp"): 255 - p for name, p in zip(NAMES, PIXELS)}, "small")
-    sample = folder_samples(model(task="super_resolution"), Path("small"), Path("test"), None)[0]()
-    assert np.array_equal(sample.source, load("small/a.webp", "rgb"))
-    assert np.array_equal(sample.target, PIXELS[0])
-
-
-@pytest.mark.parametrize(("task", "shape"), [("sketch", (256, 256, 1)), ("segmentation", (256, 256))])
-def test_sketches_and_label_maps_are_paired(here, task, shape):
-    save({name: RNG.integers(0, 19, (256, 256), np.uint8) for name in NAMES}, "inputs")
-    samples = [job() for job in folder_samples(model(task=task), Path("inputs"), Path("test"), None)]
-    assert [sample.name for sample in samples] == NAMES
-    assert all(sample.source.shape == shape and sample.source.max() <= 18 for sample in samples)
-    assert all(np.array_equal(sample.target, pixels) for sample, pixels in zip(samples, PIXELS))
-
-
-@pytest.mark.parametrize("task", [name for name in TASKS if name != "toonify"])
-def test_drawn_faces_of_every_task(task):
-    vector = sample(1, HELD_OUT_SEED)[0]
-    face = draw(vector)
-    source = {"rgb": face.image, "sketch": face.sketch[..., None], "labels": face.labels}[TASKS[task].input]
-    (job,) = drawn_samples(model(task=task), 1, 8 if task == "super_resolution" else None)
-    _, found, target = job()
-    plain = task not in ("super_resolution", "inpainting")
-    assert np.array_equal(found, source) == plain and found.shape == source.shape
-    assert np.array_equal(target, face.image) == (task != "frontalization")
-
-
-def test_tasks_without_drawn_faces():
-    with pytest.raises(PspError, match="no drawn faces for task toonify"):
-        drawn_samples(model(task="toonify"), 1, None)
-    with pytest.raises(PspError, match="fake knows 5 classes, but drawn faces have 19"):
-        drawn_samples(model(task="segmentation", classes=5), 1, None)
-
-
-# ---- The command ----------------------------------------------------------------------------------------------
 
 
 def test_an_engine(psp_eval):
@@ -275,7 +60,7 @@ def test_an_engine(psp_eval):
 
 def test_targets(psp_eval):
     targets = of_tiny_engine(PIXELS)
-    save(dict(zip(NAMES, targets)), "targets")
+    save_pictures(dict(zip(NAMES, targets)), "targets")
     numbers = report(psp_eval("--engine", "psp.onnx", "--data", "test", "--target", "targets"))
     assert numbers["metrics"]["mse"]["mean"] < 1e-4  # one level of rounding at most
 
@@ -353,6 +138,7 @@ def test_help_is_quick():
 
 ENGINE, DATA = ("--engine", "psp.onnx"), ("--data", "test")
 
+
 MISTAKES = [
     ((*ENGINE,), "give --data, the folder of test pictures, or --demo"),
     ((*DATA,), "expected --engine ENGINE or --checkpoint CHECKPOINT with --data FOLDER, or --demo"),
@@ -395,8 +181,8 @@ def test_mistakes_are_one_line(psp_eval, here, arguments, said):
     write_onnx(Path("encoder.onnx"), part="encoder")
     Path("text.onnx").write_text("not an engine\n")
     Path("empty").mkdir()
-    save({"a.png": PIXELS[0]}, "one")
-    save({"a.png": PIXELS[0]}, "damaged")
+    save_pictures({"a.png": PIXELS[0]}, "one")
+    save_pictures({"a.png": PIXELS[0]}, "damaged")
     Path("damaged/a.png").write_bytes(Path("one/a.png").read_bytes()[:1000])
     if "unknown.pt" in arguments:
         save_checkpoint("unknown.pt", dataset_type="cats")
