@@ -92,13 +92,7 @@ class ModulatedConv(nn.Module):
     """Convolution modulated by a style; `demodulate` restores unit variance, `upsample` doubles the size."""
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        style_dim: int,
-        demodulate: bool = True,
-        upsample: bool = False,
+        self, inputs: int, outputs: int, kernel: int, style_dim: int, demodulate: bool = True, upsample: bool = False
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(1, outputs, inputs, kernel, kernel))

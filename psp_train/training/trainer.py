@@ -193,8 +193,8 @@ class Trainer:
         """Take over weights and state of a saved step."""
         checkpoint, state = self.folder.load(step)
         self.check_same(state, self.folder.checkpoint(step))
-        encoder = {k.removeprefix("encoder."): v for k, v in checkpoint["state_dict"].items() if k[:8] == "encoder."}
-        self.model.encoder.load_state_dict(encoder)
+        own = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith("encoder.")}
+        self.model.encoder.load_state_dict({key.removeprefix("encoder."): value for key, value in own.items()})
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.best = state["best"]
