@@ -41,7 +41,7 @@ from psp_runtime.engines.session import open_session
 from psp_train.checkpoints.psp import load_demo_checkpoint
 from psp_train.networks import Generator, GeneratorConfig
 from psp_train.ops import fused_bias_leaky_relu, plain_torch, upfirdn2d
-from psp_train.ops.cuda import why_plain
+from psp_train.ops.cuda import obstacle
 
 CALLS, WARM = 24, 3
 #: Bytes of the tensors that take turns, several times the cache of an H200 (50 MB): FEWEST tensors to CALLS of them.
@@ -61,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.repeats < 2 or options.size < 8:
         parser.error("--repeats takes 2 or more, for quartiles; --size 8 or more")
-    plain = why_plain(0) if DEVICE == "cuda" else ""
+    plain = obstacle(0) if DEVICE == "cuda" else ""
     if plain:
         raise SystemExit(f"both sides would be plain torch: {plain}")
     report = {

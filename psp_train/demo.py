@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from psp_runtime.errors import PspError
 from psp_runtime.tasks import get_task
-from psp_train.drawn.faces import FACE_DIM
+from psp_train.drawn import FACE_DIM
 from psp_train.networks import PSP, EncoderConfig, Generator, GeneratorConfig
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -19,7 +19,7 @@ GENERATOR = GeneratorConfig(size=256, style_dim=FACE_DIM, mapping_layers=4, chan
 
 
 def encoder_config(task: str) -> EncoderConfig:
-    """The demo encoder of a task: a narrow, shallow pSp encoder."""
+    """Return the configuration of a task's demo encoder: a narrow, shallow pSp encoder."""
     return EncoderConfig(
         input_channels=get_task(task).channels,
         styles=GENERATOR.styles,
@@ -30,16 +30,16 @@ def encoder_config(task: str) -> EncoderConfig:
 
 
 def weight_files(task: str) -> tuple[Path, Path]:
-    """The shared generator and the encoder of a task. Raises `PspError` for a task without a demo model."""
+    """Name the files of the shared generator and of a task's encoder. Raises `PspError` for a task without a model."""
     encoder = WEIGHTS / f"demo_{task}.safetensors"
     if not encoder.is_file():
         have = ", ".join(sorted(p.stem[5:] for p in WEIGHTS.glob("demo_*.safetensors") if p.stem != "demo_generator"))
-        raise PspError(f"no bundled demo model for task {task!r} (there is: {have}): give a --checkpoint")
+        raise PspError(f"no bundled demo model for task {task!r} (there are: {have}): give a --checkpoint")
     return WEIGHTS / GENERATOR_FILE, encoder
 
 
 def load_demo(task: str = "inversion") -> PSP:
-    """The bundled model of a task in FP32, in eval mode."""
+    """Load the bundled model of a task in FP32, in eval mode. Raises `PspError` for a task without one."""
     _, file = weight_files(task)
     model = PSP(encoder_config(task), GENERATOR)
     model.decoder, average = load_generator()
@@ -49,7 +49,7 @@ def load_demo(task: str = "inversion") -> PSP:
 
 
 def load_generator() -> tuple[Generator, torch.Tensor]:
-    """The generator all demo models share, in FP32 and eval mode, and its average w [L,S]."""
+    """Load the generator all demo models share, in FP32 and eval mode, and its average w [L,S]."""
     tensors = {key.removeprefix("decoder."): value for key, value in _read(WEIGHTS / GENERATOR_FILE).items()}
     average = tensors.pop("latent_avg")
     generator = Generator(GENERATOR)
@@ -60,5 +60,5 @@ def load_generator() -> tuple[Generator, torch.Tensor]:
 
 
 def _read(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a bundled file, FP16 ones as FP32."""
+    """Read the tensors of a bundled file, FP16 ones as FP32."""
     return {key: value.float() if value.is_floating_point() else value for key, value in load_file(file).items()}

@@ -8,11 +8,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 #: Seconds between two lines of a log file.
-EVERY = 30.0
+LINE_INTERVAL = 30.0
 
 
 class Progress:
-    """`with Progress("training", 1000) as progress: progress.advance(text="loss 0.12")`, on stderr."""
+    """`with Progress("training", 1000) as progress: progress.advance(text="loss 0.12")`, on stderr.
+
+    `total` steps, of which some may be `done`; the speed is in `unit`s per second, `per_step` of them in a step.
+    """
 
     def __init__(self, title: str, total: int, done: int = 0, unit: str = "", per_step: float = 1.0) -> None:
         self.title, self.total, self.done, self.unit, self.per_step = title, total, done, unit, per_step
@@ -32,17 +35,17 @@ class Progress:
             self._line("")
 
     def advance(self, text: str = "") -> None:
-        """One step further; `text` stands beside the speed."""
+        """Go one step further; `text` stands beside the speed."""
         self.done += 1
         text = f"{self.speed():.1f} {self.unit}/s  {text}" if self.unit else text
         if self.bar and self.task is not None:
             self.bar.update(self.task, completed=self.done, text=text)
-        elif time.monotonic() - self.shown > EVERY:
+        elif time.monotonic() - self.shown > LINE_INTERVAL:
             self.shown = time.monotonic()
             self._line(text)
 
     def speed(self) -> float:
-        """Units per second since the start."""
+        """Return units per second since the start."""
         return (self.done - self.first) * self.per_step / max(time.monotonic() - self.start, 1e-9)
 
     def _line(self, text: str) -> None:

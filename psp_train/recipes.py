@@ -8,48 +8,52 @@ and the second description of the method (a ResNet-50 with one linear layer per 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from psp_runtime.errors import PspError
-from psp_runtime.tasks import get_task
+from psp_runtime.pictures.transforms import MAX_FACTOR
+from psp_runtime.tasks import TASKS, Task, get_task
 from psp_train.networks.config import EncoderKind
+from psp_train.networks.features import LPIPSNetwork
 
+Mask = Literal["none", "crop", "labels"]
 Flip = Literal["none", "both", "independent"]
-Choices = {
-    "encoder": ("psp", "w", "naive_wplus", "resnet_w", "resnet_wplus"),
-    "lpips_network": ("alex", "vgg"),
-    "mask": ("none", "crop", "labels"),
-    "flip": ("none", "both", "independent"),
-    "optimizer": ("ranger", "adam"),
+Optimizer = Literal["ranger", "adam"]
+
+#: What the fields that name something may be.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "encoder": get_args(EncoderKind),
+    "lpips_network": get_args(LPIPSNetwork),
+    "mask": get_args(Mask),
+    "flip": get_args(Flip),
+    "optimizer": get_args(Optimizer),
 }
 
 #: The terms of the loss: each has its weight in the recipe.
 TERMS = ("l2", "l1", "lpips", "identity", "moco", "w_norm", "l2_crop", "lpips_crop", "mixing")
 
 #: The smallest value of each number.
-LEAST = dict.fromkeys((*TERMS, "learning_rate", "decay", "seed"), 0) | dict(batch_size=1, accumulate=1, steps=1)
+MINIMUM = dict.fromkeys((*TERMS, "learning_rate", "decay", "seed"), 0) | dict(batch_size=1, accumulate=1, steps=1)
 
 #: What torch takes for a seed.
-MOST_SEED = 2**63 - 1
-
-#: The factors that pictures of 256 can be shrunk by.
-FACTORS = range(1, 129)
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what a training computes; stored in the checkpoints it makes.
+    """Everything that decides what a training computes; stored in the checkpoints it makes. Raises `PspError` for
+    values out of range.
 
     The loss is the sum of the terms below, each times its weight (0: not computed). `l2`, `l1`, `lpips` compare
     whole pictures; `l2_crop`, `lpips_crop` their inner face crop; `identity` and `moco` unit features; `w_norm`
-    keeps codes near the average w; `mixing` is the L1 between the output and the output with some styles replaced
+    keeps latents near the average w; `mixing` is the L1 between the output and the output with some styles replaced
     by those of another picture. `mask` limits the terms on whole pictures to the face: by the inner crop, or by
     a folder of label maps. `flip`: source and target mirrored together, independently, or never. `decay` is the
     share of the steps, at the end, over which the learning rate falls to zero. `render_size` computes the losses on
     a smaller output, from the generator's first layers: only for generators whose first layers are one (the demo's).
     """
 
-    task: str = "inversion"
+    task: Task = TASKS["inversion"]
     encoder: EncoderKind = "psp"
     l2: float = 1.0
     l1: float = 0.0
@@ -60,13 +64,13 @@ class Recipe:
     l2_crop: float = 0.0
     lpips_crop: float = 0.0
     mixing: float = 0.0
-    lpips_network: Literal["alex", "vgg"] = "alex"
-    mask: Literal["none", "crop", "labels"] = "none"
+    lpips_network: LPIPSNetwork = "alex"
+    mask: Mask = "none"
     flip: Flip = "both"
     factors: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     start_from_average: bool = True
     render_size: int | None = None
-    optimizer: Literal["ranger", "adam"] = "ranger"
+    optimizer: Optimizer = "ranger"
     learning_rate: float = 1e-4
     decay: float = 0.0
     batch_size: int = 8
@@ -75,8 +79,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        get_task(self.task)
-        for name, choices in Choices.items():
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise PspError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
         if self.identity and self.moco:
@@ -84,17 +87,17 @@ class Recipe:
         self._check_numbers()
 
     def _check_numbers(self) -> None:
-        for name, least in LEAST.items():
+        for name, least in MINIMUM.items():
             if not least <= getattr(self, name) < math.inf:
-                raise PspError(f"{name} is {getattr(self, name)}, expected a number from {least} on")
-        if self.seed > MOST_SEED:
-            raise PspError(f"seed is {self.seed}, expected a number up to {MOST_SEED}")
+                raise PspError(f"{name} is {getattr(self, name)}, expected a number of at least {least}")
+        if self.seed > LARGEST_SEED:
+            raise PspError(f"seed is {self.seed}, expected a number up to {LARGEST_SEED}")
         if self.decay > 1:
             raise PspError(f"decay is {self.decay}, expected a share of the steps, 0 to 1")
-        if not self.factors or not set(self.factors) <= set(FACTORS):
-            raise PspError(f"factors are {self.factors}, expected whole numbers from 1 to {FACTORS[-1]}")
+        if not self.factors or not set(self.factors) <= set(range(1, MAX_FACTOR + 1)):
+            raise PspError(f"factors are {self.factors}, expected whole numbers from 1 to {MAX_FACTOR}")
         if not any(weight for name, weight in self.weights.items() if name != "mixing"):
-            raise PspError("there is no loss: of the weights other than mixing, at least one must be above 0")
+            raise PspError("there is no loss: at least one weight other than mixing must be above 0")
 
     @property
     def weights(self) -> dict[str, float]:
@@ -107,13 +110,25 @@ class Recipe:
         needed = {"lpips": self.lpips or self.lpips_crop, "identity": self.identity, "moco": self.moco}
         return tuple(name for name, weight in needed.items() if weight)
 
+    def to_json(self) -> dict[str, Any]:
+        """Give the recipe as plain JSON values; the task by its name."""
+        return asdict(self) | {"task": self.task.name, "factors": list(self.factors)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Recipe":
+        """Read what `to_json` gave. Raises `PspError` for values that are not a recipe's."""
+        try:
+            return cls(**{**values, "task": get_task(values["task"]), "factors": tuple(values["factors"])})
+        except (TypeError, KeyError) as error:
+            raise PspError(f"not a training recipe of this version: {error}") from None
+
 
 RECIPES: dict[str, Recipe] = {
-    recipe.task: recipe
+    recipe.task.name: recipe
     for recipe in (
-        Recipe("inversion"),
+        Recipe(TASKS["inversion"]),
         Recipe(
-            "frontalization",
+            TASKS["frontalization"],
             l2=0.001,
             lpips=0.08,
             identity=1.0,
@@ -122,21 +137,21 @@ RECIPES: dict[str, Recipe] = {
             lpips_crop=0.8,
             flip="independent",
         ),
-        Recipe("sketch", identity=0.0, w_norm=0.005),
-        Recipe("segmentation", identity=0.0, w_norm=0.005),
-        Recipe("super_resolution", w_norm=0.005),
-        Recipe("inpainting", w_norm=0.005),
-        Recipe("toonify", identity=1.0, w_norm=0.025),
+        Recipe(TASKS["sketch"], identity=0.0, w_norm=0.005),
+        Recipe(TASKS["segmentation"], identity=0.0, w_norm=0.005),
+        Recipe(TASKS["super_resolution"], w_norm=0.005),
+        Recipe(TASKS["inpainting"], w_norm=0.005),
+        Recipe(TASKS["toonify"], identity=1.0, w_norm=0.025),
     )
 }
 
-SECOND = dict(l2=0.0, l1=1.0, optimizer="adam", learning_rate=1e-4, batch_size=8)
+SECOND_DESCRIPTION = dict(l2=0.0, l1=1.0, optimizer="adam", learning_rate=1e-4, batch_size=8)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "w": dict(encoder="w"),
     "naive_wplus": dict(encoder="naive_wplus"),
-    "global": SECOND | dict(encoder="resnet_w", lpips_network="vgg", identity=1.0, mask="crop"),
-    "local": SECOND | dict(encoder="resnet_wplus", lpips_network="vgg", identity=0.0, mixing=1.0),
+    "global": SECOND_DESCRIPTION | dict(encoder="resnet_w", lpips_network="vgg", identity=1.0, mask="crop"),
+    "local": SECOND_DESCRIPTION | dict(encoder="resnet_wplus", lpips_network="vgg", identity=0.0, mixing=1.0),
 }
 
 #: The bundled demo: a short training on a small generator whose first layers are a generator too. In a few hundred
@@ -145,7 +160,7 @@ DEMO: dict[str, Any] = dict(optimizer="adam", learning_rate=2e-3, decay=0.5, ste
 
 
 def make_recipe(task: str, variant: str | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of a task, changed by a variant, then by single values. Raises `PspError` for unknown names."""
+    """Make the recipe of a task, changed by a variant, then by single values. Raises `PspError` for unknown names."""
     recipe = RECIPES[get_task(task).name]
     if variant is not None:
         if variant not in VARIANTS:
@@ -155,7 +170,7 @@ def make_recipe(task: str, variant: str | None = None, overrides: Mapping[str, A
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
-    """`NAME=VALUE` strings as typed values of `Recipe` fields."""
+    """Read `NAME=VALUE` strings as typed values of `Recipe` fields. Raises `PspError` for others."""
     return dict(_parse(setting) for setting in settings)
 
 
@@ -169,12 +184,12 @@ def _parse(setting: str) -> tuple[str, Any]:
         return name, _value(text, name, defaults[name])
     except ValueError:
         expected = _kind(name, defaults[name])
-        raise PspError(f"--set {setting}: {text!r} is no value of {name}, expected {expected}") from None
+        raise PspError(f"--set {setting}: {text!r} is not a value of {name}, expected {expected}") from None
 
 
 def _value(text: str, name: str, default: Any) -> Any:
     if isinstance(default, bool):
-        return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else _refuse()
+        return ("false", "true").index(text.lower()) == 1
     if isinstance(default, tuple):
         return tuple(int(part) for part in text.split(","))
     if name == "render_size":
@@ -182,25 +197,8 @@ def _value(text: str, name: str, default: Any) -> Any:
     return type(default)(text)
 
 
-def _refuse() -> Any:
-    raise ValueError
-
-
 def _kind(name: str, default: Any) -> str:
     if name == "render_size":
         return "a size in pixels, or none"
     kinds = {bool: "true or false", tuple: "whole numbers like 1,2,4", int: "a whole number", float: "a number"}
     return kinds[type(default)]
-
-
-def to_json(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain JSON values."""
-    return asdict(recipe) | {"factors": list(recipe.factors)}
-
-
-def from_json(values: Mapping[str, Any]) -> Recipe:
-    """The inverse of `to_json`. Raises `PspError` for values that are not a recipe's."""
-    try:
-        return Recipe(**{**values, "factors": tuple(values["factors"])})
-    except (TypeError, KeyError) as error:
-        raise PspError(f"not a training recipe of this version: {error}") from None

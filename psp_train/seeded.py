@@ -15,19 +15,19 @@ Array = np.ndarray
 
 
 def unit_uniform(name: str, shape: Sequence[int], seed: int = 0) -> Array:
-    """float32 of `shape`, uniform with mean 0 and variance 1, a function of (name, seed) alone."""
+    """Draw float32 of `shape`, uniform with mean 0 and variance 1, a function of (name, seed) alone."""
     bits = np.random.PCG64([seed, zlib.crc32(name.encode())]).random_raw(math.prod(shape))
     fraction = (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
     return ((fraction - np.float32(0.5)) * np.float32(math.sqrt(12.0))).reshape(shape)
 
 
 def seeded_state_dict(shapes: Mapping[str, Sequence[int]], seed: int = 0) -> dict[str, Array]:
-    """All tensors of a pSp state dict (`encoder.*`, `decoder.*`), scaled so that activations stay O(1)."""
+    """Make all tensors of a pSp state dict (`encoder.*`, `decoder.*`), scaled so that activations stay O(1)."""
     return {key: seeded_tensor(key, tuple(shape), seed) for key, shape in shapes.items()}
 
 
 def seeded_tensor(key: str, shape: Sequence[int], seed: int = 0) -> Array:
-    """One tensor of a pSp state dict."""
+    """Make one tensor of a pSp state dict."""
     if key.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
     if key.endswith(".kernel"):  # a constant of the architecture: [1,3,3,1] with the gain of upsampling by 2

@@ -20,9 +20,10 @@ from psp_export.verify import parity as verify
 from psp_runtime.pictures.encoding import save
 from psp_runtime.pictures.loading import resize
 from psp_runtime.pictures.previews import preview
+from psp_runtime.pictures.transforms import triangle
 from psp_runtime.tasks import get_task
 from psp_train import demo
-from psp_train.data.samples import degrade, triangle
+from psp_train.data.samples import degrade
 from psp_train.drawn.faces import draw, parameters, sample, with_parameters
 from psp_train.drawn.judges import Judges, load_judges
 from psp_train.networks.psp import to_input, to_picture

@@ -22,7 +22,15 @@ from torch.nn import functional as F
 
 from psp_runtime.pictures.label_classes import NAMES
 from psp_train.drawn import faces, judges
-from psp_train.drawn.judges import IDENTITY, SIZE, Identity, Judges, Perceptual, Segmenter, Yaw
+from psp_train.drawn.judges import (
+    IDENTITY_PARAMETERS,
+    SIZE,
+    IdentityJudge,
+    Judges,
+    PerceptualJudge,
+    Segmenter,
+    YawJudge,
+)
 
 TRAIN_SEED, HELD_OUT_SEED, OTHER_SEED = 11, 12, 13  # not those of tools/train_demo.py
 TRAIN_FACES, HELD_OUT_FACES = 12_000, 500
@@ -127,7 +135,7 @@ def train(name: str, parameters, data: np.ndarray, loss_of) -> None:
             print(f"{name} step {step + 1}/{steps} {time.time() - start:.0f} s loss {mean:.4f}", flush=True)
 
 
-def perceptual_loss(network: Perceptual, z: np.ndarray, data: np.ndarray):
+def perceptual_loss(network: PerceptualJudge, z: np.ndarray, data: np.ndarray):
     """All face parameters from the last map, and where the labels are from the last three; and the heads' weights."""
     targets = standard_parameters(z, [p.name for p in faces.PARAMETERS])
     widths = [stage[1][0].out_channels for stage in network.stages]
@@ -144,12 +152,12 @@ def perceptual_loss(network: Perceptual, z: np.ndarray, data: np.ndarray):
     return {"perceptual": loss_of}, [*numbers.parameters(), *places.parameters()]
 
 
-def identity_loss(network: Identity, z: np.ndarray, data: np.ndarray):
-    targets = standard_parameters(z, IDENTITY)
+def identity_loss(network: IdentityJudge, z: np.ndarray, data: np.ndarray):
+    targets = standard_parameters(z, IDENTITY_PARAMETERS)
     return {"identity": lambda x, rows: F.mse_loss(network.estimate(x), targets[rows])}, []
 
 
-def yaw_loss(network: Yaw, z: np.ndarray, data: np.ndarray):
+def yaw_loss(network: YawJudge, z: np.ndarray, data: np.ndarray):
     targets = torch.tensor([faces.parameters(row)["yaw"] for row in z])
     return {"yaw": lambda x, rows: F.smooth_l1_loss(network(x) / 10, targets[rows] / 10, beta=0.1)}, []
 
@@ -167,9 +175,9 @@ def segmenter_loss(network: Segmenter, z: np.ndarray, data: np.ndarray):
 
 NETWORKS = {
     "segmenter": (Segmenter, segmenter_loss),  # the longest training first
-    "identity": (Identity, identity_loss),
-    "perceptual": (Perceptual, perceptual_loss),
-    "yaw": (Yaw, yaw_loss),
+    "identity": (IdentityJudge, identity_loss),
+    "perceptual": (PerceptualJudge, perceptual_loss),
+    "yaw": (YawJudge, yaw_loss),
 }
 
 
@@ -202,7 +210,7 @@ def train_all(work: Path) -> dict[str, dict[str, torch.Tensor]]:
 def pack(weights: dict[str, dict[str, torch.Tensor]], measured: dict[str, float]) -> None:
     tensors = {f"{name}.{key}": value for name, state in weights.items() for key, value in state.items()}
     tensors = {key: value.half().contiguous() for key, value in tensors.items()}
-    save_file(tensors, judges.WEIGHTS, metadata={"errors": json.dumps(measured)})
+    save_file(tensors, judges.WEIGHTS_FILE, metadata={"errors": json.dumps(measured)})
 
 
 @torch.no_grad()
@@ -232,7 +240,7 @@ def behave(z: np.ndarray, like: np.ndarray) -> np.ndarray:
     return faces.with_parameters(z, **{name: other[name] for name in BEHAVIOUR})
 
 
-def measure_identity(identity: Identity, x, changed, frontal, soft) -> dict[str, torch.Tensor]:
+def measure_identity(identity: IdentityJudge, x, changed, frontal, soft) -> dict[str, torch.Tensor]:
     """Mean distances, and how often a changed face is nearer to its own than to any other of the held-out faces."""
     own = identity.features(x)
     cosine = identity.features(changed) @ own.T
@@ -245,7 +253,7 @@ def measure_identity(identity: Identity, x, changed, frontal, soft) -> dict[str,
     }
 
 
-def measure_perceptual(perceptual: Perceptual, x, frontal, soft) -> dict[str, torch.Tensor]:
+def measure_perceptual(perceptual: PerceptualJudge, x, frontal, soft) -> dict[str, torch.Tensor]:
     return {
         "perceptual_blurred": perceptual(x, soft).mean(),
         "perceptual_blurred_twice": perceptual(x, blur(x, 4)).mean(),

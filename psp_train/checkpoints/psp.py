@@ -1,17 +1,13 @@
-"""Published checkpoints in, models out: pSp `.pt` files and rosinality-style StyleGAN2 `.pt` files.
+"""Published checkpoints read and written: pSp `.pt` files and StyleGAN2 `.pt` files in rosinality's layout.
 
     pSp         {"state_dict": encoder.* + decoder.*, "opts": {...}, "latent_avg": tensor}
     StyleGAN2   {"g_ema": ..., "latent_avg": tensor}
 
 Everything about the architecture is read off the shapes in the file, so old files that lack an option load too.
-Files are opened with `weights_only`: a checkpoint cannot run code.
 """
 
 import argparse
-import hashlib
-import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +15,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from psp_runtime.errors import PspError
 from psp_runtime.tasks import TASKS, Task, get_task
 from psp_train import demo
-from psp_train.checkpoints.architecture import State, encoder_config, generator_config
+from psp_train.checkpoints.architecture import encoder_config, generator_config
+from psp_train.checkpoints.state_files import StateDict, WeightsError, file_hash, listed, load_strictly, read_state_file
 from psp_train.networks import PSP, EncoderConfig, Generator, GeneratorConfig
 from psp_train.networks.config import EncoderKind
-from psp_train.recipes import Recipe, to_json
+from psp_train.recipes import Recipe
 
 #: Names of `opts["encoder_type"]` in published files; those of the ResNet encoders, which nobody published, are ours.
 ENCODER_TYPES: dict[str, EncoderKind] = {
@@ -42,13 +38,12 @@ PUBLISHED_LICENSE = (
 DEMO_LICENSE = "Weights: the bundled demo model, under the MIT licence of this toolkit."
 
 
-class CheckpointError(PspError):
-    """A checkpoint that cannot be read, or is not what it should be."""
-
-
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded model (FP32, eval mode) with what its file says about it; `sha256` is that of the file."""
+    """A loaded model (FP32, eval mode) with what its file says about it.
+
+    `sha256` is that of the file, `license` one line about its weights, `name` what to call it in reports.
+    """
 
     model: PSP
     task: Task
@@ -60,60 +55,63 @@ class Checkpoint:
 
 
 def load_checkpoint(path: str | Path, task: str | None = None) -> Checkpoint:
-    """Load a published pSp checkpoint.
+    """Load a published pSp checkpoint, or one that psp-train wrote.
 
-    `task` is needed only when the file names none we know; one that contradicts the file is an error. Raises
-    `CheckpointError` for anything but a complete pSp checkpoint.
+    `task` is needed only when the file names none that is known here; one that contradicts the file is an error. Raises
+    `WeightsError` for anything but a complete pSp checkpoint.
     """
     path = Path(path)
-    file = _open(path)
+    file = _read_contents(path)
     chosen = _choose_task(path, file.opts, task, file.encoder.input_channels)
-    model = _model(path, file)
+    model = _build_model(path, file)
     if file.average is None and file.opts.get("start_from_latent_avg"):
-        raise CheckpointError(f"{path} lacks latent_avg, the w its encoder starts from: take the file as published")
+        raise WeightsError(f"{path} lacks latent_avg, which its encoder starts from: take the file as published")
     model.latent_avg = _latent_avg(path, file.average, file.generator)
     return Checkpoint(model, chosen, file.encoder, file.generator, file_hash(path), PUBLISHED_LICENSE, path.name)
 
 
 def load_encoder(path: str | Path) -> torch.nn.Module:
-    """The encoder of a published pSp checkpoint, whatever task it was trained for; its `config` says what it is."""
+    """Load the encoder of a pSp checkpoint, whatever task it was trained for; its `config` says what it is.
+
+    Raises `WeightsError` for anything but a complete pSp checkpoint.
+    """
     path = Path(path)
-    return _model(path, _open(path)).encoder
+    return _build_model(path, _read_contents(path)).encoder
 
 
-class _File(NamedTuple):
+class _Contents(NamedTuple):
     """What a pSp checkpoint holds."""
 
-    state: State
+    state: StateDict
     opts: Mapping[str, Any]
     average: Any
     encoder: EncoderConfig
     generator: GeneratorConfig
 
 
-def _open(path: Path) -> _File:
-    data = _read(path)
+def _read_contents(path: Path) -> _Contents:
+    data = read_state_file(path, "expected a complete pSp .pt file")
     if "g_ema" in data:
-        raise CheckpointError(f"{path} is a StyleGAN2 generator without an encoder: expected a pSp checkpoint")
+        raise WeightsError(f"{path} is a StyleGAN2 generator without an encoder: expected a pSp checkpoint")
     if not isinstance(data.get("state_dict"), Mapping):
-        raise CheckpointError(f"{path} is not a pSp checkpoint: expected a 'state_dict', found {_some(data)}")
+        raise WeightsError(f"{path} is not a pSp checkpoint: expected a 'state_dict', found {listed(data)}")
     state, opts = {str(key): value for key, value in data["state_dict"].items()}, data.get("opts")
     opts = vars(opts) if isinstance(opts, argparse.Namespace) else opts if isinstance(opts, Mapping) else {}
     generator = _read_shapes(path, generator_config, state, "decoder.")
     encoder = _read_shapes(path, encoder_config, state, generator)
     _check_encoder_type(path, opts, encoder)
-    return _File(state, opts, data.get("latent_avg"), encoder, generator)
+    return _Contents(state, opts, data.get("latent_avg"), encoder, generator)
 
 
-def _model(path: Path, file: _File) -> PSP:
+def _build_model(path: Path, contents: _Contents) -> PSP:
     with torch.device("meta"):
-        model = PSP(file.encoder, file.generator)
-    _load_state(path, model, file.state)
+        model = PSP(contents.encoder, contents.generator)
+    load_strictly(model, contents.state, f"{path} does not fit the architecture")
     return model.eval()
 
 
 def load_demo_checkpoint(task: str | None = None) -> Checkpoint:
-    """The bundled demo model of a task (default: inversion) in the same form."""
+    """Load the bundled demo model of a task (by default of inversion). Raises `PspError` for a task without one."""
     chosen = get_task(task or "inversion")
     model = demo.load_demo(chosen.name)
     digest = file_hash(*demo.weight_files(chosen.name))
@@ -122,151 +120,100 @@ def load_demo_checkpoint(task: str | None = None) -> Checkpoint:
 
 
 def load_generator(path: str | Path) -> tuple[Generator, torch.Tensor | None]:
-    """Load a rosinality-style StyleGAN2 `.pt`; returns the generator and its average w [L,S], if stored."""
+    """Load a StyleGAN2 `.pt` in rosinality's layout: the generator, and its average w [L,S] if the file stores it.
+
+    Raises `WeightsError` for anything else; warns where the file holds no noise.
+    """
     path = Path(path)
-    data = _read(path)
+    data = read_state_file(path, "expected a complete StyleGAN2 .pt file")
     if not isinstance(data.get("g_ema"), Mapping):
-        raise CheckpointError(f"{path} is not a StyleGAN2 generator: expected 'g_ema', found {_some(data)}")
+        raise WeightsError(f"{path} is not a StyleGAN2 generator: expected 'g_ema', found {listed(data)}")
     state = dict(data["g_ema"])
     config = _read_shapes(path, generator_config, state, "")
     with torch.device("meta"):
         generator = Generator(config)
     lacking = [key for key in generator.state_dict() if key not in state and _is_constant(key)]
     if any(key.startswith("noises.") for key in lacking):
-        warnings.warn(f"{path} holds no noise pictures: those of seed 0 take their place", stacklevel=2)
-    _load_state(path, generator, (_constants(config) if lacking else {}) | state)
+        warnings.warn(f"{path} holds no noise: fixed random noise (seed 0) takes its place", stacklevel=2)
+    load_strictly(generator, (_constants(config) if lacking else {}) | state, f"{path} does not fit the architecture")
     average = data.get("latent_avg")
     return generator.eval(), None if average is None else _latent_avg(path, average, config)
 
 
 def _is_constant(key: str) -> bool:
-    """Noise pictures and FIRs are not trained, and some files leave them out."""
+    """Tell noise pictures and FIRs, which are not trained, and which some files leave out."""
     return key.startswith("noises.") or key.endswith(".kernel")
 
 
-def _constants(config: GeneratorConfig) -> State:
+def _constants(config: GeneratorConfig) -> StateDict:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # that of the CPU alone
         return {key: value for key, value in Generator(config).state_dict().items() if _is_constant(key)}
 
 
 def checkpoint_dict(model: PSP, recipe: Recipe) -> dict[str, Any]:
-    """A model as the reference code stores it: what `load_checkpoint`, and the reference itself, read back.
+    """Arrange a model as the released code stores it, so that this code reads it back and so does `load_checkpoint`.
 
-    `opts` holds the names and sizes the reference looks up, and, under `psp_toolkit`, the whole recipe.
+    `opts` holds the names and sizes the released code looks up, and, under `psp_toolkit`, the whole recipe.
     """
-    config, task = model.encoder.config, get_task(recipe.task)
-    only_w = config.kind == "w"  # the reference adds one vector to one
+    config, task = model.encoder.config, recipe.task
+    only_w = config.kind == "w"  # the released code adds one vector to one
     opts = {
         "dataset_type": task.reference or TASKS["inversion"].reference,
         "encoder_type": next(name for name, kind in ENCODER_TYPES.items() if kind == config.kind),
         "output_size": model.decoder.config.size,
         "input_nc": config.input_channels,
-        # 0 means colours there, and 1 sketches: the reference reads pictures in grey for anything but 0.
+        # 0 means colours there, and 1 sketches: the released code reads pictures in grey for anything but 0.
         "label_nc": 0 if task.input == "rgb" else config.input_channels,
         "start_from_latent_avg": True,
-        "device": "cuda:0",  # where the reference puts the average w; it cannot do without
+        "device": "cuda:0",  # where the released code puts the average w; it cannot do without
         "learn_in_w": only_w,
         "resize_factors": ",".join(map(str, recipe.factors)) if task.name == "super_resolution" else None,
-        "psp_toolkit": to_json(recipe),
+        "psp_toolkit": recipe.to_json(),
     }
     latent_avg = model.latent_avg[:1] if only_w else model.latent_avg
-    return {"state_dict": _state(model), "opts": opts, "latent_avg": latent_avg.detach().cpu().clone()}
+    return {"state_dict": _state_dict(model), "opts": opts, "latent_avg": latent_avg.detach().cpu().clone()}
 
 
-def _state(model: PSP) -> State:
+def _state_dict(model: PSP) -> StateDict:
     return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
 
 
-def file_hash(*paths: Path) -> str:
-    """sha256 of the files' contents, in order."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}: expected a pSp .pt file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols
-            # Training scripts keep their options as a Namespace, which is as plain as a dict.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "unrecognized function" in str(error):
-            raise CheckpointError(
-                f"{path} holds more than weights and was not opened: a checkpoint must not run code "
-                "(expected tensors, numbers, strings and dicts)"
-            ) from None
-        raise _unreadable(path) from None
-    except Exception:  # damaged bytes raise whatever the reader stumbles over
-        raise _unreadable(path) from None
-    if not isinstance(data, Mapping):
-        raise CheckpointError(f"{path} is not a checkpoint: expected a dict, found {type(data).__name__}")
-    return dict(data)
-
-
-def _unreadable(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path} is not a PyTorch checkpoint, or is cut off: expected a complete pSp .pt file")
-
-
 def _read_shapes(path: Path, reader: Any, *args: Any) -> Any:
-    """Run a config reader; a key it needs and does not find means another architecture."""
+    """Run a reader of shapes; a key it needs and does not find means another architecture."""
     try:
         return reader(*args)
     except (KeyError, IndexError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a StyleGAN2 pSp checkpoint: it lacks {error}") from None
+        raise WeightsError(f"{path} is not a checkpoint of pSp over StyleGAN2: it lacks {error}") from None
 
 
 def _check_encoder_type(path: Path, opts: Mapping[str, Any], encoder: EncoderConfig) -> None:
     name = opts.get("encoder_type")
     if name is not None and ENCODER_TYPES.get(str(name)) != encoder.kind:
-        raise CheckpointError(
-            f"{path}: opts say encoder type {name!r}, its weights are those of a {encoder.kind!r} encoder "
+        raise WeightsError(
+            f"{path}: its opts name the encoder type {name!r}, but its weights are those of a {encoder.kind!r} encoder "
             f"(known types: {', '.join(ENCODER_TYPES)})"
         )
 
 
 def _choose_task(path: Path, opts: Mapping[str, Any], wanted: str | None, channels: int) -> Task:
-    """The task the file names, unless `wanted` refines it; an unknown or absent name needs `wanted`."""
+    """Choose the task the file names, unless `wanted` refines it; an unknown or absent name needs `wanted`."""
     name = opts.get("dataset_type")
     ours = opts.get("psp_toolkit")
     stored = TASKS.get(ours.get("task")) if isinstance(ours, Mapping) else None
     stored = stored or next((task for task in TASKS.values() if task.reference and task.reference == name), None)
     if wanted is None and stored is None:
         known = ", ".join(TASKS)
-        raise CheckpointError(f"{path} does not say which task it is for ({name!r}): give --task, one of {known}")
+        raise WeightsError(f"{path} does not say which task it is for ({name!r}): give --task, one of {known}")
     task = stored if wanted is None else get_task(wanted)
     assert task is not None
     # Tasks without a published name (inpainting, toonify) are trained with the inversion data set type.
     same = stored is None or task is stored or (task.reference is None and stored.name == "inversion" and not ours)
     if not same:
-        raise CheckpointError(f"--task {wanted} contradicts {path}, which is for {stored.name} ({name})")
+        raise WeightsError(f"--task {wanted} contradicts {path}, which is for {stored.name} ({name})")
     if task.input != "labels" and channels != task.channels:
-        raise CheckpointError(f"{path} takes {channels} input channels, task {task.name} has {task.channels}")
+        raise WeightsError(f"{path} takes {channels} input channels, but task {task.name} has {task.channels}")
     return task
-
-
-def _load_state(path: Path, model: torch.nn.Module, state: State) -> None:
-    """Strictly load `state` into a model built on the meta device, as FP32."""
-    expected = model.state_dict()
-    state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
-    problems = [f"missing {key}" for key in expected if key not in state]
-    problems += [f"unknown {key}" for key in state if key not in expected]
-    problems += [
-        f"{key} has shape {list(state[key].shape)}, expected {list(value.shape)}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    if problems:
-        raise CheckpointError(f"{path} does not fit the architecture, {len(problems)} keys differ: {_some(problems)}")
-    state = {key: value.to(expected[key].dtype) for key, value in state.items()}
-    model.load_state_dict(state, assign=True)
 
 
 def _latent_avg(path: Path, average: torch.Tensor | None, config: GeneratorConfig) -> torch.Tensor:
@@ -275,13 +222,8 @@ def _latent_avg(path: Path, average: torch.Tensor | None, config: GeneratorConfi
     if average is None:
         return torch.zeros(shape)
     if not isinstance(average, torch.Tensor):
-        raise CheckpointError(f"{path}: latent_avg is a {type(average).__name__}, expected a tensor {list(shape)}")
+        raise WeightsError(f"{path}: latent_avg is a {type(average).__name__}, expected a tensor {list(shape)}")
     try:
         return average.float().reshape(-1, config.style_dim).expand(shape).contiguous()
     except RuntimeError:
-        raise CheckpointError(f"{path}: latent_avg has shape {list(average.shape)}, expected {list(shape)}") from None
-
-
-def _some(names: Any, count: int = 7) -> str:
-    names = list(names)
-    return ", ".join(map(str, names[:count])) + (f" and {len(names) - count} more" if len(names) > count else "")
+        raise WeightsError(f"{path}: latent_avg has shape {list(average.shape)}, expected {list(shape)}") from None

@@ -19,20 +19,25 @@ from psp_runtime.tasks import Task
 from psp_train.progress import Progress
 
 #: What a fingerprint begins with; earlier ones, of file names alone, do not.
-KIND_OF_FINGERPRINT = "2:"
+FINGERPRINT_VERSION = "2:"
 
 
 @dataclass(frozen=True)
-class Item:
+class SampleFiles:
     """The files of one sample; `mask` is a label map of the target, where losses need one."""
 
     source: Path
     target: Path
     mask: Path | None = None
 
+    @property
+    def paired(self) -> bool:
+        """Whether the source was made beforehand; a picture that is its own target is degraded when it is loaded."""
+        return self.source != self.target
+
 
 def pictures(folder: Path) -> list[Path]:
-    """All picture files in a folder and below it, sorted. Raises `PspError` when there are none."""
+    """List all picture files in a folder and below it, sorted. Raises `PspError` when there are none."""
     if not folder.is_dir():
         raise PspError(f"no folder {folder}: expected a folder of pictures")
     found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in FORMATS and _visible(p, folder)]
@@ -46,7 +51,7 @@ def _visible(path: Path, folder: Path) -> bool:
 
 
 def pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """Pictures of two folders that share sub-folder and stem, sorted by source.
+    """Pair the pictures of two folders that share sub-folder and stem, sorted by source.
 
     Raises `PspError` for sources without a target and for two files of one stem.
     """
@@ -65,57 +70,61 @@ def _by_stem(folder: Path) -> dict[Path, Path]:
     for path in pictures(folder):
         stem = path.relative_to(folder).with_suffix("")
         if stem in stems:
-            raise PspError(f"{stems[stem]} and {path} have one name: pairs are found by name, remove one of them")
+            raise PspError(f"{stems[stem]} and {path} have the same name: pairs are found by name, remove one of them")
         stems[stem] = path
     return stems
 
 
-def find_items(task: Task, data: Path, target: Path | None, masks: Path | None) -> list[Item]:
-    """The samples of a data folder. Sketches and label maps need `target`, the faces they belong to."""
+def find_samples(task: Task, data: Path, target: Path | None, masks: Path | None) -> list[SampleFiles]:
+    """List the samples of a data folder, with label maps from `masks`.
+
+    Raises `PspError` for sketches and label maps without `target`, the faces they belong to, and for files missing.
+    """
     if task.input != "rgb" and target is None:
         raise PspError(f"task {task.name} translates {task.input} pictures: give --target, the folder of their faces")
     if target is not None and target.resolve() == data.resolve():
         raise PspError(f"--data and --target are both {data}: expected the inputs in one folder, the faces in another")
     found = [(path, path) for path in pictures(data)] if target is None else pairs(data, target)
     if masks is None:
-        return [Item(a, b) for a, b in found]
+        return [SampleFiles(a, b) for a, b in found]
     maps = _by_stem(masks)
     root = data if target is None else target
     lacking = [b for _, b in found if b.relative_to(root).with_suffix("") not in maps]
     if lacking:
         raise PspError(f"{len(lacking)} pictures have no label map in {masks}: the first is {lacking[0]}")
-    return [Item(a, b, maps[b.relative_to(root).with_suffix("")]) for a, b in found]
+    return [SampleFiles(a, b, maps[b.relative_to(root).with_suffix("")]) for a, b in found]
 
 
-def check_labels(items: Sequence[Item], task: Task) -> None:
+def check_label_maps(samples: Sequence[SampleFiles], task: Task) -> None:
     """Read every label map once, in threads: `PictureError` names the first bad file and id before hours are spent."""
-    files = [item.source for item in items if task.input == "labels"] + [item.mask for item in items if item.mask]
-    if not files:
+    maps = [files.source for files in samples] if task.input == "labels" else []
+    maps += [files.mask for files in samples if files.mask]
+    if not maps:
         return
     read = partial(load, kind="labels", classes=CHANNELS["labels"])
     with (
-        Progress("checking label maps", len(files), unit="maps") as progress,
-        closing(map_ahead(read, files, THREADS, ahead=4 * THREADS)) as maps,
+        Progress("checking label maps", len(maps), unit="maps") as progress,
+        closing(map_ahead(read, maps, THREADS, ahead=4 * THREADS)) as results,
     ):
-        for _ in maps:
+        for _ in results:
             progress.advance()
 
 
-def split(items: list[Item], held_out: int, seed: int) -> tuple[list[Item], list[Item]]:
-    """Training and held-out samples, a fixed choice per seed. Raises `PspError` when nothing is left to train on."""
-    if held_out >= len(items):
-        raise PspError(f"{len(items)} samples cannot spare {held_out} for validation: give --held-out a smaller number")
-    chosen = set(np.random.default_rng([seed, 7]).permutation(len(items))[:held_out].tolist())
-    return [x for i, x in enumerate(items) if i not in chosen], [x for i, x in enumerate(items) if i in chosen]
+def split(samples: list[SampleFiles], held_out: int, seed: int) -> tuple[list[SampleFiles], list[SampleFiles]]:
+    """Split into training and held-out samples, a fixed choice per seed. Raises `PspError` when none are left."""
+    if held_out >= len(samples):
+        raise PspError(f"--held-out {held_out} leaves none of {len(samples)} samples to train on: give fewer")
+    chosen = set(np.random.default_rng([seed, 7]).permutation(len(samples))[:held_out].tolist())
+    return [x for i, x in enumerate(samples) if i not in chosen], [x for i, x in enumerate(samples) if i in chosen]
 
 
-def fingerprint(*parts: Sequence[Item]) -> str:
-    """Names and order of samples as a sha256: where it changes, the same position means another sample.
+def fingerprint(*parts: Sequence[SampleFiles]) -> str:
+    """Hash names and order of samples by sha256: where it changes, the same position means another sample.
 
     Names within their folders, which may have moved.
     """
-    columns = [[[getattr(item, kind) for item in part] for part in parts] for kind in ("source", "target", "mask")]
-    return KIND_OF_FINGERPRINT + hashlib.sha256(json.dumps([_names(column) for column in columns]).encode()).hexdigest()
+    columns = [[[getattr(files, kind) for files in part] for part in parts] for kind in ("source", "target", "mask")]
+    return FINGERPRINT_VERSION + hashlib.sha256(json.dumps([_names(column) for column in columns]).encode()).hexdigest()
 
 
 def _names(parts: list[list[Path | None]]) -> list[list[str]]:

@@ -27,30 +27,30 @@ class Face(NamedTuple):
 
 
 def gradient(stops: tuple, t: float) -> np.ndarray:
-    """The colour (float32 [3]) at position t in 0..1 on the polyline through evenly spaced stops."""
+    """Return the colour (float32 [3]) at position t, 0 to 1, on the polyline through evenly spaced stops."""
     position = min(max(t, 0.0), 1.0) * (len(stops) - 1)
     index = min(int(position), len(stops) - 2)
     return mix(np.float32(stops[index]), np.float32(stops[index + 1]), position - index)
 
 
 def mix(a, b, t: float):
-    """a at t = 0, b at t = 1, in a straight line."""
+    """Go from a at t = 0 to b at t = 1 in a straight line."""
     return a + (b - a) * np.float32(t)
 
 
 def pencil(colour) -> float:
-    """How dark a pencil shades an area of this colour."""
+    """Return how dark, 0 to 0.3, a pencil shades an area of this colour."""
     return 0.3 * (1 - float(colour.mean()) / 255)
 
 
 def smoothstep(t):
-    """0 up to t = 0, 1 from t = 1 on, and smooth in between."""
+    """Rise smoothly from 0 at t = 0 to 1 at t = 1, and stay there."""
     t = np.clip(t, 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def ellipse(x, y, rx: float, ry: float):
-    """Approximate distance to an axis-aligned ellipse: the implicit function over its gradient."""
+    """Approximate the distance to an axis-aligned ellipse by the implicit function over its gradient."""
     u, v = x / rx, y / ry
     radius = np.sqrt(u * u + v * v) + 1e-6
     slope = np.sqrt((u / rx) ** 2 + (v / ry) ** 2) + 1e-6
@@ -58,23 +58,23 @@ def ellipse(x, y, rx: float, ry: float):
 
 
 def arch(x, y, rx: float, ry: float):
-    """The upper half of an ellipse, continued straight down without end."""
+    """Measure to the upper half of an ellipse, continued straight down without end."""
     return ellipse(x, np.minimum(y, 0), rx, ry)
 
 
 def bar(x, y, half_length: float, radius: float):
-    """A horizontal bar with round ends."""
+    """Measure to a horizontal bar with round ends."""
     beyond = np.maximum(np.abs(x) - half_length, 0)
     return np.sqrt(beyond * beyond + y * y) - radius
 
 
 def intersection(a, b, rounding: float = 0.05):
-    """Intersection of two shapes with rounded corners."""
+    """Intersect two shapes, with rounded corners."""
     return 0.5 * (a + b + np.sqrt((a - b) ** 2 + rounding**2))
 
 
 def union(a, b, rounding: float = 0.05):
-    """Union of two shapes with a rounded seam."""
+    """Unite two shapes, with a rounded seam."""
     return -intersection(-a, -b, rounding)
 
 
@@ -90,11 +90,21 @@ class Head:
         self.outline = math.hypot(self.width * self.cos, self.depth * self.sin)  # half width as seen
 
     def place(self, x: float, y: float, lift: float = 0.0) -> tuple[float, float, float]:
-        """Picture x and y of a point seen at (x, y) from the front, and how much its surroundings narrow."""
+        """Place a point seen at (x, y) from the front: x and y in the picture, and how much its surroundings narrow."""
         bulge = math.sqrt(1 - (x / self.width) ** 2)
         z = self.depth * bulge + lift
         narrowing = self.cos - self.sin * self.depth * x / (self.width**2 * bulge)
         return x * self.cos + z * self.sin, y + z * self.nod, narrowing
+
+
+class Style(NamedTuple):
+    """How a shape is painted: `opacity` 0..1 of its colour, `soft`, half the width of its edge, and the darkness 0..1
+    of its pencil outline (`line`) and of what the pencil fills it with (`ink`)."""
+
+    line: float = 0.8
+    ink: float = 0.0
+    opacity: float = 1.0
+    soft: float = EDGE
 
 
 class Canvas:
@@ -112,12 +122,12 @@ class Canvas:
         across = np.clip(x / 0.6, -1, 1)
         self.light = 1.02 + p["light"] * 0.16 * across * (1.5 - 0.5 * across**2) - 0.05 * (y + across**2)
 
-    def paint(self, box, shape: Callable, colour, label="", line=0.8, ink=0.0, opacity=1.0, soft=EDGE):
-        """Paint ``shape(x, y)`` inside the box (left, top, right, bottom).
+    def paint(self, box, shape: Callable, colour, label="", **style: float):
+        """Paint ``shape(x, y)`` inside the box (left, top, right, bottom), in the `Style` of these arguments.
 
-        An empty label leaves the labels alone; line and ink are the darkness of the shape's pencil outline and
-        fill, and soft is half the width of its edge.
+        An empty label leaves labels and pencil lines alone.
         """
+        line, ink, opacity, soft = Style(**style)
         left, top, right, bottom = (min(max(round((v + 1) / 2 * self.size), 0), self.size) for v in box)
         window = np.s_[top:bottom, left:right]
         distance = shape(self.axis[None, left:right], self.axis[top:bottom, None])
@@ -130,13 +140,14 @@ class Canvas:
             covered = self.lines[window] * (1 - alpha) + ink * alpha
             self.lines[window] = np.maximum(covered, line * opacity * contour)
 
-    def oval(self, x0: float, y0: float, rx: float, ry: float, colour, **style):
-        """Paint an ellipse with the style arguments of ``paint``."""
-        rim = LINE + style.get("soft", EDGE)
+    def oval(self, x0: float, y0: float, rx: float, ry: float, colour, **label_and_style):
+        """Paint an ellipse with a label and a style, as ``paint`` does."""
+        rim = LINE + label_and_style.get("soft", EDGE)
         box = (x0 - rx - rim, y0 - ry - rim, x0 + rx + rim, y0 + ry + rim)
-        self.paint(box, lambda x, y: ellipse(x - x0, y - y0, rx, ry), colour, **style)
+        self.paint(box, lambda x, y: ellipse(x - x0, y - y0, rx, ry), colour, **label_and_style)
 
     def face(self) -> Face:
+        """Return what has been painted, as uint8."""
         image = np.clip(self.image.transpose(1, 2, 0) + 0.5, 0, 255).astype(np.uint8)
         sketch = (255.5 - 225 * self.lines).astype(np.uint8)
         return Face(np.ascontiguousarray(image), self.labels, sketch)

@@ -12,28 +12,30 @@ from PIL import Image
 
 from psp_runtime.errors import PspError
 from psp_runtime.tasks import Task
-from psp_train.data.folders import Item
+from psp_train.data.folders import SampleFiles
 from psp_train.drawn.faces import draw, sample
 from psp_train.progress import Progress
 
 #: Faces of a training folder, and the seeds of training and of evaluation on other faces.
-COUNT, TRAIN_SEED, HELD_OUT_SEED = 4000, 1, 2
+FACES, TRAIN_SEED, HELD_OUT_SEED = 4000, 1, 2
 KINDS = ("faces", "labels", "sketches")
 
 
-def items(task: Task, folder: Path, masks: bool = False, count: int = COUNT, seed: int = TRAIN_SEED) -> list[Item]:
-    """The samples of a task in a folder of drawn faces, which is drawn first where it is not there."""
+def sample_files(
+    task: Task, folder: Path, masks: bool = False, count: int = FACES, seed: int = TRAIN_SEED
+) -> list[SampleFiles]:
+    """List the samples of a task in a folder of drawn faces, which are drawn first where they are not there."""
     draw_folder(folder, count, seed)
     source = {"rgb": "faces", "sketch": "sketches", "labels": "labels"}[task.input]
     names = [f"{index:05}.png" for index in range(count)]
     return [
-        Item(folder / source / name, folder / "faces" / name, folder / "labels" / name if masks else None)
+        SampleFiles(folder / source / name, folder / "faces" / name, folder / "labels" / name if masks else None)
         for name in names
     ]
 
 
-def draw_folder(folder: Path, count: int = COUNT, seed: int = TRAIN_SEED) -> None:
-    """Write faces/, labels/ and sketches/ of the face vectors 0 .. count - 1 of a seed, as PNG, unless there.
+def draw_folder(folder: Path, count: int = FACES, seed: int = TRAIN_SEED) -> None:
+    """Write faces/, labels/ and sketches/ of the face vectors 0 .. count - 1 of a seed, 256x256 PNG, unless there.
 
     Raises `PspError` for a folder that holds anything else.
     """
@@ -41,7 +43,7 @@ def draw_folder(folder: Path, count: int = COUNT, seed: int = TRAIN_SEED) -> Non
     if mark.exists() and json.loads(mark.read_text()) == asked:
         return
     if folder.exists() and not (folder.is_dir() and (mark.exists() or not any(folder.iterdir()))):
-        raise PspError(f"{folder} holds other files: faces are drawn into a new or empty folder, give --data another")
+        raise PspError(f"{folder} holds other files: faces are drawn into a new or empty folder, give another --data")
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text("{}")  # ours from now on, and not done
     # Apart first: another run may be drawing the same, and be done and read it before this one is.

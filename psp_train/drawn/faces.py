@@ -2,7 +2,7 @@
 
 A face vector z has FACE_DIM coordinates. It is normalised to RMS 1 (as a StyleGAN2 mapping network does), then
 coordinate i passes through the normal CDF and lands in the range of ``PARAMETERS[i]``. ``draw`` paints the parts of
-`face_layers` back to front on the `face_canvas`: picture, labels and sketch at once, so that they always agree.
+layers.py back to front on the canvas of canvas.py: picture, labels and sketch at once, so that they always agree.
 """
 
 import math
@@ -63,22 +63,25 @@ _INDEX = {parameter.name: index for index, parameter in enumerate(PARAMETERS)}
 
 
 def sample(count: int, seed: int, first: int = 0) -> np.ndarray:
-    """Face vectors ``first .. first + count - 1`` of a seed: standard normal float32 [count, FACE_DIM]."""
+    """Draw the face vectors ``first .. first + count - 1`` of a seed: standard normal float32 [count, FACE_DIM]."""
     rows = [np.random.default_rng([seed, first + i]).standard_normal(FACE_DIM) for i in range(count)]
     return np.asarray(rows, np.float32).reshape(count, FACE_DIM)
 
 
 def parameters(z: np.ndarray) -> dict[str, float]:
-    """The drawing parameters of a face vector [FACE_DIM], by name, each in the range of its Parameter."""
+    """Return the drawing parameters of a face vector [FACE_DIM] by name, each in the range of its Parameter.
+
+    Raises ValueError for a wrong length.
+    """
     uniform = [0.5 * (1 + math.erf(value / math.sqrt(2))) for value in _normalised(z)[: len(PARAMETERS)]]
     return {p.name: p.low + (p.high - p.low) * u for p, u in zip(PARAMETERS, uniform)}
 
 
 def with_parameters(z: np.ndarray, **values: float) -> np.ndarray:
-    """The same face with some parameters set: float32 [FACE_DIM] with RMS 1; all other parameters keep theirs.
+    """Set some parameters of a face vector: float32 [FACE_DIM] with RMS 1; all other parameters keep their values.
 
-    Values at the very ends of a range (or beyond) stop a thousandth of the range short of them.  Raises
-    ValueError for an unknown name, and when so many values are extreme that no vector of RMS 1 has them all.
+    Values at the very ends of a range (or beyond) stop a thousandth of the range short of them. Raises ValueError for
+    an unknown name, a wrong length, and when so many values are extreme that no vector of RMS 1 has them all.
     """
     z = _normalised(z)
     for name, value in values.items():

@@ -1,10 +1,10 @@
 """Judges of drawn faces: four small networks of our own, trained on the drawn faces by `tools/train_judges.py`.
 
-The published loss and evaluation networks cannot be shipped.  These measure, on drawn faces only, a feature distance,
-an identity distance, the yaw and the label map.  They share no weights, so that a training which optimises one of
+The published loss and evaluation networks cannot be shipped. These measure, on drawn faces only, a feature distance,
+an identity distance, the yaw and the label map. They share no weights, so that a training which optimises one of
 them can be judged by the others.
 
-Pictures are [B,3,H,W] in [-1,1], of any size; the judges average-pool them to SIZE themselves.  The networks have no
+Pictures are [B,3,H,W] in [-1,1], of any size; the judges average-pool them to SIZE themselves. The networks have no
 normalisation layers and no dropout: training and evaluation mode are the same.
 """
 
@@ -20,17 +20,17 @@ from torch.nn import functional as F
 
 from psp_runtime.pictures.label_classes import NAMES
 
-WEIGHTS = Path(__file__).parents[1] / "weights" / "judges.safetensors"
+WEIGHTS_FILE = Path(__file__).parents[1] / "weights" / "judges.safetensors"
 SIZE = 128
 # What stays when a face turns, speaks or moves to another room, and can be seen in a drawing.
-IDENTITY = (
+IDENTITY_PARAMETERS = (
     "skin_tone", "skin_warmth", "face_width", "jaw", "chin_length", "hair_colour", "hair_length", "hair_volume",
     "fringe", "parting", "eye_size", "eye_spacing", "eye_colour", "brow_thickness", "nose_length", "nose_width",
     "mouth_width", "lip_colour", "glasses",
 )  # fmt: skip
 
 
-class Perceptual(nn.Module):
+class PerceptualJudge(nn.Module):
     """Feature distance of two pictures: how differently a network that reads faces sees them."""
 
     def __init__(self, widths: tuple[int, ...] = (32, 48, 64, 96)):
@@ -38,7 +38,7 @@ class Perceptual(nn.Module):
         self.stages = nn.ModuleList(_stage(a, b) for a, b in zip((3, *widths), widths))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Pictures [B,3,H,W], H and W multiples of 16 -> maps [B,C,H/2,W/2], .., [B,C,H/16,W/16].
+        """Map pictures [B,3,H,W], H and W multiples of 16, to features [B,C,H/2,W/2], .., [B,C,H/16,W/16].
 
         Larger pictures are pooled to SIZE; smaller ones are seen as they are.
         """
@@ -50,33 +50,33 @@ class Perceptual(nn.Module):
         return maps
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Squared differences of the unit feature vectors at each place, 0 .. 4, mean over places and maps: [B]."""
+        """Average the squared differences, 0 .. 4, of unit feature vectors over places and maps: [B]."""
         distances = [(_unit(a) - _unit(b)).square().sum(1).mean((1, 2)) for a, b in zip(*_both(self.features, x, y))]
         return torch.stack(distances).mean(0)
 
 
-class Identity(nn.Module):
+class IdentityJudge(nn.Module):
     """Identity distance of drawn faces: do two pictures show the same face, whatever its pose and expression?
 
-    The network estimates the IDENTITY parameters; these estimates, with mean 0 and variance 1 over all faces, are the
+    The network estimates the IDENTITY_PARAMETERS; these estimates, with mean 0 and variance 1 over all faces, are the
     features.
     """
 
     def __init__(self, widths: tuple[int, ...] = (32, 48, 64, 96, 96), hidden: int = 96):
         super().__init__()
-        self.estimate = _estimator(widths, hidden, len(IDENTITY))
+        self.estimate = _estimator(widths, hidden, len(IDENTITY_PARAMETERS))
 
     def features(self, x: Tensor) -> Tensor:
-        """Pictures [B,3,H,W] -> unit vectors [B,19]."""
+        """Map pictures [B,3,H,W] to unit vectors [B,19]."""
         return _unit(self.estimate(_pool(x)))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """1 - cosine of the features, [B]: about 0 for the same face, about 1 for another one."""
+        """Compute 1 - cosine of the features, [B]: about 0 for the same face, about 1 for another one."""
         a, b = _both(self.features, x, y)
         return (a - b).square().sum(1) / 2  # the same for unit vectors, and exactly 0 for equal ones
 
 
-class Yaw(nn.Module):
+class YawJudge(nn.Module):
     """How far a face is turned."""
 
     def __init__(self, widths: tuple[int, ...] = (16, 24, 32, 48, 64), hidden: int = 64):
@@ -84,7 +84,7 @@ class Yaw(nn.Module):
         self.estimate = _estimator(widths, hidden, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures [B,3,H,W] -> degrees [B], positive towards the right of the picture."""
+        """Map pictures [B,3,H,W] to degrees [B], positive towards the right of the picture."""
         return self.estimate(_pool(x))[:, 0].float() * (35 / math.sqrt(3))
 
 
@@ -99,7 +99,7 @@ class Segmenter(nn.Module):
         self.paint = nn.Conv2d(widths[0], 4 * len(NAMES), 1)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Pictures [B,3,H,W] -> scores of the labels [B,19,SIZE,SIZE]."""
+        """Map pictures [B,3,H,W] to scores of the labels [B,19,SIZE,SIZE]."""
         x, skips = F.pixel_unshuffle(_pool(x), 2), []
         for down in self.down:
             x = down(x)
@@ -109,22 +109,24 @@ class Segmenter(nn.Module):
         return F.pixel_shuffle(self.paint(x), 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures [B,3,H,W] -> label maps int64 [B,SIZE,SIZE] of `label_classes`."""
+        """Map pictures [B,3,H,W] to label maps int64 [B,SIZE,SIZE] (see `label_classes`)."""
         return self.logits(x).argmax(1)
 
 
 class Judges(NamedTuple):
-    perceptual: Perceptual
-    identity: Identity
-    yaw: Yaw
+    """One judge of each kind; the names are also the prefixes of their keys in the weight file."""
+
+    perceptual: PerceptualJudge
+    identity: IdentityJudge
+    yaw: YawJudge
     segmenter: Segmenter
 
 
 def load_judges() -> Judges:
-    """The bundled judges in FP32 and in eval mode; gradients flow to the pictures, not to the weights."""
-    with safe_open(WEIGHTS, "pt") as file:
+    """Load the bundled judges in FP32 and in eval mode; gradients flow to the pictures, not to the weights."""
+    with safe_open(WEIGHTS_FILE, "pt") as file:
         tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-    judges = Judges(Perceptual(), Identity(), Yaw(), Segmenter())
+    judges = Judges(PerceptualJudge(), IdentityJudge(), YawJudge(), Segmenter())
     for name, network in judges._asdict().items():
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
         network.load_state_dict(own)
@@ -133,8 +135,8 @@ def load_judges() -> Judges:
 
 
 def errors() -> dict[str, float]:
-    """What the judges get wrong on held-out drawn faces, as `tools/train_judges.py` measured it."""
-    with safe_open(WEIGHTS, "pt") as file:
+    """Return what the judges get wrong on held-out drawn faces, by name, as `tools/train_judges.py` measured it."""
+    with safe_open(WEIGHTS_FILE, "pt") as file:
         return json.loads(file.metadata()["errors"])
 
 
@@ -151,7 +153,7 @@ def _stage(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _estimator(widths: tuple[int, ...], hidden: int, outputs: int) -> nn.Sequential:
-    """Numbers [B,outputs] from pictures [B,3,SIZE,SIZE]."""
+    """Build a network from pictures [B,3,SIZE,SIZE] to numbers [B,outputs]."""
     stages = [_stage(a, b) for a, b in zip((3, *widths), widths)]
     side = SIZE // 2 ** len(widths)  # places stay apart to the end: they tell shape and pose
     head = [nn.Flatten(), nn.Linear(widths[-1] * side**2, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, outputs)]
@@ -159,18 +161,18 @@ def _estimator(widths: tuple[int, ...], hidden: int, outputs: int) -> nn.Sequent
 
 
 def _pool(x: Tensor) -> Tensor:
-    """Pictures [B,3,H,W] -> [B,3,SIZE,SIZE]."""
+    """Average pictures [B,3,H,W] down to [B,3,SIZE,SIZE]."""
     x = x if x.shape[-2:] == (SIZE, SIZE) else F.adaptive_avg_pool2d(x, SIZE)
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Vectors along dimension 1, in FP32 and of length 1."""
+    """Scale vectors along dimension 1 to length 1, in FP32."""
     return F.normalize(x.float(), dim=1, eps=1e-6)
 
 
 def _both(features, x: Tensor, y: Tensor):
-    """Features of both pictures; none of the second one's work is kept when nothing asks for its gradient."""
+    """Compute the features of both pictures; none of the second one's work is kept where no gradient is asked for."""
     a = features(x)
     with torch.set_grad_enabled(torch.is_grad_enabled() and y.requires_grad):
         return a, features(y)

@@ -27,7 +27,7 @@ CLOTH = ((50, 68, 108), (54, 122, 128), (106, 132, 88), (222, 172, 80), (202, 10
 
 
 def draw_layers(canvas: Canvas, head: Head, p: dict[str, float]):
-    """The whole face, back to front."""
+    """Paint the whole face, back to front."""
     skin = gradient(SKIN, p["skin_tone"]) * (1 + p["skin_warmth"] * np.float32([0.0, 0.02, -0.07]))
     hair = gradient(HAIR, p["hair_colour"])
     draw_back_hair(canvas, head, p, hair)
@@ -44,7 +44,7 @@ def draw_layers(canvas: Canvas, head: Head, p: dict[str, float]):
 
 
 def _hair_outline(x, y, head: Head, p: dict[str, float], bottom: float):
-    """The whole head of hair down to the height ``bottom``, as if there were no face in front of it."""
+    """Measure to the whole head of hair down to the height ``bottom``, as if there were no face in front of it."""
     width = head.outline + p["hair_volume"]
     # The skull reaches backwards, so a turned head shows more hair on the side it turns away from.
     x = x + 0.1 * head.sin
@@ -55,6 +55,7 @@ def _hair_outline(x, y, head: Head, p: dict[str, float], bottom: float):
 
 
 def draw_back_hair(canvas: Canvas, head: Head, p: dict[str, float], hair):
+    """Paint the hair behind the head."""
     bottom = 0.08 + 0.8 * p["hair_length"]
 
     def shape(x, y):
@@ -64,6 +65,8 @@ def draw_back_hair(canvas: Canvas, head: Head, p: dict[str, float], hair):
 
 
 def draw_body(canvas: Canvas, head: Head, p: dict[str, float], skin):
+    """Paint neck and clothes."""
+
     def neck(x, y):
         return arch(x, 0.74 - y, 0.22, 0.16)
 
@@ -76,6 +79,7 @@ def draw_body(canvas: Canvas, head: Head, p: dict[str, float], skin):
 
 
 def draw_head(canvas: Canvas, head: Head, p: dict[str, float], skin):
+    """Paint ears, the skin of the face, and the blush of the cheeks."""
     tucked = 0.12 * float(smoothstep((p["hair_length"] - 0.3) / 0.25))  # under long hair
     for side, label in ((-1, "left ear"), (1, "right ear")):
         x0 = side * (head.outline - tucked) - 0.07 * head.sin
@@ -102,6 +106,7 @@ def draw_head(canvas: Canvas, head: Head, p: dict[str, float], skin):
 
 
 def draw_front_hair(canvas: Canvas, head: Head, p: dict[str, float], hair):
+    """Paint the fringe and the locks beside the face."""
     bottom = -0.12 + 0.9 * p["hair_length"]
     x0, y0 = 0.55 * head.depth * head.sin, 0.02 + 0.2 * head.nod
     fringe = p["fringe"] + 0.2 * head.nod
@@ -119,6 +124,7 @@ def draw_front_hair(canvas: Canvas, head: Head, p: dict[str, float], hair):
 
 
 def draw_brow(canvas: Canvas, head: Head, p: dict[str, float], hair, side: int):
+    """Paint the brow of a side, -1 or 1."""
     x0, y0, narrow = head.place(side * p["eye_spacing"], -0.19)
     length = 0.085 * narrow
     tilt = side * p["brow_tilt"] / narrow
@@ -133,6 +139,7 @@ def draw_brow(canvas: Canvas, head: Head, p: dict[str, float], hair, side: int):
 
 
 def draw_eye(canvas: Canvas, head: Head, p: dict[str, float], side: int):
+    """Paint the eye of a side, -1 or 1: lashes, white, iris, pupil and a highlight."""
     x0, y0, narrow = head.place(side * p["eye_spacing"], -0.04)
     rx, ry = p["eye_size"] * narrow, p["eye_size"] * 0.62
     box = (x0 - 0.16, y0 - 0.14, x0 + 0.16, y0 + 0.14)
@@ -155,6 +162,7 @@ def draw_eye(canvas: Canvas, head: Head, p: dict[str, float], side: int):
 
 
 def draw_nose(canvas: Canvas, head: Head, p: dict[str, float], skin):
+    """Paint the nose and its shadow."""
     x_top, y_top, _ = head.place(0, -0.04)
     x_tip, y_tip, _ = head.place(0, -0.02 + p["nose_length"], lift=0.09)
     width = p["nose_width"] * (0.6 + 0.4 * head.cos)
@@ -175,12 +183,13 @@ def draw_nose(canvas: Canvas, head: Head, p: dict[str, float], skin):
 
 
 def draw_mouth(canvas: Canvas, head: Head, p: dict[str, float], skin):
+    """Paint lips, the open mouth, and teeth where it is open enough."""
     x0, y0, narrow = head.place(0, 0.39, lift=-0.06)
     width, gape = p["mouth_width"] * narrow, 0.014 + 0.06 * p["mouth_open"] ** 2
     lip = mix(skin * 0.86, gradient(LIPS, p["lip_colour"]), 0.65)
 
     def bent(x, y):
-        """Coordinates in which the mouth is straight: a smile lifts its corners."""
+        """Return coordinates in which the mouth is straight: a smile lifts its corners."""
         u = np.minimum(np.abs(x - x0) / width, 1.2)
         return x - x0, y - y0 + p["mouth_curve"] * p["mouth_width"] * (u * u - 0.4)
 
@@ -205,7 +214,7 @@ def draw_mouth(canvas: Canvas, head: Head, p: dict[str, float], skin):
 
 
 def draw_glasses(canvas: Canvas, head: Head, p: dict[str, float], part: str):
-    """Draw the "arms" (they disappear under the hair) or the "frame" (in front of everything)."""
+    """Paint the "arms" (they disappear under the hair) or the "frame" (in front of everything)."""
     worn = float(smoothstep((p["glasses"] - 0.62) / 0.06))
     lenses = [head.place(side * p["eye_spacing"] * 1.03, -0.03, lift=0.03) for side in (-1, 1)]
     (left, height, left_narrow), (right, _, right_narrow) = lenses

@@ -1,1 +1,1 @@
-"""`psp-eval`: measure engines and checkpoints on test data."""
+"""`psp-eval`: how good and how fast engines and checkpoints are on test pictures."""

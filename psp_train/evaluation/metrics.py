@@ -1,4 +1,4 @@
-"""How alike two pictures are, as `psp-eval` reports it.
+"""How much alike two pictures are, as `psp-eval` reports it.
 
 Metrics take uint8 pictures [B,256,256,3], as in the released evaluation. torch is imported when it is needed.
 """
@@ -22,7 +22,10 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Metric:
-    """`compare`: outputs and targets, uint8 [B,256,256,3] each -> one number for each pair [B]."""
+    """A number for each pair of pictures: `compare` takes outputs and targets, uint8 [B,256,256,3] each, and gives [B].
+
+    `meaning` explains the number in one line of the report.
+    """
 
     name: str
     meaning: str
@@ -30,7 +33,7 @@ class Metric:
 
 
 def mse(outputs: Array, targets: Array) -> Array:
-    """Mean squared difference of pictures in [-1,1]: uint8 [B,...] each -> float64 [B]."""
+    """Average the squared differences of pictures in [-1,1]: uint8 [B,...] each -> float64 [B]."""
     difference = (outputs.astype(np.float64) - targets) / 127.5
     return np.square(difference).mean(axis=tuple(range(1, difference.ndim)))
 
@@ -39,35 +42,38 @@ MSE = Metric("mse", "mean squared error of pictures in [-1,1]", mse)
 
 
 def published_metrics(weights: Path | None, device: str) -> list[Metric]:
-    """The paper's metrics; without the folder of their networks, MSE alone."""
+    """Load the paper's metrics; without the folder of their networks, MSE alone.
+
+    Raises `WeightsError` for files missing or wrong.
+    """
     if weights is None:
         return [MSE]
-    from psp_train.losses import published as pretrained
+    from psp_train.losses.published import LPIPS_FILES, find, load_lpips, load_similarity
 
-    pretrained.find(weights, [*pretrained.LPIPS_FILES["alex"], "ir_101"])  # one line names all that are missing
-    alike, lpips = compare(pretrained.load_similarity(weights), device), compare(pretrained.load_lpips(weights), device)
+    find(weights, [*LPIPS_FILES["alex"], "ir_101"])  # one line names all that are missing
+    identity = picture_distance(load_similarity(weights), device)
     similarity = "cosine of CurricularFace IR-101 features (1: the same person)"
     return [
-        Metric("similarity", similarity, lambda outputs, targets: 1 - alike(outputs, targets)),
-        Metric("lpips", "LPIPS v0.1, AlexNet", lpips),
+        Metric("similarity", similarity, lambda outputs, targets: 1 - identity(outputs, targets)),
+        Metric("lpips", "LPIPS v0.1, AlexNet", picture_distance(load_lpips(weights), device)),
         MSE,
     ]
 
 
 def demo_metrics(device: str) -> list[Metric]:
-    """The judges of drawn faces, networks of our own: their distances are on scales of their own."""
+    """Load the judges of drawn faces, networks of our own: their distances are on scales of their own."""
     from psp_train.drawn.judges import load_judges
 
-    judges = load_judges()
+    judges, meaning = load_judges(), "by our judge of drawn faces (0: the same)"
     return [
-        Metric("identity_distance", "of our judge of drawn faces (0: the same)", compare(judges.identity, device)),
-        Metric("feature_distance", "of our judge of drawn faces (0: the same)", compare(judges.perceptual, device)),
+        Metric("identity_distance", meaning, picture_distance(judges.identity, device)),
+        Metric("feature_distance", meaning, picture_distance(judges.perceptual, device)),
         MSE,
     ]
 
 
-def compare(network: "torch.nn.Module", device: str) -> Callable[[Array, Array], Array]:
-    """A network that compares [B,3,H,W] in [-1,1] as a function of uint8 pictures.
+def picture_distance(network: "torch.nn.Module", device: str) -> Callable[[Array, Array], Array]:
+    """Make a network that compares [B,3,H,W] in [-1,1] a function of uint8 pictures [B,H,W,3].
 
     It runs on a GPU where PyTorch has one, unless `device` is "cpu": an engine may use a GPU that PyTorch cannot.
     """
@@ -86,8 +92,8 @@ def compare(network: "torch.nn.Module", device: str) -> Callable[[Array, Array],
     return run
 
 
-def to_256(pictures: Array) -> Array:
-    """uint8 [B,H,W,3] -> [B,256,256,3], bilinear, as the released evaluation resizes."""
+def resize_to_256(pictures: Array) -> Array:
+    """Resize pictures uint8 [B,H,W,3] to [B,256,256,3], bilinearly, as the released evaluation does."""
     if pictures.shape[1:3] == (INPUT_SIZE, INPUT_SIZE):
         return pictures
     size, how = (INPUT_SIZE, INPUT_SIZE), Image.Resampling.BILINEAR
@@ -95,7 +101,7 @@ def to_256(pictures: Array) -> Array:
 
 
 def torch_device(name: str) -> "torch.device":
-    """The device for "auto", "cuda" or "cpu", with TF32 off. Raises `DeviceError` where CUDA is asked for in vain."""
+    """Choose the device for "auto", "cuda" or "cpu", with TF32 off. Raises `DeviceError` for "cuda" without a GPU."""
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():

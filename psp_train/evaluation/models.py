@@ -23,12 +23,12 @@ from psp_train.evaluation.metrics import torch_device
 
 if TYPE_CHECKING:
     from psp_train.checkpoints.psp import Checkpoint
-    from psp_train.data.folders import Item
+    from psp_train.data.folders import SampleFiles
 
 Array = np.ndarray
 
 
-class Sample(NamedTuple):
+class EvaluationSample(NamedTuple):
     """A name, the model's input uint8 [256,256,3], [256,256,1] or ids [256,256], and the target uint8 [256,256,3]."""
 
     name: str
@@ -37,11 +37,11 @@ class Sample(NamedTuple):
 
 
 #: Loads or draws one sample.
-Job = Callable[[], Sample]
+LazySample = Callable[[], EvaluationSample]
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelUnderTest:
     """What is measured: `run` takes inputs uint8 [B,256,256,...], B <= `batch`, and gives pictures uint8 [B,H,W,3]."""
 
     name: str
@@ -54,8 +54,11 @@ class Model:
 
 
 @contextmanager
-def open_model(engine: Path | None, checkpoint: Path | None, task: str | None, device: str) -> Iterator[Model]:
-    """The engine, the checkpoint, or (with neither) the bundled demo model of a task."""
+def open_model(engine: Path | None, checkpoint: Path | None, task: str | None, device: str) -> Iterator[ModelUnderTest]:
+    """Open the engine, the checkpoint, or (with neither) the bundled demo model of a task.
+
+    Raises `PspError` for a file that cannot be opened or is for another task.
+    """
     if engine is None:
         from psp_train.checkpoints.psp import load_checkpoint, load_demo_checkpoint
 
@@ -74,11 +77,11 @@ def open_model(engine: Path | None, checkpoint: Path | None, task: str | None, d
         def translate(pixels: Array) -> Array:
             return pipeline.translate(pixels).output
 
-        yield Model(engine.name, known, info.classes, pipeline.batch, where, provider, translate)
+        yield ModelUnderTest(engine.name, known, info.classes, pipeline.batch, where, provider, translate)
 
 
-def torch_model(checkpoint: "Checkpoint", device: str) -> Model:
-    """A loaded checkpoint in PyTorch FP32."""
+def torch_model(checkpoint: "Checkpoint", device: str) -> ModelUnderTest:
+    """Run a loaded checkpoint in PyTorch FP32 on `device`: "auto", "cuda" or "cpu"."""
     import torch
 
     from psp_train.networks.psp import to_input, to_picture
@@ -94,52 +97,51 @@ def torch_model(checkpoint: "Checkpoint", device: str) -> Model:
 
     cuda = place.type == "cuda"
     where, provider = gpu_name() if cuda else "cpu", f"PyTorch {torch.__version__}"
-    return Model(checkpoint.name, checkpoint.task, classes, 8 if cuda else 1, where, provider, run)
+    return ModelUnderTest(checkpoint.name, checkpoint.task, classes, 8 if cuda else 1, where, provider, run)
 
 
-def folder_jobs(model: Model, data: Path, target: Path | None, factor: int | None) -> list[Job]:
-    """The pictures of a folder; each is its own target (and degraded first) unless there is a folder of them."""
-    from psp_train.data.folders import find_items
+def folder_samples(model: ModelUnderTest, data: Path, target: Path | None, factor: int | None) -> list[LazySample]:
+    """List the pictures of a folder; each is its own target, degraded first, unless there is a folder of targets."""
+    from psp_train.data.folders import find_samples
 
-    items = find_items(model.task, data, target, None)
-    return [partial(_load, model, item, data, factor) for item in items]
+    return [partial(_load, model, files, data, factor) for files in find_samples(model.task, data, target, None)]
 
 
-def _load(model: Model, item: "Item", data: Path, factor: int | None) -> Sample:
-    target = load(item.target, "rgb")
-    if item.source == item.target:  # a pair was made as it should be
-        source = _degrade(model.task, target, factor)
+def _load(model: ModelUnderTest, files: "SampleFiles", data: Path, factor: int | None) -> EvaluationSample:
+    target = load(files.target, "rgb")
+    if files.paired:
+        source = load(files.source, model.task.input, classes=model.classes)
     else:
-        source = load(item.source, model.task.input, classes=model.classes)
-    return Sample(item.source.relative_to(data).as_posix(), source, target)
+        source = _degrade(model.task, target, factor)
+    return EvaluationSample(files.source.relative_to(data).as_posix(), source, target)
 
 
-def drawn_jobs(model: Model, count: int, factor: int | None) -> list[Job]:
-    """Drawn faces that no training saw. Raises `PspError` for tasks that have none."""
-    from psp_train.drawn import faces
+def drawn_samples(model: ModelUnderTest, count: int, factor: int | None) -> list[LazySample]:
+    """List drawn faces that no training saw. Raises `PspError` for tasks that have none."""
+    from psp_train.drawn import sample
     from psp_train.drawn.dataset import HELD_OUT_SEED
 
     task = model.task
     if task.name == "toonify":
         raise PspError("there are no drawn faces for task toonify: give --data")
     if task.input == "labels" and model.classes < len(NAMES):
-        raise PspError(f"{model.name} knows {model.classes} classes, drawn faces have {len(NAMES)}: give --data")
-    vectors = faces.sample(count, HELD_OUT_SEED)
+        raise PspError(f"{model.name} knows {model.classes} classes, but drawn faces have {len(NAMES)}: give --data")
+    vectors = sample(count, HELD_OUT_SEED)
     return [partial(_draw, task, f"face {i}", vector, factor) for i, vector in enumerate(vectors)]
 
 
-def _draw(task: Task, name: str, vector: Array, factor: int | None) -> Sample:
-    from psp_train.drawn import faces
+def _draw(task: Task, name: str, vector: Array, factor: int | None) -> EvaluationSample:
+    from psp_train.drawn import draw, with_parameters
 
-    face = faces.draw(vector)
+    face = draw(vector)
     if task.name == "frontalization":  # of a drawn face the other view is known
-        return Sample(name, face.image, faces.draw(faces.with_parameters(vector, yaw=0)).image)
+        return EvaluationSample(name, face.image, draw(with_parameters(vector, yaw=0)).image)
     source = {"rgb": face.image, "sketch": face.sketch[..., None], "labels": face.labels}[task.input]
-    return Sample(name, _degrade(task, source, factor), face.image)
+    return EvaluationSample(name, _degrade(task, source, factor), face.image)
 
 
 def _degrade(task: Task, pixels: Array, factor: int | None) -> Array:
-    """What the task has to undo; nothing here is drawn at random, with one factor to choose from."""
+    """Do what the task has to undo; nothing here is drawn at random, with one factor to choose from."""
     from psp_train.data.samples import degrade
 
     return degrade(task, pixels, np.random.default_rng(0), (factor or 1,))

@@ -1,4 +1,4 @@
-"""Distances between pictures, LPIPS, identity and MoCo, and the length of codes: what pSp is trained on (section 3).
+"""What pSp is trained on (paper, section 3.2): distances of pictures (LPIPS, identity, MoCo) and the w-norm of latents.
 
 Pictures are [B,3,H,W] in [-1,1]. Every distance is one float32 number per sample, under autocast too: the networks
 may run in half precision, lengths and differences do not. `psp_train.losses.published` reads the published weights.
@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from psp_train.networks.arcface import IR101, IRSE50, unit
+from psp_runtime.tasks import INPUT_SIZE
+from psp_train.networks.arcface import IR101, IRSE50, unit_length
 from psp_train.networks.features import VGG16, AlexNet, ResNet50
 
 #: Mean and standard deviation of ImageNet, for pictures in [-1,1], as rounded by LPIPS.
@@ -16,7 +17,7 @@ LPIPS_MEAN, LPIPS_STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 LPIPS_EPS = 1e-10
 
 #: Rows and columns of the face in an aligned 256x256 picture.
-FACE = slice(35, 223), slice(32, 220)
+INNER_FACE = slice(35, 223), slice(32, 220)
 
 
 class Frozen(nn.Module):
@@ -31,7 +32,7 @@ class Frozen(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "Frozen":
-        """Nothing: a trainer's `.train()` must not let BatchNorm follow the batches."""
+        """Stay in evaluation mode: a trainer's `.train()` must not let BatchNorm follow the batches."""
         return super().train(False)
 
 
@@ -46,24 +47,36 @@ class LPIPS(Frozen):
 
     def __init__(self, network: AlexNet | VGG16) -> None:
         super().__init__(network)
-        heads = {f"lin{i}": head(channels) for i, channels in enumerate(network.channels)}
+        heads = {f"lin{i}": lpips_head(channels) for i, channels in enumerate(network.channels)}
         self.heads = nn.ModuleDict(heads).requires_grad_(False)
         self.register_buffer("mean", torch.tensor(LPIPS_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(LPIPS_STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """x, y [B,3,H,W] in [-1,1] -> distances [B]."""
+        """Compare x, y [B,3,H,W] in [-1,1]: distances [B]."""
         maps = zip(self.network(self.standardise(x)), self.network(self.standardise(y)), strict=True)
         pairs = zip(maps, self.heads.parameters(), strict=True)
-        return torch.stack([distance(a, b, weight) for (a, b), weight in pairs]).sum(0)
+        return torch.stack([layer_distance(a, b, weight) for (a, b), weight in pairs]).sum(0)
 
     def standardise(self, x: torch.Tensor) -> torch.Tensor:
-        """Colours [B,3,H,W] in [-1,1] -> mean 0, variance 1 over ImageNet."""
+        """Shift and scale colours x [B,3,H,W] in [-1,1] to mean 0 and variance 1 over ImageNet."""
         return (x - self.mean) / self.std
 
 
-class Identity(Frozen):
-    """How far two faces are from being the same person: 1 - cosine of a face network's features.
+class CosineDistance(Frozen):
+    """1 - cosine of two pictures' features, [B]: from 0 (same) to 2."""
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Map x [B,3,H,W] in [-1,1] to features [B,N] of length 1."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Compare x, y [B,3,H,W] in [-1,1]: distances [B]."""
+        return 1 - (self.features(x) * self.features(y)).sum(1)
+
+
+class IdentityDistance(CosineDistance):
+    """How far two faces are from being the same person, by a face network's features.
 
     `network` is IR-SE50 for the loss; IR-101 for the similarity (the cosine) in the tables.
     """
@@ -72,52 +85,44 @@ class Identity(Frozen):
         super().__init__(network)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B,3,H,W] in [-1,1], an aligned face -> features [B,512] of length 1."""
-        face = to_256(x)[:, :, FACE[0], FACE[1]]
+        """Map aligned faces x [B,3,H,W] in [-1,1] to features [B,512] of length 1."""
+        face = pool(x)[:, :, INNER_FACE[0], INNER_FACE[1]]
         return self.network(F.adaptive_avg_pool2d(face, 112))
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """x, y [B,3,H,W] in [-1,1] -> distances [B], from 0 (same) to 2."""
-        return 1 - (self.features(x) * self.features(y)).sum(1)
 
-
-class MoCo(Frozen):
-    """1 - cosine of MoCo v2 features (Chen et al. 2020): the identity loss of what is not a face (Tov et al. 2021)."""
+class MoCoDistance(CosineDistance):
+    """By MoCo v2 features (Chen et al. 2020): the identity loss of what is not a face (Tov et al. 2021)."""
 
     def __init__(self, network: ResNet50) -> None:
         super().__init__(network)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B,3,H,W] in [-1,1] -> features [B,2048] of length 1.
+        """Map x [B,3,H,W] in [-1,1] to features [B,2048] of length 1.
 
-        As in the reference, 256 becomes 224 by nearest neighbour and colours are not standardised: the published
+        As in the released code, 256 becomes 224 by nearest neighbour and colours are not standardised: the published
         loss weight belongs to these features.
         """
-        return unit(self.network(F.interpolate(to_256(x), size=224, mode="nearest")))
-
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """x, y [B,3,H,W] in [-1,1] -> distances [B], from 0 (same) to 2."""
-        return 1 - (self.features(x) * self.features(y)).sum(1)
+        return unit_length(self.network(F.interpolate(pool(x), size=224, mode="nearest")))
 
 
-def w_norm(codes: torch.Tensor, latent_avg: torch.Tensor | None) -> torch.Tensor:
-    """Mean length of codes [B,L,S] over (L,S), measured from `latent_avg` [L,S] where there is one."""
-    codes = codes.float()
-    offsets = codes if latent_avg is None else codes - latent_avg.float()
+def w_norm(latents: torch.Tensor, latent_avg: torch.Tensor | None) -> torch.Tensor:
+    """Average the lengths of latents [B,L,S] over (L,S), measured from `latent_avg` [L,S] if given: a scalar."""
+    latents = latents.float()
+    offsets = latents if latent_avg is None else latents - latent_avg.float()
     return torch.linalg.vector_norm(offsets, dim=(1, 2)).mean()
 
 
-def head(channels: int) -> nn.ModuleDict:
-    """One head of LPIPS. The published ones have a dropout first, which only training them needed."""
+def lpips_head(channels: int) -> nn.ModuleDict:
+    """Build one head of LPIPS. The published ones have a dropout first, which only training them needed."""
     return nn.ModuleDict({"model": nn.Sequential(nn.Identity(), nn.Conv2d(channels, 1, 1, bias=False))})
 
 
-def distance(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Weighted squared distance of directions [B], averaged over places: a, b [B,C,H,W], weight [1,C,1,1]."""
-    return ((direction(a) - direction(b)).square() * weight).sum(1).mean((1, 2))
+def layer_distance(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Average the weighted squared differences of unit vectors over places: a, b [B,C,H,W], weight [1,C,1,1] -> [B]."""
+    return ((unit_channels(a) - unit_channels(b)).square() * weight).sum(1).mean((1, 2))
 
 
-def direction(x: torch.Tensor) -> torch.Tensor:
+def unit_channels(x: torch.Tensor) -> torch.Tensor:
     """Scale [B,C,H,W] to length 1 over C, in float32.
 
     `vector_norm`, as it has a gradient (0) where all features are 0; the square root of a sum of squares has none.
@@ -126,6 +131,6 @@ def direction(x: torch.Tensor) -> torch.Tensor:
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + LPIPS_EPS)
 
 
-def to_256(x: torch.Tensor) -> torch.Tensor:
-    """Average [B,C,H,W] down to 256x256, the size that face crop and resize are made for."""
-    return x if x.shape[2:] == (256, 256) else F.adaptive_avg_pool2d(x, 256)
+def pool(x: torch.Tensor, size: int = INPUT_SIZE) -> torch.Tensor:
+    """Average pictures [B,C,H,W] over areas, to [B,C,size,size]; by default the size that face crops are made for."""
+    return x if x.shape[2:] == (size, size) else F.adaptive_avg_pool2d(x, size)

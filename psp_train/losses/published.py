@@ -1,40 +1,33 @@
-"""The published weights that training and its metrics start from: where they come from, and loading them.
+"""The published weights that training starts from and losses and metrics need: where they are found, and their loading.
 
 Nothing is downloaded: the files lie in one folder, under the names they are published with. torchvision's names end
 in the first digits of the file's sha256. All have licences of their own; most are for research only.
 """
 
-import pickle
 import warnings
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-from psp_runtime.errors import PspError
-from psp_train.losses.distances import LPIPS, Identity, MoCo
+from psp_train.checkpoints.state_files import StateDict, WeightsError, load_strictly, read_state_file
+from psp_train.losses.distances import LPIPS, IdentityDistance, MoCoDistance
 from psp_train.networks.arcface import IR101, IRSE50
-from psp_train.networks.features import VGG16, AlexNet, ResNet50
+from psp_train.networks.features import VGG16, AlexNet, LPIPSNetwork, ResNet50
 
-PSP = "https://github.com/eladrich/pixel2style2pixel#pretrained-models"
-TORCHVISION = "https://download.pytorch.org/models"
-LPIPS_WEIGHTS = "https://github.com/richzhang/PerceptualSimilarity/tree/master/lpips/weights/v0.1"
-MOCO = "https://github.com/facebookresearch/moco#models"
+PIXEL2STYLE2PIXEL_URL = "https://github.com/eladrich/pixel2style2pixel#pretrained-models"
+TORCHVISION_URL = "https://download.pytorch.org/models"
+LPIPS_URL = "https://github.com/richzhang/PerceptualSimilarity/tree/master/lpips/weights/v0.1"
+MOCO_URL = "https://github.com/facebookresearch/moco#models"
 
 Network = TypeVar("Network", bound=nn.Module)
-State = dict[str, torch.Tensor]
-
-
-class WeightsError(PspError):
-    """Published weights that are missing, damaged or those of something else."""
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedFile:
     """One published file.
 
     `names` are patterns relative to the folder, the first one the published name. Of the file's keys, those that
@@ -50,34 +43,34 @@ class Published:
 #: Purpose -> file. VGG16 has one name only: LPIPS fits these weights alone, and other published files with the same
 #: keys and shapes (`vgg16-00b39a1b.pth`, from Caffe) would load and measure nonsense.
 FILES = {
-    "alexnet": Published(
+    "alexnet": PublishedFile(
         ("alexnet-owt-7be5be79.pth", "alexnet-*.pth"),
-        f"{TORCHVISION}/alexnet-owt-7be5be79.pth",
+        f"{TORCHVISION_URL}/alexnet-owt-7be5be79.pth",
         unused=("classifier.",),
     ),
-    "vgg16": Published(("vgg16-397923af.pth",), f"{TORCHVISION}/vgg16-397923af.pth", unused=("classifier.",)),
-    "lpips_alex": Published(("alex.pth", "lpips_alex.pth", "lpips/alex.pth"), LPIPS_WEIGHTS),
-    "lpips_vgg": Published(("vgg.pth", "lpips_vgg.pth", "lpips/vgg.pth"), LPIPS_WEIGHTS),
-    "ir_se50": Published(("model_ir_se50.pth",), PSP),
-    "ir_101": Published(("CurricularFace_Backbone.pth",), PSP),
-    "moco": Published(
+    "vgg16": PublishedFile(("vgg16-397923af.pth",), f"{TORCHVISION_URL}/vgg16-397923af.pth", unused=("classifier.",)),
+    "lpips_alex": PublishedFile(("alex.pth", "lpips_alex.pth", "lpips/alex.pth"), LPIPS_URL),
+    "lpips_vgg": PublishedFile(("vgg.pth", "lpips_vgg.pth", "lpips/vgg.pth"), LPIPS_URL),
+    "ir_se50": PublishedFile(("model_ir_se50.pth",), PIXEL2STYLE2PIXEL_URL),
+    "ir_101": PublishedFile(("CurricularFace_Backbone.pth",), PIXEL2STYLE2PIXEL_URL),
+    "moco": PublishedFile(
         ("moco_v2_800ep_pretrain.pth.tar", "moco_v2_800ep_pretrain.pt", "moco_v2_800ep_pretrain.pth"),
-        MOCO,
+        MOCO_URL,
         prefix="module.encoder_q.",
         unused=("fc.",),
     ),
-    "resnet50": Published(
-        ("resnet50-0676ba61.pth", "resnet50-*.pth"), f"{TORCHVISION}/resnet50-0676ba61.pth", unused=("fc.",)
+    "resnet50": PublishedFile(
+        ("resnet50-0676ba61.pth", "resnet50-*.pth"), f"{TORCHVISION_URL}/resnet50-0676ba61.pth", unused=("fc.",)
     ),
 }
 
 #: LPIPS network -> purposes of its two files.
-LPIPS_FILES = {"alex": ("alexnet", "lpips_alex"), "vgg": ("vgg16", "lpips_vgg")}
+LPIPS_FILES: dict[LPIPSNetwork, tuple[str, str]] = {"alex": ("alexnet", "lpips_alex"), "vgg": ("vgg16", "lpips_vgg")}
 
 
 def find(folder: Path | None, purposes: Sequence[str]) -> dict[str, Path]:
-    """The files of `purposes` (keys of FILES) in `folder`; one `WeightsError` names all that are missing."""
-    found = {purpose: _first(folder, FILES[purpose].names) for purpose in purposes}
+    """Find the files of `purposes` (keys of FILES) in `folder`; one `WeightsError` names all that are missing."""
+    found = {purpose: _first_match(folder, FILES[purpose].names) for purpose in purposes}
     missing = [FILES[purpose] for purpose, path in found.items() if path is None]
     if missing:
         wanted = "; ".join(f"{file.names[0]} (from {file.source})" for file in missing)
@@ -85,8 +78,8 @@ def find(folder: Path | None, purposes: Sequence[str]) -> dict[str, Path]:
     return {purpose: path for purpose, path in found.items() if path}
 
 
-def load_lpips(folder: Path | None, network: Literal["alex", "vgg"] = "alex") -> LPIPS:
-    """LPIPS v0.1 on AlexNet or VGG16."""
+def load_lpips(folder: Path | None, network: LPIPSNetwork = "alex") -> LPIPS:
+    """Load LPIPS v0.1 on AlexNet or VGG16. Raises `WeightsError`, as all of these do, for files missing or wrong."""
     features, heads = LPIPS_FILES[network]
     paths = find(folder, (features, heads))
     lpips = LPIPS(_load(AlexNet if network == "alex" else VGG16, folder, features))
@@ -94,58 +87,58 @@ def load_lpips(folder: Path | None, network: Literal["alex", "vgg"] = "alex") ->
     return lpips
 
 
-def load_identity(folder: Path | None) -> Identity:
-    """The identity loss: IR-SE50 of ArcFace."""
-    return Identity(_load(IRSE50, folder, "ir_se50"))
+def load_identity(folder: Path | None) -> IdentityDistance:
+    """Load the identity loss: IR-SE50 of ArcFace."""
+    return IdentityDistance(_load(IRSE50, folder, "ir_se50"))
 
 
-def load_similarity(folder: Path | None) -> Identity:
-    """The identity metric: IR-101 of CurricularFace. 1 minus its distance is the similarity.
+def load_similarity(folder: Path | None) -> IdentityDistance:
+    """Load the identity metric: IR-101 of CurricularFace. 1 minus its distance is the similarity.
 
     The paper's tables align each picture anew by MTCNN; this takes the same crop of aligned pictures as the loss, so
     compare its numbers with each other.
     """
-    return Identity(_load(IR101, folder, "ir_101"))
+    return IdentityDistance(_load(IR101, folder, "ir_101"))
 
 
-def load_moco(folder: Path | None) -> MoCo:
-    """The similarity loss of other things than faces: ResNet-50 of MoCo v2, 800 epochs."""
-    return MoCo(_load(ResNet50, folder, "moco"))
+def load_moco(folder: Path | None) -> MoCoDistance:
+    """Load the similarity loss for domains other than faces: ResNet-50 of MoCo v2, 800 epochs."""
+    return MoCoDistance(_load(ResNet50, folder, "moco"))
 
 
 def load_resnet50(folder: Path | None) -> ResNet50:
-    """ResNet-50 of torchvision, trained on ImageNet, to be trained on: in evaluation mode, weights with gradient."""
+    """Load torchvision's ResNet-50, trained on ImageNet, to be trained on: evaluation mode, weights with gradient."""
     return _load(ResNet50, folder, "resnet50")
 
 
-def resnet50_state(folder: Path | None) -> State:
-    """ResNet-50 of torchvision as an encoder's `backbone.*`, to start from; empty where its file is not there.
+def resnet50_state(folder: Path | None) -> StateDict:
+    """Load torchvision's ResNet-50 as an encoder's `backbone.*`, to start from; empty where its file is not there.
 
     The first layer is for 3 channels: an encoder of other input keeps its own.
     """
-    return {f"backbone.{key}": value for key, value in _start(ResNet50, folder, "resnet50").items()}
+    return {f"backbone.{key}": value for key, value in _starting_weights(ResNet50, folder, "resnet50").items()}
 
 
-def irse50_state(folder: Path | None) -> State:
-    """Stem and body of IR-SE50 (`input_layer.*`, `body.*`), to start from; empty where its file is not there.
+def irse50_state(folder: Path | None) -> StateDict:
+    """Load stem and body of IR-SE50 (`input_layer.*`, `body.*`), to start from; empty where its file is not there.
 
     The stem is for 3 channels: an encoder of other input loads `body.*` alone.
     """
-    state = _start(IRSE50, folder, "ir_se50")
+    state = _starting_weights(IRSE50, folder, "ir_se50")
     return {key: value for key, value in state.items() if not key.startswith("output_layer.")}
 
 
-def _start(kind: type[nn.Module], folder: Path | None, purpose: str) -> State:
-    """The weights of a published network to train on; none, and a warning, where its file is not there."""
+def _starting_weights(kind: type[nn.Module], folder: Path | None, purpose: str) -> StateDict:
+    """Load the weights of a published network to train on; warn, and give none, where its file is not there."""
     names = FILES[purpose].names
-    if _first(folder, names) is None:
+    if _first_match(folder, names) is None:
         warnings.warn(f"the encoder starts from random weights: no {names[0]} in {folder}", stacklevel=2)
         return {}
     return _load(kind, folder, purpose).state_dict()
 
 
-def _first(folder: Path | None, names: Iterable[str]) -> Path | None:
-    """The first file that has one of the names; the order of `names` counts, then the alphabet."""
+def _first_match(folder: Path | None, names: Iterable[str]) -> Path | None:
+    """Find the first file that has one of the names; the order of `names` counts, then the alphabet."""
     if folder is None:
         return None
     matches = (path for name in names for path in sorted(Path(folder).glob(name)))
@@ -167,64 +160,19 @@ def _load(kind: type[Network], folder: Path | None, purpose: str) -> Network:
     return network.eval()
 
 
-def _fill(module: nn.Module, path: Path, file: Published) -> None:
-    """Strictly load a file into a module, cast to the module's types."""
-    expected = {file.prefix + key: value for key, value in module.state_dict().items()}
-    state = _ours(_read(path), file)
-    for key in expected:
+def _fill(module: nn.Module, path: Path, file: PublishedFile) -> None:
+    """Load a file strictly into a module, in the module's types."""
+    state = _network_part(read_state_file(path, "download it again"), file)
+    for key in module.state_dict():
         if key.endswith("num_batches_tracked"):  # not in files of PyTorch before 0.4.1, and of no effect here
-            state.setdefault(key, torch.tensor(0))
-    problems = _differences(expected, state)
-    if problems:
-        some = ", ".join(problems[:5]) + (f" and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise WeightsError(
-            f"{path} does not fit {file.names[0]} as published at {file.source}, {len(problems)} keys differ: {some}"
-        )
-    cut = len(file.prefix)
-    module.load_state_dict({key[cut:]: state[key].to(value.dtype) for key, value in expected.items()}, assign=True)
+            state.setdefault(file.prefix + key, torch.tensor(0))
+    misfit = f"{path} does not fit {file.names[0]} as published at {file.source}"
+    load_strictly(module, state, misfit, file.prefix)
 
 
-def _ours(data: Mapping[str, object], file: Published) -> State:
-    """The tensors of the network: without other parts of the file, such as a classifier or an optimizer."""
+def _network_part(data: Mapping[str, object], file: PublishedFile) -> StateDict:
+    """Take the network's part of a file: without others, such as a classifier or an optimizer."""
     inner = data.get("state_dict", data)
-    state = inner if isinstance(inner, Mapping) else {}
+    state = {str(key): value for key, value in inner.items()} if isinstance(inner, Mapping) else {}
     unused = tuple(file.prefix + name for name in file.unused)
-    return {
-        key: value
-        for key, value in state.items()
-        if isinstance(value, torch.Tensor) and str(key).startswith(file.prefix) and not str(key).startswith(unused)
-    }
-
-
-def _differences(expected: State, state: State) -> list[str]:
-    problems = [f"missing {key}" for key in expected if key not in state]
-    problems += [f"unknown {key}" for key in state if key not in expected]
-    problems += [
-        f"{key} has shape {list(state[key].shape)}, expected {list(value.shape)}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    return problems
-
-
-def _read(path: Path) -> Mapping[str, object]:
-    """Open a file of weights as data: it cannot run code."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "unrecognized function" in str(error):
-            raise WeightsError(f"{path} holds more than weights and was not opened: it must not run code") from None
-        raise _unreadable(path) from None
-    except PermissionError:
-        raise WeightsError(f"{path} may not be read: check its permissions") from None
-    except Exception:  # of a damaged file nearly any: PyTorch, pickle, zipfile and struct each raise their own
-        raise _unreadable(path) from None
-    if not isinstance(data, Mapping):
-        raise WeightsError(f"{path} is not a file of weights: expected a dict, found {type(data).__name__}")
-    return data
-
-
-def _unreadable(path: Path) -> WeightsError:
-    return WeightsError(f"{path} is not a PyTorch file, or is cut off: download it again")
+    return {key: value for key, value in state.items() if key.startswith(file.prefix) and not key.startswith(unused)}

@@ -24,8 +24,8 @@ class IRSE50(Backbone):
         self.output_layer = output_layer(affine=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B,3,112,112] in [-1,1] -> features [B,512] of length 1, float32."""
-        return unit(self.output_layer(self.stages(x)[3]))
+        """Map faces x [B,3,112,112] in [-1,1] to features [B,512] of length 1, float32."""
+        return unit_length(self.output_layer(self.stages(x)[3]))
 
 
 class IR101(Backbone):
@@ -38,12 +38,12 @@ class IR101(Backbone):
         self.output_layer = output_layer(affine=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B,3,112,112] in [-1,1] -> features [B,512] of length 1, float32."""
-        return unit(self.output_layer(self.stages(x)[3]))
+        """Map faces x [B,3,112,112] in [-1,1] to features [B,512] of length 1, float32."""
+        return unit_length(self.output_layer(self.stages(x)[3]))
 
 
 def output_layer(affine: bool) -> nn.Sequential:
-    """The last feature map [B,512,7,7] -> features [B,512]. The dropout keeps the published indices."""
+    """Build the layers from the last feature map [B,512,7,7] to features [B,512]. A dropout keeps published indices."""
     return nn.Sequential(
         nn.BatchNorm2d(512),
         nn.Dropout(),
@@ -53,6 +53,6 @@ def output_layer(affine: bool) -> nn.Sequential:
     )
 
 
-def unit(features: torch.Tensor) -> torch.Tensor:
+def unit_length(features: torch.Tensor) -> torch.Tensor:
     """Scale each row of [B,N] to length 1, in float32: half precision cannot hold the squares."""
     return F.normalize(features.float(), dim=1)

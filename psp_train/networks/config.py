@@ -1,4 +1,4 @@
-"""The shape of an encoder."""
+"""The shape of an encoder: which kind, over which backbone, how wide."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -40,11 +40,11 @@ class EncoderConfig:
 def published_config(
     kind: EncoderKind, input_channels: int = 3, styles: int = 18, style_dim: int = 512
 ) -> EncoderConfig:
-    """The encoder of a kind at its full size: over IR-SE50, or over ResNet-50."""
+    """Return the configuration of a kind at its published size: over IR-SE50, or over ResNet-50."""
     config = EncoderConfig(kind, input_channels, styles, style_dim)
     return replace(config, units=RESNET50_UNITS) if config.resnet else config
 
 
 def head_size(style: int) -> int:
-    """Side of the feature map that map2style head number `style` reads."""
+    """Return the side, in pixels, of the feature map that map2style head number `style` reads (paper, figure 2)."""
     return 16 if style < MEDIUM else 32 if style < FINE else 64

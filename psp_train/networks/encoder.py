@@ -1,8 +1,8 @@
-"""Encoders from a 256x256 picture to style codes: pSp and its two ablations, over an IR-SE backbone.
+"""Encoders from a 256x256 picture to latents: pSp and its two ablations, over an IR-SE backbone.
 
 "Encoding in Style" (Richardson et al. 2021), section 3.1 and table 2. The backbone is the IR-SE50 of ArcFace: a
 3x3 stem and four stages of residual units with squeeze-and-excitation. Attribute names are those of the
-published state dicts. The encoders over a ResNet-50 are in `resnet.py`; `build_encoder` knows them all.
+published state dicts. The encoders over a ResNet-50 are in `resnet.py`; `encoders.py` has every kind.
 """
 
 import torch
@@ -23,6 +23,7 @@ class SqueezeExcitation(nn.Module):
         self.fc2 = nn.Conv2d(channels // 16 or 1, channels, 1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scale each channel of x [B,C,H,W] by its gate, 0 to 1."""
         gate = self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True))))
         return x * torch.sigmoid(gate)
 
@@ -46,6 +47,7 @@ class ResidualUnit(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map x [B,I,H,W] to [B,O,H/stride,W/stride]."""
         return self.res_layer(x) + self.shortcut_layer(x)
 
 
@@ -66,7 +68,7 @@ class Backbone(nn.Module):
                 width = outputs
 
     def stages(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """The outputs of the four stages, at 1/2, 1/4, 1/8 and 1/16 of the input size."""
+        """Map x [B,C,H,W] to the outputs of the four stages, [B,width,h,w] at 1/2, 1/4, 1/8 and 1/16 of its size."""
         x = self.input_layer(x)
         outputs, units = [], iter(self.body)
         for count in self.config.units:
@@ -77,8 +79,10 @@ class Backbone(nn.Module):
 
 
 def he_initialised(conv: nn.Conv2d) -> nn.Conv2d:
-    """Keep the variance through a leaky ReLU: with torch's default, six layers without BatchNorm shrink it 200-fold,
-    and training from scratch starts on a plateau."""
+    """Initialise a convolution to keep the variance through a leaky ReLU.
+
+    With torch's default, six layers without BatchNorm shrink it 200-fold: training from scratch starts on a plateau.
+    """
     nn.init.kaiming_normal_(conv.weight, 0.01)
     nn.init.zeros_(conv.bias)
     return conv
@@ -95,6 +99,7 @@ class Map2Style(nn.Module):
         self.linear = EqualLinear(width, style_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map features x [B,C,size,size] to one style vector [B,S]."""
         return self.linear(self.convs(x).flatten(1))
 
 
@@ -111,7 +116,7 @@ class PSPEncoder(Backbone):
         self.latlayer2 = nn.Conv2d(config.widths[1], width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B,C,256,256] -> W+ offsets [B,L,S]."""
+        """Map x [B,C,256,256] to W+ offsets [B,L,S]."""
         _, c1, c2, p3 = self.stages(x)
         p2 = upsample_add(p3, self.latlayer1(c2))
         p1 = upsample_add(p2, self.latlayer2(c1))
@@ -127,9 +132,9 @@ class WEncoder(Backbone):
         self.linear = EqualLinear(config.widths[3], config.style_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B,C,256,256] -> W offsets [B,L,S], the same for all L."""
-        code = self.linear(self.stages(x)[3].mean((2, 3)))
-        return code[:, None].expand(-1, self.config.styles, -1)
+        """Map x [B,C,256,256] to W offsets [B,L,S], the same for all L."""
+        latent = self.linear(self.stages(x)[3].mean((2, 3)))
+        return latent[:, None].expand(-1, self.config.styles, -1)
 
 
 class NaiveWPlusEncoder(Backbone):
@@ -144,7 +149,7 @@ class NaiveWPlusEncoder(Backbone):
         self.linear = EqualLinear(dim, dim * config.styles)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B,C,256,256] -> W+ offsets [B,L,S]."""
+        """Map x [B,C,256,256] to W+ offsets [B,L,S]."""
         features = self.output_layer_2(self.stages(x)[3])
         return self.linear(features).view(-1, self.config.styles, self.config.style_dim)
 

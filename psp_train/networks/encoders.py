@@ -1,4 +1,4 @@
-"""Every encoder by its configuration."""
+"""The encoders of every kind, built by their configuration."""
 
 from psp_train.networks.config import EncoderConfig
 from psp_train.networks.encoder import Backbone, NaiveWPlusEncoder, PSPEncoder, WEncoder
@@ -9,7 +9,7 @@ Encoder = Backbone | ResNetEncoder
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:
-    """The encoder of `config.kind`."""
+    """Build the encoder of `config.kind`, on random weights."""
     if config.resnet:
         return ResNetEncoder(config)
     return {"psp": PSPEncoder, "w": WEncoder, "naive_wplus": NaiveWPlusEncoder}[config.kind](config)

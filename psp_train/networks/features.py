@@ -6,12 +6,16 @@ are left out, as only features are used.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from psp_train.networks.pointwise import PointwiseConv
+
+#: The networks whose features LPIPS may compare: AlexNet or VGG16.
+LPIPSNetwork = Literal["alex", "vgg"]
 
 #: Output channels of VGG16's convolutions; each inner tuple ends in a 2x2 maximum.
 VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -38,7 +42,7 @@ class AlexNet(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """x [B,3,H,W], standardised -> relu1 ... relu5, at about 1/4, 1/8 and three times 1/16 of the size."""
+        """Map standardised x [B,3,H,W] to relu1 ... relu5, at about 1/4, 1/8 and three times 1/16 of the size."""
         return tapped(self.features, self.taps, x)
 
 
@@ -60,7 +64,7 @@ class VGG16(nn.Module):
                 inputs = outputs
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """x [B,3,H,W], standardised -> relu1_2, relu2_2, relu3_3, relu4_3, relu5_3, at 1/1 ... 1/16 of the size."""
+        """Map standardised x [B,3,H,W] to relu1_2, relu2_2, relu3_3, relu4_3, relu5_3, at 1/1 ... 1/16 of the size."""
         return tapped(self.features, self.taps, x)
 
 
@@ -89,6 +93,7 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(PointwiseConv(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map x [B,I,H,W] to [B,4*width,H/stride,W/stride]."""
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = F.relu(self.bn2(self.conv2(y)), inplace=True)
         return F.relu(self.bn3(self.conv3(y)) + self.downsample(x), inplace=True)
@@ -112,7 +117,7 @@ class ResNet50(nn.Module):
         self.outputs = inputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [B,C,H,W] -> features averaged over the picture [B,2048]."""
+        """Map x [B,C,H,W] to features [B,2048], averaged over the picture."""
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.max_pool2d(x, 3, 2, 1)
         return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))

@@ -16,5 +16,6 @@ class PointwiseConv(nn.Conv2d):
         super().__init__(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map x [B,I,H,W] to [B,O,H/stride,W/stride], rounded up."""
         rows, columns = self.stride
         return F.conv2d(x[:, :, ::rows, ::columns], self.weight)

@@ -29,29 +29,29 @@ class PSP(nn.Module):
         self.register_buffer("latent_avg", average, persistent=False)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalised input [B,C,256,256] -> W+ codes [B,L,S]."""
+        """Map x [B,C,256,256], as `to_input` makes it, to W+ latents [B,L,S]."""
         return self.encoder(x) + self.latent_avg
 
     def forward(
         self, x: torch.Tensor, style: torch.Tensor | None = None, alpha: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x [B,C,256,256] -> picture [B,3,H,W] in about [-1,1] and latents [B,L,S] before mixing.
+        """Map x [B,C,256,256] to a picture [B,3,H,W] in about [-1,1] and latents [B,L,S] before mixing.
 
-        `style` [B,L,S] and `alpha` [B,L] in [0,1] mix other codes in, layer by layer: 0 keeps, 1 replaces.
+        `style` [B,L,S] and `alpha` [B,L] in [0,1] mix other latents in, layer by layer: 0 keeps, 1 replaces.
         """
         latents = self.encode(x)
-        codes = latents if style is None or alpha is None else mix(latents, style, alpha)
-        return self.decoder(codes), latents
+        mixed = latents if style is None or alpha is None else mix(latents, style, alpha)
+        return self.decoder(mixed), latents
 
 
 def mix(latents: torch.Tensor, style: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """(1 - alpha) latents + alpha style: this form is exact at alpha 0 and 1."""
+    """Mix latents and style, [B,L,S] each, by alpha [B,L]: (1 - alpha) latents + alpha style is exact at 0 and 1."""
     alpha = alpha[:, :, None]
     return (1 - alpha) * latents + alpha * style
 
 
 def to_input(image: torch.Tensor, kind: InputKind, channels: int) -> torch.Tensor:
-    """uint8 pictures as `psp_runtime.pictures.loading` loads them -> the encoder's input [B,C,H,W].
+    """Turn uint8 pictures, as `psp_runtime.pictures.loading` loads them, into the encoder's input, float32 [B,C,H,W].
 
     RGB [B,H,W,3] to [-1,1]; sketches [B,H,W,1] to [0,1]; class ids [B,H,W] to one-hot.
     """
@@ -62,5 +62,5 @@ def to_input(image: torch.Tensor, kind: InputKind, channels: int) -> torch.Tenso
 
 
 def to_picture(x: torch.Tensor) -> torch.Tensor:
-    """Generator output [B,3,H,W] in [-1,1] -> uint8 [B,H,W,3]: clipped, scaled, truncated as the reference does."""
+    """Turn the generator's output [B,3,H,W] in [-1,1] into uint8 [B,H,W,3]: clipped, scaled, truncated as released."""
     return (((x + 1) / 2).clamp(0, 1) * 255).permute(0, 2, 3, 1).to(torch.uint8)

@@ -51,10 +51,11 @@ class EqualLinear(nn.Module):
         self.lr_mul = lr_mul
 
     def effective(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weight [O,I] and bias [O] that are really applied."""
+        """Return the weight [O,I] and bias [O] that are really applied."""
         return self.weight * self.scale, self.bias * self.lr_mul
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map x [B,I] to [B,O]."""
         return F.linear(x, *self.effective())
 
 
@@ -62,6 +63,7 @@ class PixelNorm(nn.Module):
     """Scale every vector to RMS 1."""
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Scale the rows of z [B,S]."""
         return z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
 
 
@@ -72,6 +74,7 @@ class MappingLayer(EqualLinear):
         super().__init__(style_dim, style_dim, lr_mul=0.01)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map x [B,S] to [B,S]."""
         weight, bias = self.effective()
         return fused_bias_leaky_relu(F.linear(x, weight), bias)
 
@@ -89,13 +92,7 @@ class ModulatedConv(nn.Module):
     """Convolution modulated by a style; `demodulate` restores unit variance, `upsample` doubles the size."""
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        style_dim: int,
-        demodulate: bool = True,
-        upsample: bool = False,
+        self, inputs: int, outputs: int, kernel: int, style_dim: int, demodulate: bool = True, upsample: bool = False
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(1, outputs, inputs, kernel, kernel))
@@ -105,12 +102,12 @@ class ModulatedConv(nn.Module):
         self.demodulate, self.upsample = demodulate, upsample
 
     def effective_weight(self) -> torch.Tensor:
-        """The equalized weight [O,I,k,k]."""
+        """Return the equalized weight [O,I,k,k]."""
         weight = self.weight[0]
         return weight / math.sqrt(weight[0].numel())
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        """x [B,I,H,W], w [B,S] -> [B,O,H,W], or [B,O,2H,2W] when upsampling."""
+        """Map x [B,I,H,W] and w [B,S] to [B,O,H,W], or to [B,O,2H,2W] when upsampling."""
         weight = self.effective_weight()
         with torch.autocast(x.device.type, enabled=False):
             style, scale = self.scales(w.to(weight.dtype), weight)
@@ -126,7 +123,7 @@ class ModulatedConv(nn.Module):
         return y * scale.to(y.dtype) if self.demodulate else y.to(scale.dtype) * scale
 
     def scales(self, w: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Factors of the inputs [B,I] and of the outputs, [B,O] where demodulated, else [B,1].
+        """Compute the factors of the inputs [B,I] and of the outputs, [B,O] where demodulated, else [B,1].
 
         Styles are at most 1 here, so that they and their products fit into half precision; demodulation cancels their
         size, elsewhere the outputs get it back.
@@ -165,6 +162,7 @@ class StyledConv(nn.Module):
         self.activate = ActivationBias(outputs)
 
     def forward(self, x: torch.Tensor, w: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Map x [B,I,H,W], w [B,S] and noise [1,1,H',W'] to [B,O,H',W'], of twice the size when upsampling."""
         y = self.conv(x, w)
         y = y + (self.noise.weight * noise).to(y.dtype)
         return fused_bias_leaky_relu(y, self.activate.bias)
@@ -181,6 +179,7 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
 
     def forward(self, x: torch.Tensor, w: torch.Tensor, rgb: torch.Tensor | None = None) -> torch.Tensor:
+        """Map x [B,I,H,W] and w [B,S] to a picture [B,3,H,W], and add `rgb` [B,3,H/2,W/2], the picture so far."""
         y = self.conv(x, w) + self.bias
         if rgb is None:
             return y
@@ -198,7 +197,7 @@ class Noises(nn.Module):
             self.register_buffer(f"noise_{layer}", torch.randn(1, 1, side, side))
 
     def tensors(self) -> list[torch.Tensor]:
-        """The noise pictures [1,1,H,W] in layer order."""
+        """Return the noise pictures [1,1,H,W] in layer order."""
         return [getattr(self, f"noise_{layer}") for layer in range(self.count)]
 
 
@@ -220,19 +219,19 @@ class Generator(nn.Module):
         self.noises = Noises(2 * config.doublings + 1)
 
     def map(self, z: torch.Tensor) -> torch.Tensor:
-        """Mapping network: z [B,S], normally distributed -> w [B,S]."""
+        """Map z [B,S], normally distributed, to w [B,S]: the mapping network."""
         return self.style(z)
 
-    def forward(self, w: torch.Tensor) -> torch.Tensor:
-        """Synthesis network: W+ codes [B,L,S] -> picture [B,3,H,W], roughly in [-1,1]."""
-        codes, noises = w.unbind(1), self.noises.tensors()
-        x = self.input.input.expand(len(w), -1, -1, -1)
-        x = self.conv1(x, codes[0], noises[0])
-        rgb = self.to_rgb1(x, codes[1])
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """Map W+ latents [B,L,S] to a picture [B,3,H,W], roughly in [-1,1]: the synthesis network."""
+        w, noises = latents.unbind(1), self.noises.tensors()
+        x = self.input.input.expand(len(latents), -1, -1, -1)
+        x = self.conv1(x, w[0], noises[0])
+        rgb = self.to_rgb1(x, w[1])
         for i, to_rgb in enumerate(self.to_rgbs):
-            x = self.convs[2 * i](x, codes[2 * i + 1], noises[2 * i + 1])
-            x = self.convs[2 * i + 1](x, codes[2 * i + 2], noises[2 * i + 2])
-            rgb = to_rgb(x, codes[2 * i + 3], rgb)
+            x = self.convs[2 * i](x, w[2 * i + 1], noises[2 * i + 1])
+            x = self.convs[2 * i + 1](x, w[2 * i + 2], noises[2 * i + 2])
+            rgb = to_rgb(x, w[2 * i + 3], rgb)
         return rgb
 
 
@@ -245,9 +244,9 @@ class ConstantInput(nn.Module):
 
 
 def first_layers(generator: Generator, size: int) -> Generator:
-    """The part of a generator that makes its picture at a smaller `size`, sharing the weights.
+    """Take the part of a generator that makes its picture at a smaller `size` (a power of 2); it shares the weights.
 
-    With w codes [B,L,S] of its own, smaller L: the first ones of the whole generator's.
+    Its latents [B,L,S], with a smaller L, are the first ones of the whole generator's.
     """
     with torch.device("meta"):
         part = Generator(replace(generator.config, size=size))

@@ -2,16 +2,16 @@
 
 import torch
 
-from psp_train.ops.cuda import why_plain
+from psp_train.ops.cuda import obstacle
 
 
 def main() -> None:
-    """One line per device."""
+    """Print one line for each device."""
     print("cpu: plain torch")
     if not torch.cuda.is_available():
         print("cuda: plain torch; this torch sees no NVIDIA GPU")
     for index in range(torch.cuda.device_count()):
-        reason = why_plain(index)
+        reason = obstacle(index)
         version = f"plain torch; {reason}" if reason else "CUDA kernels for float32, float16 and bfloat16"
         print(f"cuda:{index} ({torch.cuda.get_device_name(index)}): {version}")
 

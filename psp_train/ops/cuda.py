@@ -15,12 +15,12 @@ SWITCH = "PSP_CUDA_OPS"
 
 
 def usable(x: torch.Tensor) -> bool:
-    """Whether the kernels take this CUDA tensor; where they cannot be loaded, a warning says why, once."""
-    return name(x.dtype) in DTYPES and _usable(x.get_device())
+    """Tell whether the kernels take this CUDA tensor; where they cannot be loaded, a warning says why, once."""
+    return dtype_name(x.dtype) in DTYPES and _usable(x.get_device())
 
 
-def why_plain(index: int) -> str:
-    """Why a GPU does not use the kernels; empty where it does."""
+def obstacle(index: int) -> str:
+    """Say why the GPU of this index does not use the kernels; empty where it does."""
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH}=0"
     try:
@@ -34,7 +34,7 @@ def why_plain(index: int) -> str:
 
 @functools.cache
 def _usable(index: int) -> bool:
-    reason = why_plain(index)
+    reason = obstacle(index)
     if reason and not reason.startswith(SWITCH):
         warnings.warn(f"upfirdn2d and fused_bias_leaky_relu run in plain torch: {reason}", stacklevel=2)
     return not reason
@@ -48,10 +48,10 @@ def launch(what: Launch | None, x: torch.Tensor) -> None:
 
 
 def describe(x: torch.Tensor) -> Tensor:
-    """A tensor as the launch plans want it."""
-    return Tensor(x.data_ptr(), name(x.dtype), x.shape, x.stride())
+    """Describe a tensor by its address, type, shape and strides, as the launch plans take it."""
+    return Tensor(x.data_ptr(), dtype_name(x.dtype), x.shape, x.stride())
 
 
-def name(dtype: torch.dtype) -> str:
-    """torch.float16 -> "float16"."""
+def dtype_name(dtype: torch.dtype) -> str:
+    """Name a type as the kernels do: torch.float16 -> "float16"."""
     return str(dtype).removeprefix("torch.")

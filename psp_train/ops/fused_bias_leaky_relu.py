@@ -16,11 +16,12 @@ GAIN = math.sqrt(2.0)
 
 
 def fused_bias_leaky_relu(x: torch.Tensor, bias: torch.Tensor, slope: float = 0.2, gain: float = GAIN) -> torch.Tensor:
-    """x [B,C,...], bias [C] -> [B,C,...] in the dtype and memory order of x. The gain √2 keeps the variance of a
-    normal input.
+    """Add a bias to each channel, apply a leaky ReLU and multiply by `gain`, by default √2, which keeps the variance of
+    a normal input.
 
-    float32, float16 and bfloat16 run as one CUDA kernel on a GPU, rounded once. Raises `PspError` for a bias that
-    does not fit, a gain that is not positive or a negative slope (the sign of the result would not tell the branch).
+    x [B,C,...], bias [C] -> [B,C,...] in the dtype and memory order of x. float32, float16 and bfloat16 run as one CUDA
+    kernel on a GPU, rounded once. Raises `PspError` for a bias that does not fit, a gain that is not positive or a
+    negative slope (the sign of the result would not tell the branch).
     """
     if x.ndim < 2 or bias.shape != x.shape[1:2]:
         raise PspError(f"fused_bias_leaky_relu: x {list(x.shape)}, bias {list(bias.shape)}; expected [B,C,...] and [C]")
@@ -31,8 +32,8 @@ def fused_bias_leaky_relu(x: torch.Tensor, bias: torch.Tensor, slope: float = 0.
     return _forward(x, bias, slope, gain)
 
 
-def reference(x: torch.Tensor, bias: torch.Tensor, slope: float = 0.2, gain: float = GAIN) -> torch.Tensor:
-    """The definition in plain torch: what the operator computes on a CPU, and is tested against on a GPU."""
+def plain_bias_leaky_relu(x: torch.Tensor, bias: torch.Tensor, slope: float = 0.2, gain: float = GAIN) -> torch.Tensor:
+    """Compute the definition in plain torch: what the operator does on a CPU, and is tested against on a GPU."""
     y = torch.empty_like(x)
     torch.add(x, bias.to(x.dtype).view(1, -1, *[1] * (x.ndim - 2)), out=y)
     return torch.nn.functional.leaky_relu_(y, slope).mul_(gain)
@@ -40,13 +41,13 @@ def reference(x: torch.Tensor, bias: torch.Tensor, slope: float = 0.2, gain: flo
 
 @custom_op("psp::fused_bias_leaky_relu", mutates_args=())
 def _forward(x: torch.Tensor, bias: torch.Tensor, slope: float, gain: float) -> torch.Tensor:
-    return reference(x, bias, slope, gain)
+    return plain_bias_leaky_relu(x, bias, slope, gain)
 
 
 @_forward.register_kernel("cuda")
 def _forward_cuda(x: torch.Tensor, bias: torch.Tensor, slope: float, gain: float) -> torch.Tensor:
     if not cuda.usable(x):
-        return reference(x, bias, slope, gain)
+        return plain_bias_leaky_relu(x, bias, slope, gain)
     y = torch.empty_like(x)
     x = _laid_out_as(x, y)
     bias = bias.float().contiguous()
@@ -55,8 +56,8 @@ def _forward_cuda(x: torch.Tensor, bias: torch.Tensor, slope: float, gain: float
     return y
 
 
-def gradient_reference(dy: torch.Tensor, y: torch.Tensor, slope: float, gain: float) -> torch.Tensor:
-    """dy * gain where y > 0, dy * gain * slope elsewhere, in the memory order of y, in plain torch."""
+def plain_gradient(dy: torch.Tensor, y: torch.Tensor, slope: float, gain: float) -> torch.Tensor:
+    """Compute dy * gain where y > 0, dy * gain * slope elsewhere, in the memory order of y, in plain torch."""
     dx = torch.empty_like(y)
     torch.ops.aten.leaky_relu_backward.grad_input(dy, y, slope, True, grad_input=dx)
     return dx.mul_(gain)
@@ -64,13 +65,13 @@ def gradient_reference(dy: torch.Tensor, y: torch.Tensor, slope: float, gain: fl
 
 @custom_op("psp::leaky_relu_gradient", mutates_args=())
 def _gradient(dy: torch.Tensor, y: torch.Tensor, slope: float, gain: float) -> torch.Tensor:
-    return gradient_reference(dy, y, slope, gain)
+    return plain_gradient(dy, y, slope, gain)
 
 
 @_gradient.register_kernel("cuda")
 def _gradient_cuda(dy: torch.Tensor, y: torch.Tensor, slope: float, gain: float) -> torch.Tensor:
     if not cuda.usable(y):
-        return gradient_reference(dy, y, slope, gain)
+        return plain_gradient(dy, y, slope, gain)
     dx = torch.empty_like(y)
     dy, y = _laid_out_as(dy, dx), _laid_out_as(y, dx)
     cuda.launch(launches.leaky_relu_gradient(cuda.describe(dy), y.data_ptr(), dx.data_ptr(), slope, gain), y)
@@ -107,7 +108,7 @@ def _keep_sign(ctx, inputs, output) -> None:
 
 
 def _backward_of_gradient(ctx, ddx: torch.Tensor):
-    """The gradient is linear in dy and, between the kinks, constant in y."""
+    """Differentiate once more: the gradient is linear in dy and, between the kinks, constant in y."""
     (y,) = ctx.saved_tensors
     return _gradient(ddx, y, ctx.slope, ctx.gain), None, None, None
 
@@ -117,10 +118,10 @@ _gradient.register_autograd(_backward_of_gradient, setup_context=_keep_sign)
 
 
 def _laid_out_as(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """x itself, or a copy with the strides of `like`, which has no gaps."""
+    """Return x itself, or a copy with the strides of `like`, which has no gaps."""
     return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
 
 
 def _channels(y: torch.Tensor) -> tuple[int, int]:
-    """How many channels, and how far apart in memory two of them are."""
+    """Count the channels, and the elements between two of them in memory."""
     return y.shape[1], y.stride(1)

@@ -15,49 +15,48 @@ from psp_train.ops import cuda
 
 
 def upfirdn2d(
-    x: torch.Tensor,
-    fir: torch.Tensor,
-    up: int = 1,
-    down: int = 1,
-    pad: tuple[int, ...] = (0, 0),
-    flip: bool = False,
-    gain: float = 1.0,
+    x: torch.Tensor, fir: torch.Tensor, up: int = 1, down: int = 1, pad: tuple[int, ...] = (0, 0), gain: float = 1.0
 ) -> torch.Tensor:
     """Insert `up - 1` zeros after every sample, pad (crop where negative), filter, keep every `down`-th sample.
 
     x [B,C,H,W], fir [kh,kw] -> [B,C,H',W'] in the dtype of x, channels-last if x is; `pad` = (before, after) of both
-    axes, or (top, bottom, left, right). The filter is a convolution, so `fir` is flipped against torch's
-    correlation, unless `flip` says it already is.
+    axes, or (top, bottom, left, right). The filter is a convolution (torch's are correlations), times `gain`.
     Output height: (H * up + top + bottom - kh) // down + 1.
 
     float32, float16 and bfloat16 run as one CUDA kernel on a GPU, summed in float32. Raises `PspError` for shapes
     or devices that do not fit and for a FIR that wants a gradient.
     """
-    if x.ndim != 4 or fir.ndim != 2 or len(pad) not in (2, 4):
-        raise PspError(
-            f"upfirdn2d: x {list(x.shape)}, fir {list(fir.shape)}, {len(pad)} pads; expected [B,C,H,W], [kh,kw], 2 or 4"
-        )
+    if len(pad) not in (2, 4):
+        raise PspError(f"upfirdn2d: pad {tuple(pad)}; expected 2 or 4 numbers")
+    return resample(x, fir, Resampling(up, down, tuple(pad) * (4 // len(pad)), gain=gain))
+
+
+def resample(x: torch.Tensor, fir: torch.Tensor, how: Resampling) -> torch.Tensor:
+    """Do what `upfirdn2d` does, with all there is to choose: `how.flip` says that the FIR is flipped already."""
+    if x.ndim != 4 or fir.ndim != 2:
+        raise PspError(f"upfirdn2d: x {list(x.shape)}, fir {list(fir.shape)}; expected [B,C,H,W] and [kh,kw]")
     if fir.device != x.device:
         raise PspError(f"upfirdn2d: x on {x.device}, FIR on {fir.device}: move the FIR")
     if fir.requires_grad:
         raise PspError("upfirdn2d: the FIR is a constant of the operation, its gradient is not defined: detach it")
-    pads = tuple(pad) * (4 // len(pad))
-    Resampling(up, down, pads).output_size(x.shape[2:], fir.shape)
-    return _upfirdn2d(x, fir, up, down, pads, flip, gain)
+    how.output_size(x.shape[2:], fir.shape)
+    return _upfirdn2d(x, fir, [how.up, how.down], list(how.pads), how.flip, how.gain)
 
 
-def reference(
-    x: torch.Tensor, fir: torch.Tensor, up: int, down: int, pads: tuple[int, ...], flip: bool, gain: float
-) -> torch.Tensor:
-    """The definition in plain torch: what the operator computes on a CPU, and is tested against on a GPU."""
+def plain_upfirdn2d(x: torch.Tensor, fir: torch.Tensor, how: Resampling) -> torch.Tensor:
+    """Compute the definition in plain torch: what the operator does on a CPU, and is tested against on a GPU."""
     channels = x.shape[1]
-    z = _insert_zeros(x, up)
-    top, bottom, left, right = pads
-    z = F.pad(z, [max(pad, 0) for pad in (left, right, top, bottom)])
-    z = z[:, :, max(-top, 0) : z.shape[2] - max(-bottom, 0), max(-left, 0) : z.shape[3] - max(-right, 0)]
-    kernel = (fir if flip else fir.flip(0, 1)).to(x.dtype) * gain
+    z = _pad_or_crop(_insert_zeros(x, how.up), how.pads)
+    kernel = (fir if how.flip else fir.flip(0, 1)).to(x.dtype) * how.gain
     with torch.autocast(x.device.type, enabled=False):  # the result has the dtype of x
-        return F.conv2d(z, kernel.expand(channels, 1, -1, -1), stride=down, groups=channels)
+        y = F.conv2d(z, kernel.expand(channels, 1, -1, -1), stride=how.down, groups=channels)
+    return y.contiguous(memory_format=_memory_format(x))
+
+
+def _pad_or_crop(x: torch.Tensor, pads: tuple[int, int, int, int]) -> torch.Tensor:
+    top, bottom, left, right = pads
+    x = F.pad(x, [max(pad, 0) for pad in (left, right, top, bottom)])
+    return x[:, :, max(-top, 0) : x.shape[2] - max(-bottom, 0), max(-left, 0) : x.shape[3] - max(-right, 0)]
 
 
 def _insert_zeros(x: torch.Tensor, up: int) -> torch.Tensor:
@@ -70,52 +69,52 @@ def _insert_zeros(x: torch.Tensor, up: int) -> torch.Tensor:
 
 @custom_op("psp::upfirdn2d", mutates_args=())
 def _upfirdn2d(
-    x: torch.Tensor, fir: torch.Tensor, up: int, down: int, pads: list[int], flip: bool, gain: float
+    x: torch.Tensor, fir: torch.Tensor, factors: list[int], pads: list[int], flip: bool, gain: float
 ) -> torch.Tensor:
-    return reference(x, fir, up, down, pads, flip, gain).contiguous(memory_format=_memory_format(x))
+    """Compute it on any device; `factors` is [up, down], as an operator of torch takes lists and no `Resampling`."""
+    return plain_upfirdn2d(x, fir, Resampling(*factors, tuple(pads), flip, gain))
 
 
 @_upfirdn2d.register_kernel("cuda")
 def _upfirdn2d_cuda(
-    x: torch.Tensor, fir: torch.Tensor, up: int, down: int, pads: list[int], flip: bool, gain: float
+    x: torch.Tensor, fir: torch.Tensor, factors: list[int], pads: list[int], flip: bool, gain: float
 ) -> torch.Tensor:
+    how = Resampling(*factors, tuple(pads), flip, gain)
     if not cuda.usable(x):
-        return reference(x, fir, up, down, pads, flip, gain).contiguous(memory_format=_memory_format(x))
-    y = _result(x, fir, up, down, pads)
-    fir, how = fir.float().contiguous(), Resampling(up, down, tuple(pads), flip, gain)
+        return plain_upfirdn2d(x, fir, how)
+    y, fir = empty_result(x, fir, how), fir.float().contiguous()
     cuda.launch(launches.upfirdn2d(cuda.describe(x), fir.data_ptr(), tuple(fir.shape), cuda.describe(y), how), x)
     return y
 
 
 @_upfirdn2d.register_fake
-def _(x: torch.Tensor, fir: torch.Tensor, up: int, down: int, pads: list[int], flip: bool, gain: float) -> torch.Tensor:
-    return _result(x, fir, up, down, pads)
+def _(x: torch.Tensor, fir: torch.Tensor, factors: list[int], pads: list[int], flip: bool, gain: float) -> torch.Tensor:
+    return empty_result(x, fir, Resampling(*factors, tuple(pads)))
 
 
 def _keep_fir(ctx, inputs, output) -> None:
-    x, fir, ctx.up, ctx.down, ctx.pads, ctx.flip, ctx.gain = inputs
+    x, fir, ctx.factors, ctx.pads, ctx.flip, ctx.gain = inputs
     ctx.size = x.shape[2:]
     ctx.save_for_backward(fir)
 
 
 def _backward(ctx, dy: torch.Tensor):
-    """The adjoint. Its paddings make the window of x[r] start kh - 1 - top before dy, and its size that of x."""
-    (fir,) = ctx.saved_tensors
+    """Apply the adjoint. Its paddings make the window of x[r] start kh - 1 - top before dy, and its size that of x."""
+    (fir,), (up, down) = ctx.saved_tensors, ctx.factors
     pads = []
     for axis in (0, 1):
         before = ctx.pads[2 * axis]
-        after = ctx.size[axis] * ctx.up - ctx.up + 1 + before - dy.shape[2 + axis] * ctx.down
+        after = ctx.size[axis] * up - up + 1 + before - dy.shape[2 + axis] * down
         pads += [fir.shape[axis] - 1 - before, after]
-    dx = _upfirdn2d(dy, fir, ctx.down, ctx.up, pads, not ctx.flip, ctx.gain)
-    return dx, None, None, None, None, None, None
+    return _upfirdn2d(dy, fir, [down, up], pads, not ctx.flip, ctx.gain), None, None, None, None, None
 
 
 _upfirdn2d.register_autograd(_backward, setup_context=_keep_fir)
 
 
-def _result(x: torch.Tensor, fir: torch.Tensor, up: int, down: int, pads: list[int]) -> torch.Tensor:
-    """The empty result: the dtype and memory order of x."""
-    size = Resampling(up, down, tuple(pads)).output_size(x.shape[2:], fir.shape)
+def empty_result(x: torch.Tensor, fir: torch.Tensor, how: Resampling) -> torch.Tensor:
+    """Make room for the result: [B,C,H',W'] in the dtype and memory order of x."""
+    size = how.output_size(x.shape[2:], fir.shape)
     return torch.empty((*x.shape[:2], *size), dtype=x.dtype, device=x.device, memory_format=_memory_format(x))
 
 

@@ -1,4 +1,4 @@
-"""What a training starts from: settings -> recipe, model, loss and samples."""
+"""What a training starts from, built of its settings: model, loss and samples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from psp_runtime.errors import PspError
-from psp_runtime.tasks import get_task
 from psp_train import demo
 from psp_train.checkpoints.psp import load_encoder, load_generator
 from psp_train.data import folders
 from psp_train.data.samples import Samples
-from psp_train.drawn import dataset as drawn
+from psp_train.drawn import dataset
 from psp_train.losses.published import irse50_state, resnet50_state
 from psp_train.networks import PSP, Generator
 from psp_train.networks.config import published_config
@@ -23,7 +22,7 @@ from psp_train.training.run_folder import RunFolder
 from psp_train.training.settings import Settings
 
 #: z vectors whose average w is taken when a generator's file stores none.
-AVERAGED = 100_000
+MEAN_W_SAMPLES = 100_000
 
 #: A ResNet encoder as small as the demo's own.
 DEMO_RESNET: dict[str, Any] = dict(units=(1, 1, 1, 1), widths=(8, 16, 24, 32))
@@ -40,48 +39,56 @@ class Setup:
     validation: Samples
 
 
-def build(settings: Settings, check: bool = True) -> Setup:
-    """Read and check everything a training needs before it starts. Raises `PspError` for what is missing.
+def build(settings: Settings, read_label_maps: bool = True) -> Setup:
+    """Read and check everything a training needs before it starts. Raises `PspError` for what is missing or wrong.
 
-    `check`: read all label maps, too; of several processes one does.
+    `read_label_maps`: look for bad ids in all label maps, too; of several processes one does.
     """
     recipe = settings.recipe
     networks = demo_networks(recipe) if settings.demo else load_networks(recipe, settings.weights)
     model = build_model(settings)
-    training, validation = build_samples(settings, check)  # last: it reads all label maps, or draws all faces
+    # Last, as it reads all label maps or draws all faces.
+    training, validation = build_samples(settings, read_label_maps)
     return Setup(recipe, model, Objective(recipe, networks, model.latent_avg), training, validation)
 
 
-def build_samples(settings: Settings, check: bool = True) -> tuple[Samples, Samples]:
-    """Training and held-out samples of the settings' folders; `check`: after reading all label maps."""
-    recipe, task = settings.recipe, get_task(settings.recipe.task)
+def build_samples(settings: Settings, read_label_maps: bool = True) -> tuple[Samples, Samples]:
+    """Build training and held-out samples of the settings' folders, whose label maps may be checked first."""
+    recipe = settings.recipe
+    files = find_files(settings, read_label_maps)
+    if recipe.mask == "labels" and files[0].mask is None:
+        raise PspError("mask=labels takes the face from label maps: give --masks, their folder")
+    kept, held_out = folders.split(files, settings.held_out, recipe.seed)
+    how = recipe.flip, recipe.factors, recipe.seed
+    return Samples(recipe.task, kept, *how, train=True), Samples(recipe.task, held_out, *how, train=False)
+
+
+def find_files(settings: Settings, read_label_maps: bool = True) -> list[folders.SampleFiles]:
+    """List the samples of the settings' folders, or of the drawn faces. Raises `PspError` for files missing or bad."""
+    task = settings.recipe.task
     if settings.demo:
-        items = drawn.items(task, settings.data or settings.out / "drawn", masks=recipe.mask == "labels")
-    elif settings.data is None:
+        with_masks = settings.recipe.mask == "labels"
+        return dataset.sample_files(task, settings.data or settings.out / "drawn", masks=with_masks)
+    if settings.data is None:
         raise PspError("give --data, the folder of training pictures, or --demo for drawn faces")
-    else:
-        check_apart(settings)
-        items = folders.find_items(task, settings.data, settings.target, settings.masks)
-        if check:
-            folders.check_labels(items, task)
-    if recipe.mask == "labels" and items[0].mask is None:
-        raise PspError("mask=labels looks for faces in label maps: give --masks, their folder")
-    kept, held_out = folders.split(items, settings.held_out, recipe.seed)
-    make = (Samples(task, part, recipe.flip, recipe.factors, recipe.seed, part is kept) for part in (kept, held_out))
-    training, validation = make
-    return training, validation
+    check_apart(settings)
+    files = folders.find_samples(task, settings.data, settings.target, settings.masks)
+    if read_label_maps:
+        folders.check_label_maps(files, task)
+    return files
 
 
 def check_apart(settings: Settings) -> None:
-    """Raises `PspError` where a resumed run would find its own pictures among its data."""
+    """Raise `PspError` where a resumed run would find its own pictures among its data."""
     for name in ("data", "target", "masks"):
         folder = getattr(settings, name)
         if folder and settings.out.resolve().is_relative_to(folder.resolve()):
-            raise PspError(f"--out {settings.out} lies in --{name} {folder}: give a folder outside, it holds pictures")
+            where = f"--out {settings.out} lies in --{name} {folder}"
+            raise PspError(f"{where}: give a folder outside, for a run holds pictures too")
 
 
 def build_model(settings: Settings) -> PSP:
-    """Encoder to train over a frozen generator, around its average w."""
+    """Build an encoder to train over a frozen generator, around its average w. Raises `PspError` for files missing."""
     recipe = settings.recipe
     torch.manual_seed(recipe.seed)
     if settings.demo:
@@ -92,7 +99,7 @@ def build_model(settings: Settings) -> PSP:
     if recipe.start_from_average:
         model.latent_avg.copy_(average_w(model.decoder) if average is None else average)
     if not RunFolder(settings.out).steps():  # a resumed run has its own weights, and --init may be gone
-        initialise(model, settings)
+        initialise_encoder(model, settings)
     model.decoder.requires_grad_(False).eval()
     model.encoder.to(memory_format=torch.channels_last)
     model.decoder.input.input.data = model.decoder.input.input.data.contiguous(memory_format=torch.channels_last)
@@ -100,9 +107,9 @@ def build_model(settings: Settings) -> PSP:
 
 
 def demo_model(recipe: Recipe) -> tuple[PSP, torch.Tensor]:
-    """A fresh demo encoder over the bundled generator, and its average w."""
+    """Build a fresh demo encoder over the bundled generator; give its average w [L,S] too."""
     resnet = recipe.encoder.startswith("resnet")
-    config = replace(demo.encoder_config(recipe.task), kind=recipe.encoder, **(DEMO_RESNET if resnet else {}))
+    config = replace(demo.encoder_config(recipe.task.name), kind=recipe.encoder, **(DEMO_RESNET if resnet else {}))
     model = PSP(config, demo.GENERATOR)
     generator, average = demo.load_generator()
     model.decoder = generator
@@ -110,50 +117,50 @@ def demo_model(recipe: Recipe) -> tuple[PSP, torch.Tensor]:
 
 
 def published_model(recipe: Recipe, path: Path | None) -> tuple[PSP, torch.Tensor | None]:
-    """An encoder of the published size over the StyleGAN2 of a file, and the average w the file stores."""
+    """Build an encoder of the published size over the StyleGAN2 of a file; give the average w [L,S] it stores, too."""
     if path is None:
         raise PspError("give --generator, a StyleGAN2 checkpoint (.pt), or --demo for the bundled one")
     generator, average = load_generator(path)
-    channels, config = get_task(recipe.task).channels, generator.config
+    channels, config = recipe.task.channels, generator.config
     model = PSP(published_config(recipe.encoder, channels, config.styles, config.style_dim), config)
     model.decoder = generator
     return model, average
 
 
 def check_render_size(recipe: Recipe, size: int) -> None:
-    """Raises `PspError` for a size that no part of a generator of `size` makes."""
+    """Raise `PspError` for a render size that no part of a generator of `size` pixels makes."""
     least = 5 if "lpips" in recipe.networks else 3  # LPIPS sees nothing smaller than 32
     sizes = [2**n for n in range(least, size.bit_length())]
     if recipe.render_size not in (None, *sizes):
-        raise PspError(f"render_size is {recipe.render_size}, this generator can do {', '.join(map(str, sizes))}")
+        raise PspError(f"render_size is {recipe.render_size}, this generator makes {', '.join(map(str, sizes))}")
 
 
 def average_w(generator: Generator) -> torch.Tensor:
-    """The mean w of many seeded z, [S]."""
-    z = torch.randn(AVERAGED, generator.config.style_dim, generator=torch.Generator().manual_seed(0))
+    """Average the w of many seeded z: [S]."""
+    z = torch.randn(MEAN_W_SAMPLES, generator.config.style_dim, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return torch.cat([generator.map(part) for part in z.split(10_000)]).mean(0)
 
 
-def initialise(model: PSP, settings: Settings) -> None:
+def initialise_encoder(model: PSP, settings: Settings) -> None:
     """Start the encoder from a checkpoint, from its published backbone among the weights, or as it is."""
     if settings.init is not None:
         start = load_encoder(settings.init)
         wanted = replace(model.encoder.config, input_channels=start.config.input_channels)
         if start.config != wanted:
-            raise PspError(f"--init {settings.init} has another encoder, {start.config}: expected {wanted}")
-        continue_from(start.state_dict(), model.encoder)
+            raise PspError(f"--init {settings.init} holds another encoder, {start.config}: expected {wanted}")
+        load_matching(start.state_dict(), model.encoder)
     elif settings.weights is not None and not settings.demo:
         published = resnet50_state if model.encoder.config.resnet else irse50_state
-        continue_from(published(settings.weights), model.encoder)
+        load_matching(published(settings.weights), model.encoder)
 
 
 #: The first layer of an encoder, with the normalisation and activation that belong to it.
 STEMS = ("input_layer.", "backbone.conv1.", "backbone.bn1.")
 
 
-def continue_from(state: Mapping[str, torch.Tensor], encoder: torch.nn.Module) -> None:
-    """Load what a state dict has of an encoder; one of another kind of input keeps its own first layer."""
+def load_matching(state: Mapping[str, torch.Tensor], encoder: torch.nn.Module) -> None:
+    """Load what a state dict has of an encoder; one for another kind of input keeps its own first layer."""
     own = encoder.state_dict()
     other = any(value.shape != own[key].shape for key, value in state.items())
     kept = {key: value for key, value in state.items() if not (other and key.startswith(STEMS))}

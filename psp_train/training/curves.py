@@ -1,4 +1,4 @@
-"""The curves of a training run: RUN/metrics.jsonl -> RUN/curves.png, one panel for each term of the loss."""
+"""The curves of a training run, RUN/metrics.jsonl as RUN/curves.png: one panel for each term of the loss."""
 
 import json
 import math
@@ -10,27 +10,28 @@ import numpy as np
 
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
+from psp_train.training.run_folder import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METRICS, CURVES = "metrics.jsonl", "curves.png"
+CURVES = "curves.png"
 SPLITS = ("train", "validation")
 COLUMNS = 3
 #: A curve is smoothed over this share of its points.
-SMOOTHED = 0.02
+SMOOTHING = 0.02
 
 #: What a panel's vertical axis says; other terms are called by their names. Not "LPIPS": a training on drawn faces has
 #: another network in its place.
-LABELS = {
+AXIS_LABELS = {
     "loss": "loss (weighted sum)",
     "l2": "L2",
     "l1": "L1",
     "lpips": "perceptual distance",
     "identity": "identity distance",
     "moco": "MoCo distance",
-    "w_norm": "length of the codes",
+    "w_norm": "length of the latents",
     "l2_crop": "L2, inner face",
     "lpips_crop": "perceptual distance, inner face",
 }
@@ -59,7 +60,7 @@ def plot(run: Path) -> Path:
 
 
 def read_curves(path: Path) -> Curves:
-    """All terms of a metrics file. A last line without its end is one being written, and is left out.
+    """Read all terms of a metrics file. A last line without its end is one being written, and is left out.
 
     Raises `PspError` for a missing, empty or damaged file; it names the line.
     """
@@ -95,7 +96,7 @@ def _damaged(path: Path, number: int, what: str) -> PspError:
 
 
 def _collect(rows: list[dict[str, float | str]]) -> Curves:
-    """Rows -> curves, in the order in which the terms first appear, the learning rate last."""
+    """Collect rows into curves, in the order in which the terms first appear, the learning rate last."""
     found: dict[str, dict[str, dict[float, float]]] = {}
     for row in rows:
         step, split = row.pop("step"), row.pop("split")
@@ -114,7 +115,7 @@ def _curve(points: Mapping[float, float]) -> Curve:
 
 
 def smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean of [N] over `width` neighbours on either side, fewer at the ends; values that are not finite are skipped."""
+    """Average [N] over `width` neighbours on either side, fewer at the ends; values that are not finite are skipped."""
     window, good = np.ones(2 * width + 1), np.isfinite(values)
 
     def sums(x: np.ndarray) -> np.ndarray:
@@ -128,7 +129,7 @@ def _draw(curves: Curves, name: str) -> "Figure":
     try:
         from matplotlib.figure import Figure  # without pyplot: nothing global, and no display is looked for
     except ImportError:
-        raise PspError("plotting needs matplotlib: pip install '.[train]'") from None
+        raise PspError("plotting needs matplotlib: pip install 'psp-toolkit[train]'") from None
     curves = {term: splits for term, splits in curves.items() if splits}
     columns = min(COLUMNS, len(curves))
     rows = math.ceil(len(curves) / columns)
@@ -147,7 +148,7 @@ def _draw_term(axes: "Axes", term: str, splits: dict[str, Curve]) -> None:
 
     if "train" in splits:
         steps, values = splits["train"]
-        smoothed = smooth(values, int(SMOOTHED * len(values) / 2))
+        smoothed = smooth(values, int(SMOOTHING * len(values) / 2))
         axes.plot(steps, values, color="tab:blue", alpha=0.25, linewidth=0.6)
         axes.plot(steps, smoothed, color="tab:blue", linewidth=1.2, label="training")
     if "validation" in splits:
@@ -160,5 +161,5 @@ def _draw_term(axes: "Axes", term: str, splits: dict[str, Curve]) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.locator_params(axis="x", nbins=5)  # room for six digits
     axes.set_xlabel("step")
-    axes.set_ylabel(LABELS.get(term, term.replace("_", " ")))
+    axes.set_ylabel(AXIS_LABELS.get(term, term.replace("_", " ")))
     axes.grid(alpha=0.3)

@@ -20,20 +20,24 @@ from psp_runtime.errors import PspError
 
 @dataclass(frozen=True)
 class Process:
-    """This process among `world` of them, and its device. The one of rank 0 writes files and shows progress."""
+    """This process, number `rank` of `world` of them, and its device."""
 
     rank: int
     world: int
     device: torch.device
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[Process]:
-    """Join the process group the launcher's environment describes (RANK, WORLD_SIZE, LOCAL_RANK), if there is one."""
+    """Join the process group the launcher's environment describes (RANK, WORLD_SIZE, LOCAL_RANK), if there is one.
+
+    `device` is "auto", "cuda" or "cpu". Raises `PspError` for "cuda" where there is no GPU.
+    """
     local = int(os.environ.get("LOCAL_RANK", 0))
     chosen = _device(device, local)
     world = int(os.environ.get("WORLD_SIZE", 1))
@@ -49,18 +53,18 @@ def joined(device: str = "auto") -> Iterator[Process]:
 
 @contextmanager
 def first_goes_first(process: Process) -> Iterator[None]:
-    """Run a block on the first process before the others: it leaves files that they find."""
-    if process.world > 1 and not process.first:
+    """Run the block on the first process before the others: it leaves files that they find."""
+    if process.world > 1 and not process.is_first:
         dist.barrier()
     yield
-    if process.world > 1 and process.first:
+    if process.world > 1 and process.is_first:
         dist.barrier()
 
 
 def _device(name: str, local: int) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise PspError("--device cuda: this PyTorch finds no CUDA GPU; leave the option out to train on the CPU")
+        raise PspError("--device cuda: PyTorch finds no CUDA GPU here; leave the option out to train on the CPU")
     if name == "cpu" or not available:
         return torch.device("cpu")
     device = torch.device("cuda", local)
@@ -69,7 +73,7 @@ def _device(name: str, local: int) -> torch.device:
 
 
 def distribute(module: nn.Module, process: Process) -> nn.Module:
-    """The module to train on every process: gradients are averaged, BatchNorm statistics shared."""
+    """Wrap a module to train it on every process: gradients are averaged, BatchNorm statistics shared."""
     if process.world == 1:
         return module
     for child in module.modules():
@@ -82,7 +86,7 @@ def distribute(module: nn.Module, process: Process) -> nn.Module:
 
 
 def mean_over_processes(values: torch.Tensor, process: Process) -> torch.Tensor:
-    """Average a tensor of metrics over all processes."""
+    """Average a tensor of metrics over all processes, in place."""
     if process.world > 1:
         dist.all_reduce(values)
         values /= process.world
@@ -94,12 +98,14 @@ class SumOfAll(torch.autograd.Function):
 
     @staticmethod
     def forward(_, x: torch.Tensor) -> torch.Tensor:
+        """Add up x, of any shape, over all processes."""
         total = x.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(_, gradient: torch.Tensor) -> torch.Tensor:
+        """Add up the gradients of all processes."""
         return SumOfAll.forward(None, gradient)
 
 
@@ -107,6 +113,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics are those of the batches of all processes together."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise x [B,C,H,W]; while training, by the batches of all processes."""
         if not self.training:
             return super().forward(x)
         sums = torch.cat([x.float().sum((0, 2, 3)), x.float().square().sum((0, 2, 3))])

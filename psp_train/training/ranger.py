@@ -28,7 +28,7 @@ class Ranger(torch.optim.RAdam):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step from the gradients now stored. `closure` is not supported: it would undo the centralisation."""
+        """Take one step by the gradients now stored. `closure` is not supported: it would undo the centralisation."""
         if closure is not None:
             raise ValueError("Ranger takes no closure: call backward() before step()")
         trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]

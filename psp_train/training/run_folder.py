@@ -23,6 +23,9 @@ import torch
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
 
+SETTINGS, METRICS = "run.json", "metrics.jsonl"
+
+#: Checkpoints that are kept.
 KEPT = 2
 
 
@@ -31,46 +34,48 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.metrics = path / "metrics.jsonl"
+        self.metrics = path / METRICS
 
     def check_new(self) -> None:
-        """Raises `PspError` when the folder already holds a run, or is none."""
+        """Raise `PspError` where the folder already holds a run, or is none."""
         if self.path.exists() and not self.path.is_dir():
             raise PspError(f"{self.path} is a file, expected a folder for the new run")
-        if (self.path / "run.json").exists():
+        if (self.path / SETTINGS).exists():
             raise PspError(f"{self.path} already holds a training: give --resume {self.path}, or another --out")
-        left = sorted([*self.path.glob("step_*"), *self.path.glob("metrics.jsonl")])
+        left = sorted([*self.path.glob("step_*"), *self.path.glob(METRICS)])
         if left:
-            raise PspError(f"{left[0]} is left from another training, without its run.json: give another --out")
+            raise PspError(f"{left[0]} is left from another training, without its {SETTINGS}: give another --out")
 
     def create(self, settings: Mapping[str, Any]) -> None:
         """Start a run: make the folder and write run.json."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with replacing(self.path / "run.json") as file:
+        with replacing(self.path / SETTINGS) as file:
             file.write(json.dumps(settings, indent=1).encode())
 
     def settings(self) -> dict[str, Any]:
-        """What `create` was given. Raises `PspError` for a folder without a run."""
+        """Read what `create` was given. Raises `PspError` for a folder without a run."""
         try:
-            return json.loads((self.path / "run.json").read_text())
+            return json.loads((self.path / SETTINGS).read_text())
         except (OSError, ValueError):
             raise PspError(f"{self.path} holds no training: expected a folder that psp-train --out made") from None
 
     def steps(self) -> list[int]:
-        """The steps with both a checkpoint and a state, ascending."""
+        """List the steps with both a checkpoint and a state, ascending."""
         found = (re.fullmatch(r"step_(\d+)\.state", p.name) for p in self.path.glob("step_*.state"))
         return sorted(int(m[1]) for m in found if m and self.checkpoint(int(m[1])).exists())
 
     def checkpoint(self, step: int) -> Path:
+        """Name the file of a step's weights."""
         return self.path / f"step_{step:08}.pt"
 
     def state(self, step: int) -> Path:
+        """Name the file of what a step's checkpoint lacks."""
         return self.path / f"step_{step:08}.state"
 
     def save(self, step: int, checkpoint: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """Write checkpoint and state of a step, then drop the oldest: the disk must have room for one more."""
-        write(self.checkpoint(step), checkpoint)
-        write(self.state(step), state)
+        write_tensors(self.checkpoint(step), checkpoint)
+        write_tensors(self.state(step), state)
         oldest = min(self.steps()[-KEPT:])
         for path in self.path.glob("step_*"):
             found = re.fullmatch(r"step_(\d+)\.(pt|state)", path.name)
@@ -79,11 +84,11 @@ class RunFolder:
 
     def save_best(self, checkpoint: Mapping[str, Any]) -> None:
         """Keep a checkpoint as best.pt."""
-        write(self.path / "best.pt", checkpoint)
+        write_tensors(self.path / "best.pt", checkpoint)
 
     def load(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Checkpoint and state of a step, on the CPU."""
-        return read(self.checkpoint(step)), read(self.state(step))
+        """Read checkpoint and state of a step, on the CPU. Raises `PspError` for damaged files."""
+        return read_tensors(self.checkpoint(step)), read_tensors(self.state(step))
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line to the metrics."""
@@ -103,12 +108,15 @@ class RunFolder:
 
 
 def _complete(line: str) -> bool:
-    """A run killed while it wrote leaves half a line, without its end."""
+    """Tell a whole line from half of one, which a run killed while it wrote leaves."""
     return line.endswith("}\n")
 
 
-def write(path: Path, data: Mapping[str, Any]) -> None:
-    """`torch.save` under a temporary name, then moved into place. Raises `PspError` when the system refuses."""
+def write_tensors(path: Path, data: Mapping[str, Any]) -> None:
+    """Save tensors and plain values under a temporary name, then move the file into place.
+
+    Raises `PspError` where the system refuses.
+    """
     try:
         with replacing(path) as file:
             torch.save(dict(data), file)
@@ -116,8 +124,8 @@ def write(path: Path, data: Mapping[str, Any]) -> None:
         raise PspError(f"cannot write {path}: {error}") from error
 
 
-def read(path: Path) -> dict[str, Any]:
-    """`torch.load` of tensors and plain values. Raises `PspError` for a damaged file."""
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Load tensors and plain values, on the CPU. Raises `PspError` for a damaged file."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise whatever the reader stumbles over

@@ -1,4 +1,4 @@
-"""What a training run was asked for."""
+"""What a training run was asked for, and how that is stored."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from psp_runtime.errors import PspError
-from psp_train import recipes
 from psp_train.recipes import Recipe
 
 Precision = Literal["none", "bf16", "fp16"]
@@ -39,15 +38,16 @@ class Settings:
     save_every: int = 1000
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for run.json; paths are absolute, as a run may be resumed from anywhere."""
+        """Give plain values for run.json; paths are absolute, as a run may be resumed from anywhere."""
         paths = {key: str(value.resolve()) for key, value in asdict(self).items() if isinstance(value, Path)}
-        return asdict(self) | paths | {"recipe": recipes.to_json(self.recipe)}
+        return asdict(self) | paths | {"recipe": self.recipe.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Settings":
-        """The inverse of `to_json`. Raises `PspError` for values of another version."""
+        """Read what `to_json` gave. Raises `PspError` for values of another version."""
         named = {field.name: field.type for field in fields(cls)}
         if set(values) != set(named):
-            raise PspError(f"run.json is of another version: it differs in {', '.join(set(values) ^ set(named))}")
+            differing = ", ".join(sorted(set(values) ^ set(named)))
+            raise PspError(f"run.json was written by another version: it differs in {differing}")
         paths = {key: Path(values[key]) for key, kind in named.items() if "Path" in str(kind) and values[key]}
-        return cls(**{**values, **paths, "recipe": recipes.from_json(values["recipe"])})
+        return cls(**{**values, **paths, "recipe": Recipe.from_json(values["recipe"])})

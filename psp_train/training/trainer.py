@@ -1,6 +1,6 @@
 """The training loop: pictures -> encoder -> frozen generator -> loss -> encoder weights (paper, section 3).
 
-    Order + Samples -> Batch -> Forward (encode, synthesize, objective) -> optimizer -> RunFolder
+    BatchOrder + Samples -> Batch -> Renderer (encode, synthesize) -> Rendering -> Objective -> optimizer -> RunFolder
 
 Everything random is a function of (seed, step): a run killed at any step and resumed computes the same losses on a
 CPU as one that was never stopped.
@@ -19,66 +19,20 @@ from torch import nn
 
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
-from psp_runtime.tasks import get_task
 from psp_train.checkpoints.psp import checkpoint_dict
-from psp_train.data.folders import KIND_OF_FINGERPRINT, fingerprint
-from psp_train.data.samples import Batch, Order, training_batches
-from psp_train.networks.psp import mix, to_input
-from psp_train.networks.stylegan2 import first_layers
+from psp_train.data.folders import FINGERPRINT_VERSION, fingerprint
+from psp_train.data.samples import Batch, BatchOrder, training_batches
 from psp_train.progress import Progress
 from psp_train.recipes import Recipe
 from psp_train.training.build import Setup
 from psp_train.training.distributed import Process, distribute, mean_over_processes
-from psp_train.training.objective import Rendering, crop_mask
 from psp_train.training.ranger import Ranger
+from psp_train.training.renderer import Renderer
 from psp_train.training.run_folder import RunFolder
 from psp_train.training.settings import Settings
 from psp_train.training.validation import Board, validate
 
 AMP = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-#: Losses compare pictures of at most this size: larger outputs are averaged down (released code).
-COMPARED = 256
-
-
-class Forward(nn.Module):
-    """One forward pass: a batch -> what the loss compares."""
-
-    def __init__(self, setup: Setup, encoder: nn.Module) -> None:
-        super().__init__()
-        recipe, decoder = setup.recipe, setup.model.decoder
-        self.recipe, self.task = recipe, get_task(recipe.task)
-        self.channels = setup.model.encoder.config.input_channels
-        self.encoder = encoder
-        self.decoder = first_layers(decoder, recipe.render_size) if recipe.render_size else decoder
-        self.styles, self.size = self.decoder.config.styles, min(self.decoder.config.size, COMPARED)
-        self.register_buffer("latent_avg", setup.model.latent_avg.clone(), persistent=False)
-
-    def forward(self, batch: Batch, alpha: torch.Tensor | None = None) -> Rendering:
-        """Encode, synthesize, and bring the target to the output's size.
-
-        `alpha` [B,L]: also render with each style replaced, as far, by that of the sample before.
-        """
-        x = to_input(batch.source, self.task.input, self.channels).contiguous(memory_format=torch.channels_last)
-        codes = self.encoder(x).float() + self.latent_avg
-        target = pool(to_input(batch.target, "rgb", 3), self.size)
-        mixed = None if alpha is None else self.synthesize(mix(codes, codes.roll(1, dims=0), alpha))
-        return Rendering(self.synthesize(codes), target, codes, self.mask(batch, target), mixed)
-
-    def synthesize(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes [B,L,S] -> pictures [B,3,H,W] at the size the losses compare."""
-        return pool(self.decoder(codes[:, : self.styles]).float(), self.size)
-
-    def mask(self, batch: Batch, target: torch.Tensor) -> torch.Tensor | None:
-        """Where the losses look, [B,1,H,W]; None: everywhere."""
-        if self.recipe.mask == "labels":
-            return pool(batch.mask[:, None].float(), self.size)
-        return crop_mask(target) if self.recipe.mask == "crop" else None
-
-
-def pool(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Average pictures [B,C,H,W] down to a size."""
-    return x if x.shape[-1] == size else nn.functional.adaptive_avg_pool2d(x, size)
 
 
 class Trainer:
@@ -89,38 +43,40 @@ class Trainer:
         self.recipe, self.device = setup.recipe, process.device
         self.model = setup.model.to(self.device)
         self.objective = setup.objective.to(self.device)
-        self.forward = Forward(setup, distribute(self.model.encoder, process)).to(self.device)
+        self.renderer = Renderer(setup, distribute(self.model.encoder, process)).to(self.device)
         if settings.compile:
-            self.forward.encoder.compile()
-            self.forward.decoder.compile()
+            self.renderer.encoder.compile()
+            self.renderer.decoder.compile()
         self.optimizer = make_optimizer(self.recipe, self.model.encoder)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
         self.folder = RunFolder(settings.out)
         self.best = float("inf")
-        self.samples = fingerprint(setup.training.items, setup.validation.items)
+        self.fingerprint = fingerprint(setup.training.files, setup.validation.files)
 
     def run(self) -> None:
-        """Train from the run's last checkpoint (or from the start) to the recipe's last step."""
+        """Train from the run's last checkpoint (or from the start) to the recipe's last step.
+
+        Raises `PspError` where the run cannot be continued, a number is not finite or a file cannot be written.
+        """
         recipe, first = self.recipe, self.restore()
         batches = self.batches(first)
         size = recipe.batch_size * recipe.accumulate * self.process.world
-        progress = Progress(f"training {recipe.task}", recipe.steps, first, "pictures", size)
-        with progress, Board(self.folder.path, first, self.process.first) as board:
+        progress = Progress(f"training {recipe.task.name}", recipe.steps, first, "pictures", size)
+        with progress, Board(self.folder.path, first, self.process.is_first) as board:
             for step in range(first + 1, recipe.steps + 1):
                 loss, terms = self.step(step, batches)
                 progress.advance(f"loss {loss:.4f}")
-                self.after(step, {"loss": loss} | terms, board)
+                self.after_step(step, {"loss": loss} | terms, board)
 
     def batches(self, first: int) -> Iterator[Batch]:
-        """This process's batches from a step on, in the order of an uninterrupted run."""
-        recipe, samples = self.recipe, self.setup.training
-        start, end = first * recipe.accumulate, recipe.steps * recipe.accumulate
-        process = self.process
-        order = Order(len(samples), recipe.batch_size, recipe.seed, start, end, process.rank, process.world)
+        """Yield this process's batches from a step on, in the order of an uninterrupted run."""
+        recipe, samples, process = self.recipe, self.setup.training, self.process
+        numbers = range(first * recipe.accumulate, recipe.steps * recipe.accumulate)
+        order = BatchOrder(len(samples), recipe.batch_size, recipe.seed, numbers, process.rank, process.world)
         return training_batches(samples, order, self.settings.workers)
 
     def step(self, step: int, batches: Iterator[Batch]) -> tuple[float, dict[str, float]]:
-        """One optimizer step (of `accumulate` batches); returns the loss and its terms, averaged."""
+        """Take an optimizer step (of `accumulate` batches); return the loss and its terms, averaged."""
         self.model.encoder.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, step)
@@ -133,7 +89,9 @@ class Trainer:
             files += batch.names
             for name, value in self.backward(step, part, batch, last).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value / self.recipe.accumulate
-        if not (self.scaler.is_enabled() or self.finite()):  # a scaler leaves out such a step, and scales down
+        if not (
+            self.scaler.is_enabled() or self.gradients_are_finite()
+        ):  # a scaler leaves out such a step, and scales down
             self.stop_at("gradient", step, files, sums)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -143,27 +101,26 @@ class Trainer:
 
     def backward(self, step: int, part: int, batch: Batch, last: bool) -> dict[str, torch.Tensor]:
         """Add the gradients of one batch; processes exchange theirs at the last one of a step."""
-        encoder = self.forward.encoder
+        encoder = self.renderer.encoder
         alone = nullcontext() if last or self.process.world == 1 else encoder.no_sync()
-        moved = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch[:3]), batch.names)
         with alone:
             with torch.autocast(self.device.type, AMP[self.settings.amp], enabled=self.settings.amp != "none"):
-                loss, terms = self.objective(self.forward(moved, self.coins(step, part)))
+                loss, terms = self.objective(self.renderer(batch.to(self.device), self.coins(step, part)))
             if not torch.isfinite(loss):
                 self.stop_at("loss", step, batch.names, terms)
             self.scaler.scale(loss / self.recipe.accumulate).backward()
         return {"loss": loss.detach()} | terms
 
     def coins(self, step: int, part: int) -> torch.Tensor | None:
-        """Which styles the mixing regulariser replaces [B,L]: coin flips of (seed, step, part, rank)."""
+        """Choose the styles that the mixing regulariser replaces, [B,L] of 0 or 1, by (seed, step, part, rank)."""
         if not self.recipe.mixing:
             return None
         rng = np.random.default_rng([self.recipe.seed, step, part, self.process.rank, 13])
         coins = rng.integers(0, 2, (self.recipe.batch_size, self.model.encoder.config.styles))
         return torch.from_numpy(coins).float().to(self.device)
 
-    def finite(self) -> bool:
-        """Whether all gradients are numbers; if not, the next step's weights, and the checkpoint of them, are none."""
+    def gradients_are_finite(self) -> bool:
+        """Tell whether all gradients are numbers; if not, the weights after this step would not be either."""
         gradients = [p.grad for p in self.model.encoder.parameters() if p.grad is not None]
         return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
 
@@ -175,13 +132,13 @@ class Trainer:
             file.write(json.dumps({"step": step, "terms": values, "files": files}, indent=1).encode())
         hint = "" if self.settings.amp == "none" else f", or without --amp {self.settings.amp}"
         raise PspError(
-            f"the {what} is not finite at step {step}: {values}. The batch's files are in {path}. If those are as they "
-            f"should be, start a new run, --init a checkpoint of this one, with a lower --set learning_rate=…{hint}"
+            f"the {what} is not finite at step {step}: {values}. {path} names the batch's files. If they are good, "
+            f"start a new run from a checkpoint of this one (--init) with a lower --set learning_rate=…{hint}"
         )
 
-    def after(self, step: int, line: dict[str, float], board: Board) -> None:
-        """What is due after a step: a line of metrics, a validation, a checkpoint."""
-        if not self.process.first:
+    def after_step(self, step: int, line: dict[str, float], board: Board) -> None:
+        """Do what is due after a step: a line of metrics, a validation, a checkpoint."""
+        if not self.process.is_first:
             return
         settings, end = self.settings, step == self.recipe.steps
         if step % settings.log_every == 0 or end:
@@ -192,14 +149,15 @@ class Trainer:
             self.folder.save(step, self.checkpoint(), self.state(step))
 
     def log(self, step: int, split: str, line: dict[str, float], board: Board) -> None:
+        """Write a line of metrics of a split, "train" or "validation"."""
         extra = {"learning_rate": learning_rate(self.recipe, step), "seconds": round(time.time(), 2)}
         self.folder.log({"step": step, "split": split} | line | extra)
         board.scalars(step, split, line)
 
     def validate(self, step: int, board: Board) -> None:
-        """Losses and pictures of the held-out samples; the best checkpoint so far is kept."""
+        """Log losses and pictures of the held-out samples; keep the best checkpoint so far."""
         self.model.encoder.eval()
-        line, picture = validate(self.forward, self.objective, self.setup, self.model, self.device)
+        line, picture = validate(self.renderer, self.objective, self.setup, self.model, self.device)
         self.log(step, "validation", line, board)
         board.picture(step, picture)
         if line["loss"] < self.best:
@@ -207,25 +165,26 @@ class Trainer:
             self.folder.save_best(self.checkpoint())
 
     def checkpoint(self) -> dict[str, Any]:
+        """Arrange the model in the published layout."""
         return checkpoint_dict(self.model, self.recipe)
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint lacks. The position in the data and all randomness follow from step and seed."""
+        """Collect what a checkpoint lacks. Position in the data and all randomness follow from step and seed."""
         return {
             "step": step,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best": self.best,
             "world": self.process.world,
-            "samples": self.samples,
+            "samples": self.fingerprint,
         }
 
     def restore(self) -> int:
-        """Continue from the last saved step, if there is one; returns it."""
+        """Continue from the last saved step, if there is one; return it, or 0."""
         step = max(self.folder.steps(), default=0)
         if step:
             self.load(step)
-        if self.process.first:  # only now: a run that cannot go on is left as it is
+        if self.process.is_first:  # only now: a run that cannot go on is left as it is
             self.folder.create(self.settings.to_json())  # of a resumed run too: it may have been given more steps
             self.folder.rewind(step)
         return step
@@ -234,35 +193,35 @@ class Trainer:
         """Take over weights and state of a saved step."""
         checkpoint, state = self.folder.load(step)
         self.check_same(state, self.folder.checkpoint(step))
-        encoder = {k.removeprefix("encoder."): v for k, v in checkpoint["state_dict"].items() if k[:8] == "encoder."}
-        self.model.encoder.load_state_dict(encoder)
+        own = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith("encoder.")}
+        self.model.encoder.load_state_dict({key.removeprefix("encoder."): value for key, value in own.items()})
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.best = state["best"]
 
     def check_same(self, state: dict[str, Any], checkpoint: Path) -> None:
-        """Raises `PspError` where the next batches would not be those of the run without a stop."""
+        """Raise `PspError` where the next batches would not be those of the run without a stop."""
         if state["world"] != self.process.world:
             raise PspError(
-                f"{self.folder.path} was trained by {state['world']} processes, these are {self.process.world}: the "
-                f"batches would differ. Start as many, or a new run with --init {checkpoint}"
+                f"{self.folder.path} was trained by {state['world']} processes, and now there are "
+                f"{self.process.world}: the batches would differ. Start as many, or a new run with --init {checkpoint}"
             )
         samples = state.get("samples") or ""
-        if samples.startswith(KIND_OF_FINGERPRINT) and samples != self.samples:  # earlier states cannot say
+        if samples.startswith(FINGERPRINT_VERSION) and samples != self.fingerprint:  # earlier states cannot say
             raise PspError(
-                f"{self.folder.path} was trained on other samples: pictures were added, removed or renamed since, and "
-                f"others would be held out. Undo that, or start a new run with --init {checkpoint}"
+                f"{self.folder.path} was trained on other samples: pictures were added, removed or renamed since, so "
+                f"that others would be held out. Undo that, or start a new run with --init {checkpoint}"
             )
 
 
 def make_optimizer(recipe: Recipe, encoder: nn.Module) -> torch.optim.Optimizer:
-    """Ranger (paper, section 4) or Adam (the second description)."""
+    """Make the recipe's optimizer: Ranger (paper, section 4) or Adam (the second description)."""
     if recipe.optimizer == "adam":
         return torch.optim.Adam(encoder.parameters(), lr=recipe.learning_rate)
     return Ranger(encoder.parameters(), lr=recipe.learning_rate)
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Constant, then falling linearly to zero over the last `decay` share of the steps. Steps count from 1."""
+    """Return the rate at a step (from 1): constant, then falling linearly to 0 over the last `decay` of the steps."""
     left = (recipe.steps - step + 1) / recipe.steps
     return recipe.learning_rate * (min(1.0, left / recipe.decay) if recipe.decay else 1.0)

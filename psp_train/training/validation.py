@@ -9,10 +9,12 @@ import torch
 from psp_runtime.pictures.encoding import save
 from psp_runtime.pictures.previews import preview
 from psp_train.data.samples import Batch, validation_batches
+from psp_train.losses.distances import pool
 from psp_train.networks import PSP
 from psp_train.networks.psp import to_input, to_picture
 from psp_train.training.build import Setup
 from psp_train.training.objective import Objective
+from psp_train.training.renderer import Renderer
 
 #: Samples in a grid.
 SHOWN = 8
@@ -21,29 +23,29 @@ SHOWN = 8
 @torch.compiler.set_stance("force_eager")  # compiling once more, for evaluation mode, costs more than it saves
 @torch.no_grad()
 def validate(
-    forward: torch.nn.Module, objective: Objective, setup: Setup, model: PSP, device: torch.device
+    renderer: Renderer, objective: Objective, setup: Setup, model: PSP, device: torch.device
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Mean loss and terms over the held-out samples, and a grid of the first ones (uint8 [H,W,3]).
+    """Average loss and terms over the held-out samples, and make a grid of the first ones (uint8 [H,W,3]).
 
     The encoder must be in eval mode. Terms are in FP32; the mixing regulariser is not evaluated.
     """
     sums: dict[str, float] = {}
     count, picture = 0, None
     for batch in validation_batches(setup.validation, setup.recipe.batch_size):
-        moved = Batch(*(tensor.to(device) for tensor in batch[:3]), batch.names)
-        loss, terms = objective(forward(moved))
+        batch = batch.to(device)
+        loss, terms = objective(renderer(batch))
         for name, value in ({"loss": loss} | terms).items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(batch.names)
         count += len(batch.names)
-        picture = grid(model, moved, setup) if picture is None else picture
+        picture = grid(model, batch, setup) if picture is None else picture
     return {name: value / count for name, value in sums.items()}, picture
 
 
 def grid(model: PSP, batch: Batch, setup: Setup) -> np.ndarray:
-    """Rows input, target, output of a batch: uint8 [3*256, B*256, 3]."""
+    """Make a grid of a batch, uint8 [3*256,B*256,3]: its inputs, targets and outputs, a row each."""
     task = setup.training.task
     x = to_input(batch.source[:SHOWN], task.input, model.encoder.config.input_channels)
-    output = to_picture(torch.nn.functional.adaptive_avg_pool2d(model(x)[0].float(), 256))
+    output = to_picture(pool(model(x)[0].float()))
     rows = preview(batch.source[:SHOWN].cpu().numpy(), task.input), batch.target[:SHOWN].cpu().numpy()
     return np.concatenate([np.concatenate(list(row), axis=1) for row in (*rows, output.cpu().numpy())])
 
@@ -63,12 +65,13 @@ class Board:
             self.writer.close()
 
     def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Show losses of a split in TensorBoard."""
         for name, value in values.items():
             if self.writer:
                 self.writer.add_scalar(f"{name}/{split}", value, step)
 
     def picture(self, step: int, pixels: np.ndarray) -> None:
-        """Keep a grid as pictures/step_N.png and for TensorBoard."""
+        """Keep a grid, uint8 [H,W,3], as pictures/step_N.png and for TensorBoard."""
         self.folder.mkdir(exist_ok=True)
         save(pixels, self.folder / f"step_{step:08}.png")
         if self.writer:

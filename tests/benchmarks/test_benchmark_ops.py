@@ -57,7 +57,7 @@ def test_sides_that_differ_are_not_timed(quick):
 
 def test_a_gpu_without_kernels_is_not_compared_with_itself(monkeypatch):
     monkeypatch.setattr(ops, "DEVICE", "cuda")
-    monkeypatch.setattr(ops, "why_plain", lambda index: "the driver is too old")
+    monkeypatch.setattr(ops, "obstacle", lambda index: "the driver is too old")
     monkeypatch.setattr(sys, "argv", ["ops.py"])
     with pytest.raises(SystemExit, match="both sides would be plain torch: the driver is too old"):
         ops.main()

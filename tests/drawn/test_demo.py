@@ -8,7 +8,7 @@ from psp_export.verify.parity import psnr
 from psp_runtime import load
 from psp_train import demo
 from psp_train.checkpoints.psp import load_demo_checkpoint
-from psp_train.drawn.faces import draw, sample
+from psp_train.drawn import draw, sample
 
 HELD_OUT_SEED = 2  # tools/train_demo.py trains on seed 1
 

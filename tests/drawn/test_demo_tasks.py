@@ -10,7 +10,7 @@ import torch
 from psp_runtime.tasks import TASKS, get_task
 from psp_train import demo
 from psp_train.data.samples import degrade
-from psp_train.drawn.faces import draw, parameters, sample
+from psp_train.drawn import draw, parameters, sample
 from psp_train.drawn.judges import load_judges
 from psp_train.networks.psp import to_input
 

@@ -5,8 +5,7 @@ import pytest
 
 from psp_export.verify.parity import psnr
 from psp_runtime.pictures.label_classes import IDS
-from psp_train.drawn import faces
-from psp_train.drawn.faces import FACE_DIM, PARAMETERS, draw, parameters, sample, with_parameters
+from psp_train.drawn import FACE_DIM, PARAMETERS, draw, parameters, sample, with_parameters
 
 NAMES = [parameter.name for parameter in PARAMETERS]
 SKIN_LABELS = [IDS[name] for name in ("skin", "nose", "neck")]
@@ -164,6 +163,6 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="'beard'.*skin_tone"):
         with_parameters(z, beard=1.0)
     with pytest.raises(ValueError, match="too many extreme"):
-        with_parameters(z, **{p.name: p.high for p in faces.PARAMETERS})
+        with_parameters(z, **{p.name: p.high for p in PARAMETERS})
     with pytest.raises(ValueError, match="size is 32"):
         draw(z, 32)

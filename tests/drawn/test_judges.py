@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from psp_train.drawn import faces, judges
+from psp_train.drawn import draw, judges, parameters, sample, with_parameters
 
 SEED, COUNT = 14, 40  # tools/train_judges.py trains on seed 11 and measures on 12
 
@@ -17,7 +17,7 @@ def judge():
 
 @pytest.fixture(scope="module")
 def z():
-    return faces.sample(COUNT, SEED)
+    return sample(COUNT, SEED)
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +27,13 @@ def x(z):
 
 def pictures(z):
     """[N,3,256,256] in [-1,1], as a generator makes them."""
-    images = np.stack([faces.draw(row).image for row in z])
+    images = np.stack([draw(row).image for row in z])
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def turned(z):
     """The same faces, turned to the other side."""
-    return np.stack([faces.with_parameters(row, yaw=-faces.parameters(row)["yaw"]) for row in z])
+    return np.stack([with_parameters(row, yaw=-parameters(row)["yaw"]) for row in z])
 
 
 def blurred(x, factor):
@@ -41,7 +41,7 @@ def blurred(x, factor):
 
 
 def test_weights_are_small_and_share_nothing(judge):
-    assert judges.WEIGHTS.stat().st_size <= 3e6
+    assert judges.WEIGHTS_FILE.stat().st_size <= 3e6
     parameters = [p for network in judge for p in network.parameters()]
     assert len({p.data_ptr() for p in parameters}) == len(parameters)
     assert not any(p.requires_grad or p.dtype != torch.float32 for p in parameters)
@@ -49,12 +49,12 @@ def test_weights_are_small_and_share_nothing(judge):
 
 
 def test_yaw_error_is_near_the_stored_one(judge, z, x):
-    truth = torch.tensor([faces.parameters(row)["yaw"] for row in z])
+    truth = torch.tensor([parameters(row)["yaw"] for row in z])
     assert (judge.yaw(x) - truth).abs().mean() < 1.5 * judges.errors()["yaw_degrees"] + 0.2
 
 
 def test_label_maps_are_near_the_stored_accuracy(judge, z, x):
-    truth = torch.from_numpy(np.stack([faces.draw(row, judges.SIZE).labels for row in z]))
+    truth = torch.from_numpy(np.stack([draw(row, judges.SIZE).labels for row in z]))
     guess = judge.segmenter(x)
     assert guess.dtype == torch.int64 and guess.shape == (COUNT, judges.SIZE, judges.SIZE)
     wrong = (guess != truth).float().mean()
@@ -71,7 +71,7 @@ def test_identity_survives_turning(judge, z, x):
 
 def test_features_of_identity_are_unit_vectors(judge, x):
     features = judge.identity.features(x[:3])
-    assert features.shape == (3, len(judges.IDENTITY))
+    assert features.shape == (3, len(judges.IDENTITY_PARAMETERS))
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
 
 

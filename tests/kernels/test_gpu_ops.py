@@ -18,7 +18,7 @@ from psp_train.ops import cuda, fused_bias_leaky_relu, upfirdn2d
 @pytest.mark.parametrize("factors", [(1, 1), (2, 1), (1, 2), (2, 2), (3, 4), (4, 3)])
 def test_gpu_values_and_gradients_of_upfirdn2d(dtype, factors):
     """Against the definition in float64: values, gradients, and the gradients of those, over every layout."""
-    assert cuda.why_plain(0) == ""
+    assert cuda.obstacle(0) == ""
     for size, pads in ((4, (2, 1, 2, 1)), (4, (1, 2, -1, 3)), (3, (12, -2, 5, 7)), (12, (6, 6, 6, 6))):
         fir = random((size, size), torch.float32, seed=1)
         for name, x in layouts((2, 8, 33, 65), dtype).items():
@@ -109,7 +109,7 @@ def test_gpu_autocast_and_opcheck():
     assert y.dtype == torch.float16 and torch.autograd.grad(y.sum(), bias)[0].dtype == torch.float32
     wide = x.float().requires_grad_()
     fir = torch.ones(4, 4, device="cuda")
-    torch.library.opcheck(torch.ops.psp.upfirdn2d.default, (wide, fir, 2, 1, [2, 1, 2, 1], False, 1.0))
+    torch.library.opcheck(torch.ops.psp.upfirdn2d.default, (wide, fir, [2, 1], [2, 1, 2, 1], False, 1.0))
     torch.library.opcheck(torch.ops.psp.fused_bias_leaky_relu.default, (wide, bias, 0.2, 1.4))
 
 

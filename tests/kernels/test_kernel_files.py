@@ -71,12 +71,12 @@ def test_no_driver_is_one_line(monkeypatch):
     driver._driver.cache_clear()
     with pytest.raises(DeviceError, match="there is no NVRTC to compile them with"):
         ptx.find_nvrtc()
-    assert "none was found" in cuda.why_plain(0)
+    assert "none was found" in cuda.obstacle(0)
     driver._driver.cache_clear()
 
 
 def test_a_driver_that_refuses_the_kernels_leaves_plain_torch_with_one_warning(monkeypatch):
-    monkeypatch.setattr(cuda, "why_plain", lambda index: "the driver refuses upfirdn2d.float32.ptx")
+    monkeypatch.setattr(cuda, "obstacle", lambda index: "the driver refuses upfirdn2d.float32.ptx")
     cuda._usable.cache_clear()
     with pytest.warns(UserWarning, match="run in plain torch: the driver refuses upfirdn2d.float32.ptx"):
         assert not cuda.usable(torch.zeros(1))
@@ -86,7 +86,7 @@ def test_a_driver_that_refuses_the_kernels_leaves_plain_torch_with_one_warning(m
 
 def test_the_switch(monkeypatch):
     monkeypatch.setenv(cuda.SWITCH, "0")
-    assert cuda.why_plain(0) == "PSP_CUDA_OPS=0"
+    assert cuda.obstacle(0) == "PSP_CUDA_OPS=0"
 
 
 class FakeDriver:

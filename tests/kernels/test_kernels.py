@@ -183,7 +183,7 @@ def test_operators_launch_the_kernels_right(emulated, dtype):
     """From torch tensors of any strides, half-precision parameters and an empty batch, to the result's layout."""
     fir, bias = random((4, 3), dtype, seed=1).t(), random(16, dtype, seed=2)[::2]
     for name, x in layouts((2, 8, 9, 6), dtype).items():
-        y = upfirdn2d_on_gpu(x, fir, 1, 2, [2, 1, 1, 1], True, 1.5)
+        y = upfirdn2d_on_gpu(x, fir, [1, 2], [2, 1, 1, 1], True, 1.5)
         expected = definitions.upfirdn2d(x.double(), fir.double(), 1, 2, (2, 1, 1, 1), True, 1.5)
         assert error(y, expected) < ROUNDING[dtype], name
         z = activate_on_gpu(x, bias, 0.2, 1.5)
@@ -193,7 +193,7 @@ def test_operators_launch_the_kernels_right(emulated, dtype):
             assert dx.stride() == z.stride()
             expected = dz.double().numpy() * np.where(z.double().numpy() > 0, 1.5, 0.3)
             assert error(dx, expected) < ROUNDING[dtype], name
-    assert upfirdn2d_on_gpu(x[:0], fir, 1, 1, [2, 1, 1, 1], False, 1.0).shape == (0, 8, 10, 5)
+    assert upfirdn2d_on_gpu(x[:0], fir, [1, 1], [2, 1, 1, 1], False, 1.0).shape == (0, 8, 10, 5)
     assert activate_on_gpu(x[:0], bias, 0.2, 1.5).shape == (0, 8, 9, 6)
 
 
@@ -207,7 +207,7 @@ def test_numbers_at_the_edges_of_a_type(dtype):
     bias = -torch.zeros(1)  # -0 + 0 would be 0
     for gain in (1.0, 1.5, 0.25):
         y = torch.empty_like(x)
-        row = launches.Tensor(x.data_ptr(), cuda.name(dtype), x.shape, (1,))
+        row = launches.Tensor(x.data_ptr(), cuda.dtype_name(dtype), x.shape, (1,))
         launch = launches.bias_leaky_relu(row, bias.data_ptr(), y.data_ptr(), 1, len(x), 1.0, gain)
         emulator.run(launch)
         torch.testing.assert_close(y, (x.float() * gain).to(dtype), rtol=0, atol=0, equal_nan=True)

@@ -15,7 +15,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
 from psp_runtime.errors import PspError
-from psp_train.ops import fused_bias_leaky_relu, upfirdn2d
+from psp_runtime.kernels.launches import Resampling
+from psp_train.ops import fused_bias_leaky_relu, resample, upfirdn2d
 
 
 @pytest.mark.parametrize("up", [1, 2, 3, 4])
@@ -38,7 +39,7 @@ def test_upfirdn2d_fir_sizes_and_dtypes(fir_size, dtype):
 
 def test_flip_says_the_filter_is_already_flipped():
     x, fir = torch.randn(1, 1, 8, 8), torch.randn(3, 3)
-    assert torch.equal(upfirdn2d(x, fir), upfirdn2d(x, fir.flip(0, 1), flip=True))
+    assert torch.equal(upfirdn2d(x, fir), resample(x, fir.flip(0, 1), Resampling(flip=True)))
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)
@@ -77,14 +78,14 @@ def test_empty_batch():
 
 
 @pytest.mark.parametrize(
-    "case", [(1, 1, (1, 1)), (2, 1, (2, 1)), (1, 2, (1, 1)), (3, 2, (-1, 4, 5, -2)), (2, 3, (3, 3))]
+    "case", [(1, 1, (1,) * 4), (2, 1, (2, 1, 2, 1)), (1, 2, (1,) * 4), (3, 2, (-1, 4, 5, -2)), (2, 3, (3,) * 4)]
 )
 @pytest.mark.parametrize("flip", [False, True])
 def test_upfirdn2d_gradients(case, flip):
     x, fir = random((1, 2, 4, 5)).requires_grad_(), random((4, 3), seed=1)
 
     def function(x):
-        return upfirdn2d(x, fir, *case, flip, 1.5)
+        return resample(x, fir, Resampling(*case, flip, 1.5))
 
     assert gradcheck(function, x, fast_mode=True) and gradgradcheck(function, x, fast_mode=True)
 
@@ -123,7 +124,7 @@ def test_the_adjoint_of_upfirdn2d_is_upfirdn2d(up, down, height, width, kh, kw, 
 # ---- How they fit into torch ---------------------------------------------------------------------------------
 
 OPERATORS = {
-    "upfirdn2d": lambda x: (x, torch.ones(4, 3), 2, 1, [2, 1, 1, 1], False, 1.5),
+    "upfirdn2d": lambda x: (x, torch.ones(4, 3), [2, 1], [2, 1, 1, 1], False, 1.5),
     "fused_bias_leaky_relu": lambda x: (x, torch.zeros(3, requires_grad=True), 0.2, 1.4),
     "leaky_relu_gradient": lambda x: (x, x.detach(), 0.2, 1.4),
 }
@@ -186,9 +187,9 @@ class Activated(torch.nn.Module):
     ("call", "message"),
     [
         (lambda x: upfirdn2d(x[0], torch.ones(4, 4)), r"expected \[B,C,H,W\]"),
-        (lambda x: upfirdn2d(x, torch.ones(4)), r"expected \[B,C,H,W\], \[kh,kw\]"),
+        (lambda x: upfirdn2d(x, torch.ones(4)), r"expected \[B,C,H,W\] and \[kh,kw\]"),
         (lambda x: upfirdn2d(x, torch.ones(4, 4), up=0), "up 0, down 1; expected factors of 1 or more"),
-        (lambda x: upfirdn2d(x, torch.ones(4, 4), pad=(1,)), "1 pads; expected"),
+        (lambda x: upfirdn2d(x, torch.ones(4, 4), pad=(1,)), r"pad \(1,\); expected 2 or 4 numbers"),
         (lambda x: upfirdn2d(x, torch.ones(4, 4), pad=(-3, 0)), "2x2 after padding, smaller than the FIR 4x4"),
         (lambda x: upfirdn2d(x, torch.ones(4, 4, requires_grad=True)), "the FIR is a constant"),
         (lambda x: upfirdn2d(x, torch.ones(4, 4, device="meta")), "x on cpu, FIR on meta"),

@@ -1,5 +1,6 @@
 """How the command line tools end, whatever happens in them."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import typer
 from psp_export import cli
 from psp_runtime import console
 from psp_runtime.errors import PspError
-from psp_train.__main__ import importlib, main
+from psp_train.__main__ import main
 
 
 @pytest.fixture

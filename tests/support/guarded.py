@@ -16,7 +16,7 @@ from op_cases import ROUNDING, error, random
 from psp_runtime.kernels import launches
 from psp_runtime.kernels.launches import Resampling
 from psp_train.ops import cuda
-from psp_train.ops.upfirdn2d import _result
+from psp_train.ops.upfirdn2d import empty_result
 
 PAGE = mmap.PAGESIZE
 SIZES = [
@@ -48,9 +48,10 @@ def check(dtype: torch.dtype, factors: tuple[int, int], steps: int, at_end: bool
     fir = guarded(random((4, 4), torch.float32), at_end)
     for (shape, pads), order in itertools.product(SIZES, (torch.contiguous_format, torch.channels_last)):
         x = guarded(random(shape, dtype).to(memory_format=order), at_end)
-        y = guarded(_result(x, fir, *factors, pads).zero_(), at_end)
+        how = Resampling(*factors, pads)
+        y = guarded(empty_result(x, fir, how).zero_(), at_end)
         told = cuda.describe(x)._replace(shape=(*shape[:2], shape[2] + short, shape[3]))
-        emulator.run(launches.upfirdn2d(told, fir.data_ptr(), (4, 4), cuda.describe(y), Resampling(*factors, pads)))
+        emulator.run(launches.upfirdn2d(told, fir.data_ptr(), (4, 4), cuda.describe(y), how))
         assert short or error(y, definitions.upfirdn2d(x.double(), fir, *factors, pads)) < ROUNDING[dtype]
         z, bias = guarded(x, at_end), guarded(random(shape[1], torch.float32), at_end)
         emulator.run(

@@ -6,7 +6,7 @@ import torch
 from psp_runtime.kernels import launches
 from psp_runtime.kernels.launches import DTYPES, Launch, Resampling
 from psp_train.ops import cuda, fused_bias_leaky_relu, upfirdn2d
-from psp_train.ops.upfirdn2d import _result
+from psp_train.ops.upfirdn2d import empty_result
 
 #: One rounding of the result, relative to its largest value; the plain torch form rounds a few times more.
 ROUNDING = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -32,7 +32,7 @@ def activated_blur(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
 
 def planned(x: torch.Tensor, fir: torch.Tensor, how: Resampling) -> tuple[Launch, torch.Tensor]:
     """The launch for these tensors, and its result, empty as yet."""
-    y = _result(x, fir, how.up, how.down, how.pads).fill_(torch.nan)
+    y = empty_result(x, fir, how).fill_(torch.nan)
     return launches.upfirdn2d(cuda.describe(x), fir.data_ptr(), tuple(fir.shape), cuda.describe(y), how), y
 
 

@@ -5,6 +5,7 @@ python tests/support/training.py SETTINGS.json
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -15,13 +16,12 @@ from models import TINY_GENERATOR, inputs, tiny_model
 from PIL import Image
 from torch import nn
 
-from psp_runtime.tasks import get_task
-from psp_train.drawn.faces import draw, sample
+from psp_runtime.tasks import TASKS
+from psp_train.drawn import draw, sample
 from psp_train.losses.distances import Frozen
 from psp_train.networks import PSP, EncoderConfig
 from psp_train.networks.encoders import build_encoder
 from psp_train.recipes import make_recipe
-from psp_train.seeded import seeded_state_dict
 from psp_train.training import distributed
 from psp_train.training.build import Setup, build_samples
 from psp_train.training.distributed import Process
@@ -31,8 +31,8 @@ from psp_train.training.trainer import Trainer
 
 ALONE = Process(0, 1, torch.device("cpu"))
 
-#: Environment of another process, which computes as this one does.
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+#: Environment of another process, which computes as this one does, from the same sources.
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *map(str, sys.path)])}
 
 
 class Distance(Frozen):
@@ -51,14 +51,6 @@ def stand_ins() -> dict[str, nn.Module]:
     return {name: Distance(seed) for seed, name in enumerate(("lpips", "identity", "moco"))}
 
 
-def seeded(network: nn.Module) -> nn.Module:
-    """A network on seeded weights, in evaluation mode."""
-    shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    state = seeded_state_dict(shapes)
-    network.load_state_dict({key: torch.from_numpy(np.asarray(value)) for key, value in state.items()})
-    return network.eval()
-
-
 def draw_faces(folder: Path, count: int = 8) -> Path:
     """Write faces/, labels/ and sketches/ of `count` drawn faces, 64x64 PNG, named a0, a1 ..."""
     kinds = ("faces", "labels", "sketches")
@@ -70,11 +62,32 @@ def draw_faces(folder: Path, count: int = 8) -> Path:
     return folder
 
 
+def picture(path: Path, seed: int = 0, size: int = 256) -> Path:
+    """A random picture, so that no mirror image or neighbour looks alike."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def label_map(path: Path, ids) -> Path:
+    """A label map of class ids [H,W]."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(ids, np.uint8)).save(path)
+    return path
+
+
+def message(error) -> str:
+    """The text of an error, which has to be one line."""
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
 def make_settings(drawn: Path, out: Path, task: str = "inversion", variant: str | None = None, **values) -> Settings:
     """A training on a folder of `draw_faces`: `values` are those of `Settings` or of the recipe."""
     ours = {name: values.pop(name) for name in list(values) if name in Settings.__dataclass_fields__}
     recipe = make_recipe(task, variant, dict(batch_size=2, steps=6, learning_rate=1e-3) | values)
-    source = {"rgb": "faces", "sketch": "sketches", "labels": "labels"}[get_task(task).input]
+    source = {"rgb": "faces", "sketch": "sketches", "labels": "labels"}[TASKS[task].input]
     files = dict(data=drawn / source, target=None if source == "faces" else drawn / "faces")
     files |= dict(masks=drawn / "labels") if recipe.mask == "labels" else {}
     every = dict(held_out=2, workers=0, log_every=1, validate_every=3, save_every=2)
@@ -93,7 +106,7 @@ def make_model(settings: Settings) -> PSP:
     recipe, model = settings.recipe, tiny_model()
     torch.manual_seed(recipe.seed)
     styles = TINY_GENERATOR.styles, TINY_GENERATOR.style_dim
-    config = EncoderConfig(recipe.encoder, get_task(recipe.task).channels, *styles, (1, 1, 1, 1), (4, 6, 8, 12))
+    config = EncoderConfig(recipe.encoder, recipe.task.channels, *styles, (1, 1, 1, 1), (4, 6, 8, 12))
     model.encoder = build_encoder(config).to(memory_format=torch.channels_last)
     model.latent_avg.copy_(model.latent_avg[0].clone())  # a mean w is the same for all styles
     return model
@@ -138,6 +151,40 @@ def gradients(settings: Settings, process: Process = ALONE, follow: bool = True)
         trainer.step(1, trainer.batches(0))
     found = {name: p.grad for name, p in encoder.named_parameters()} | dict(encoder.named_buffers())
     return {name: value.numpy() for name, value in found.items()}
+
+
+def start(settings: Settings, code: str = "", **environment: object) -> subprocess.Popen:
+    """Train in a process of its own; `code` runs before."""
+    file = settings.out.with_suffix(".json")
+    file.write_text(json.dumps(settings.to_json()))
+    code = f"{code}\nimport sys, training; sys.argv[1:] = [{str(file)!r}]; training.main()"
+    ours = ENVIRONMENT | {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in environment.items()}
+    return subprocess.Popen([sys.executable, "-c", code], env=ours, stderr=subprocess.PIPE, text=True)
+
+
+def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
+    """The weights a run saved at a step."""
+    return torch.load(run / f"step_{step:08}.pt", weights_only=True)["state_dict"]
+
+
+def assert_same_run(a: Path, b: Path, step: int = 6) -> None:
+    """The same numbers were logged, and the same weights came out."""
+    assert metrics(a) == metrics(b)
+    ours, theirs = weights(a, step), weights(b, step)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert not list(a.glob(".*.tmp"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def largest_error(found: dict, expected: dict) -> float:
+    """Largest difference of two sets of arrays, relative to the largest value of each array."""
+    assert found.keys() == expected.keys()
+    errors = {key: np.abs(found[key] - e).max() / max(np.abs(e).max(), 1e-12) for key, e in expected.items()}
+    return max(errors.values())
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from psp_runtime.errors import PspError
-from psp_train.training import curves as module
+from psp_train.training import curves
 from psp_train.training.curves import plot, read_curves, smooth
 
 
@@ -34,8 +34,8 @@ def run(tmp_path):
 def drawn(run, monkeypatch):
     """The figure of a run, not its picture."""
     figures = []
-    original = module._draw
-    monkeypatch.setattr(module, "_draw", lambda *args: figures.append(original(*args)) or figures[0])
+    original = curves._draw
+    monkeypatch.setattr(curves, "_draw", lambda *args: figures.append(original(*args)) or figures[0])
     plot(run)
     return figures[0]
 
@@ -143,7 +143,7 @@ def test_bytes_that_are_no_text(tmp_path):
 
 def test_without_matplotlib(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(PspError, match=r"matplotlib: pip install '\.\[train\]'"):
+    with pytest.raises(PspError, match=r"matplotlib: pip install 'psp-toolkit\[train\]'"):
         plot(run)
     assert not (run / "curves.png").exists()
 

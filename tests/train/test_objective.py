@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from models import inputs
+from models import inputs, seeded_network
 from torch import nn
-from training import draw_faces, make_settings, make_trainer, seeded
+from training import draw_faces, make_settings, make_trainer
 
 from psp_runtime.errors import PspError
-from psp_train.losses.distances import LPIPS, Identity, MoCo
+from psp_train.losses.distances import LPIPS, IdentityDistance, MoCoDistance
 from psp_train.networks import EncoderConfig
 from psp_train.networks.encoder import Backbone
 from psp_train.networks.features import VGG16, AlexNet, ResNet50
@@ -27,14 +27,14 @@ class Face(Backbone):
 
 @pytest.fixture(scope="module")
 def networks():
-    """The published losses, on seeded networks; those of Identity and MoCo are tiny."""
-    face = Face(EncoderConfig(units=(1, 1, 1, 1), widths=(4, 6, 8, 12)))
-    moco = ResNet50(3, (1, 1, 1, 1), (4, 6, 8, 10))
-    alex, vgg = LPIPS(seeded(AlexNet())), LPIPS(seeded(VGG16()))
+    """The published losses, on seeded networks; those of identity and MoCo are tiny."""
+    face = seeded_network(lambda: Face(EncoderConfig(units=(1, 1, 1, 1), widths=(4, 6, 8, 12))), seed=0)
+    moco = seeded_network(lambda: ResNet50(3, (1, 1, 1, 1), (4, 6, 8, 10)), seed=0)
+    alex, vgg = LPIPS(seeded_network(AlexNet, seed=0)), LPIPS(seeded_network(VGG16, seed=0))
     for lpips in (alex, vgg):
         for i, head in enumerate(lpips.heads.parameters()):
             head.copy_(inputs(f"head {i}", tuple(head.shape)).abs())
-    return {"alex": alex, "vgg": vgg, "identity": Identity(seeded(face)), "moco": MoCo(seeded(moco))}
+    return {"alex": alex, "vgg": vgg, "identity": IdentityDistance(face), "moco": MoCoDistance(moco)}
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +53,20 @@ def encoder_input(batch, task):
 def expected_terms(trainer, batch, networks):
     """The terms of the loss, written out: {name: scalar}."""
     recipe, model = trainer.recipe, trainer.model
-    codes = model.encoder(encoder_input(batch, recipe.task)) + model.latent_avg
-    y, target = model.decoder(codes), F.avg_pool2d(batch.target.permute(0, 3, 1, 2) / 127.5 - 1, 4)
+    latents = model.encoder(encoder_input(batch, recipe.task.name)) + model.latent_avg
+    y, target = model.decoder(latents), F.avg_pool2d(batch.target.permute(0, 3, 1, 2) / 127.5 - 1, 4)
     mask = face(batch, recipe.mask)
     a, b = y * mask, target * mask
     inner = (slice(None), slice(None), slice(9, 56), slice(8, 55))  # of 64: 35:223 and 32:220 of 256
-    lpips, other = networks[recipe.lpips_network], codes[[1, 0]]
-    replaced = torch.where(trainer.coins(1, 0)[:, :, None] == 1, other, codes) if recipe.mixing else codes
+    lpips, other = networks[recipe.lpips_network], latents[[1, 0]]
+    replaced = torch.where(trainer.coins(1, 0)[:, :, None] == 1, other, latents) if recipe.mixing else latents
     terms = {
         "l2": lambda: (a - b).square().mean(),
         "l1": lambda: (a - b).abs().mean(),
         "lpips": lambda: lpips(a, b).mean(),
         "identity": lambda: networks["identity"](a, b).mean(),
         "moco": lambda: networks["moco"](a, b).mean(),
-        "w_norm": lambda: (codes - model.latent_avg).square().sum((1, 2)).sqrt().mean(),
+        "w_norm": lambda: (latents - model.latent_avg).square().sum((1, 2)).sqrt().mean(),
         "l2_crop": lambda: (y - target)[inner].square().mean(),
         "lpips_crop": lambda: lpips(y[inner], target[inner]).mean(),
         "mixing": lambda: (model.decoder(replaced) - y).abs().mean(),
@@ -119,9 +119,9 @@ def test_one_gradient_step(task, variant, values, drawn, networks, tmp_path):
 
 
 def rendering(**values):
-    """A rendering of seeded pictures and codes."""
+    """A rendering of seeded pictures and latents."""
     pictures = dict(output=inputs("output", (2, 3, 64, 64)), target=inputs("target", (2, 3, 64, 64)))
-    return Rendering(**(pictures | dict(codes=inputs("codes", (2, 10, 32))) | values))
+    return Rendering(**(pictures | dict(latents=inputs("codes", (2, 10, 32))) | values))
 
 
 def loss_of(recipe, r):
@@ -143,17 +143,17 @@ def test_the_loss_is_the_weighted_sum():
 
 
 @pytest.mark.parametrize("start", [True, False])
-def test_w_norm_is_measured_from_where_codes_start(start):
+def test_w_norm_is_measured_from_where_latents_start(start):
     recipe = make_recipe("inversion", overrides=PLAIN | dict(w_norm=1.0, start_from_average=start))
     r = rendering()
-    offsets = r.codes - inputs("average", (10, 32)) if start else r.codes
+    offsets = r.latents - inputs("average", (10, 32)) if start else r.latents
     torch.testing.assert_close(loss_of(recipe, r)[1]["w_norm"], offsets.flatten(1).norm(dim=1).mean())
 
 
 def test_crops_of_256_are_the_references():
     x = inputs("x", (1, 3, 256, 256))
-    assert torch.equal(objective.crop(x), x[:, :, 35:223, 32:220])
-    mask = objective.crop_mask(x)
+    assert torch.equal(objective.inner_face(x), x[:, :, 35:223, 32:220])
+    mask = objective.inner_face_mask(x)
     assert mask.shape == (1, 1, 256, 256) and mask.sum() == 188 * 188 and mask[:, :, 35:223, 32:220].all()
 
 
@@ -161,7 +161,7 @@ def test_crops_of_256_are_the_references():
 def test_crops_of_other_sizes_are_in_proportion(size):
     rows = torch.arange(size, dtype=torch.float32)[None, None, :, None].expand(1, 1, size, size)
     for x, (start, stop) in ((rows, (35, 223)), (rows.transpose(2, 3), (32, 220))):
-        cropped = objective.crop(x)
+        cropped = objective.inner_face(x)
         assert abs(cropped.min() - start * size / 256) <= 0.5 and abs(cropped.max() + 1 - stop * size / 256) <= 0.5
 
 
@@ -183,7 +183,7 @@ def test_the_mixing_regulariser(alpha, drawn, tmp_path):
     trainer = make_trainer(make_settings(drawn, tmp_path / "run", "inversion", "local"))
     batch = next(trainer.batches(0))
     with torch.no_grad():
-        made = trainer.forward(batch, torch.full((2, 10), alpha))
+        made = trainer.renderer(batch, torch.full((2, 10), alpha))
     found = loss_of(MIXING, made)[1]["mixing"]
     if alpha == 0:
         assert found == 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from psp_runtime.errors import PspError
-from psp_train.training.run_folder import RunFolder, write
+from psp_train.training.run_folder import RunFolder, write_tensors
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path):
@@ -21,7 +21,7 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
 def test_half_a_pair_does_not_count_and_does_not_stay(tmp_path):
     folder = RunFolder(tmp_path)
     folder.save(10, {}, {"step": 10})
-    write(folder.checkpoint(20), {})  # killed before its state was written
+    write_tensors(folder.checkpoint(20), {})  # killed before its state was written
     assert folder.steps() == [10]
     (tmp_path / "step_final.pt").touch()  # somebody's copy
     for step in (30, 40):

@@ -6,11 +6,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_networks import GOLDEN, SEED, resnet50_table, seeded_heads, seeded_network
-from models import KEY_TABLES, inputs, relative_error
+from models import (
+    GOLDEN_LOSSES,
+    KEY_TABLES,
+    LOSSES_SEED,
+    inputs,
+    relative_error,
+    resnet50_table,
+    seeded_heads,
+    seeded_network,
+)
 from torch import nn
 
-from psp_train.losses.distances import LPIPS, Identity, MoCo, w_norm
+from psp_train.losses.distances import LPIPS, IdentityDistance, MoCoDistance, w_norm
 from psp_train.networks.arcface import IR101, IRSE50
 from psp_train.networks.features import VGG16, AlexNet, Bottleneck, ResNet50
 
@@ -38,29 +46,29 @@ def lpips():
 
 @pytest.fixture(scope="module")
 def identity():
-    return Identity(seeded_network(IRSE50))
+    return IdentityDistance(seeded_network(IRSE50))
 
 
 @pytest.fixture(scope="module")
 def pair():
-    x = inputs("x", (2, 3, 256, 256), SEED, 0.5)
-    return x, x / 2 + inputs("y", (2, 3, 256, 256), SEED, 0.25)
+    x = inputs("x", (2, 3, 256, 256), LOSSES_SEED, 0.5)
+    return x, x / 2 + inputs("y", (2, 3, 256, 256), LOSSES_SEED, 0.25)
 
 
 def test_lpips_is_the_references(lpips, pair):
     distances = lpips(*pair)
-    assert relative_error(distances, GOLDEN["lpips_per_sample"]) < 1e-4
-    assert relative_error(distances.mean(), GOLDEN["lpips"]) < 1e-4
+    assert relative_error(distances, GOLDEN_LOSSES["lpips_per_sample"]) < 1e-4
+    assert relative_error(distances.mean(), GOLDEN_LOSSES["lpips"]) < 1e-4
 
 
 def test_identity_is_the_references(identity, pair):
-    assert relative_error(identity.features(pair[0]), GOLDEN["identity_features"]) < 1e-4
-    assert relative_error(identity(*pair).mean(), GOLDEN["identity_loss"]) < 1e-4
+    assert relative_error(identity.features(pair[0]), GOLDEN_LOSSES["identity_features"]) < 1e-4
+    assert relative_error(identity(*pair).mean(), GOLDEN_LOSSES["identity_loss"]) < 1e-4
 
 
 def test_w_norm_is_the_references():
-    codes, average = inputs("codes", (2, 18, 512), SEED), inputs("avg", (18, 512), SEED)
-    assert relative_error(w_norm(codes, average), GOLDEN["w_norm_loss"]) < 1e-4
+    latents, average = inputs("codes", (2, 18, 512), LOSSES_SEED), inputs("avg", (18, 512), LOSSES_SEED)
+    assert relative_error(w_norm(latents, average), GOLDEN_LOSSES["w_norm_loss"]) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -171,7 +179,7 @@ def test_distances_are_symmetric_and_per_sample(lpips, pair):
 
 
 def test_identity_sees_the_face_of_a_picture_of_any_size():
-    loss = Identity(nn.Flatten())  # features are the face itself
+    loss = IdentityDistance(nn.Flatten())  # features are the face itself
     x = inputs("x", (1, 3, 256, 256))
     face = F.adaptive_avg_pool2d(x[:, :, 35:223, 32:220], 112).flatten(1)
     assert torch.equal(loss.features(x), face)
@@ -180,7 +188,7 @@ def test_identity_sees_the_face_of_a_picture_of_any_size():
 
 
 def test_moco_takes_every_256_224th_pixel():
-    loss = MoCo(nn.Flatten())
+    loss = MoCoDistance(nn.Flatten())
     x = inputs("x", (2, 3, 256, 256))
     pixels = torch.arange(224) * 256 // 224
     expected = x[:, :, pixels][:, :, :, pixels].flatten(1)
@@ -189,7 +197,7 @@ def test_moco_takes_every_256_224th_pixel():
 
 
 def test_moco_measures_with_resnet50(pair):
-    loss = MoCo(seeded_network(ResNet50))
+    loss = MoCoDistance(seeded_network(ResNet50))
     x, y = (picture[:1].requires_grad_(index == 0) for index, picture in enumerate(pair))
     value = loss(x.clone(), y)
     features = loss.features(y)
@@ -200,11 +208,11 @@ def test_moco_measures_with_resnet50(pair):
 
 
 def test_w_norm_of_constants():
-    codes = torch.full((4, 18, 512), 0.5)
-    assert w_norm(codes, None).item() == pytest.approx(0.5 * np.sqrt(18 * 512))
-    assert w_norm(codes, codes[0]).item() == 0
-    assert w_norm(codes, torch.full((18, 512), 2.0)).item() == pytest.approx(1.5 * np.sqrt(18 * 512))
-    assert w_norm(codes.half(), None).dtype == torch.float32
+    latents = torch.full((4, 18, 512), 0.5)
+    assert w_norm(latents, None).item() == pytest.approx(0.5 * np.sqrt(18 * 512))
+    assert w_norm(latents, latents[0]).item() == 0
+    assert w_norm(latents, torch.full((18, 512), 2.0)).item() == pytest.approx(1.5 * np.sqrt(18 * 512))
+    assert w_norm(latents.half(), None).dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["lpips", "identity"])
@@ -244,5 +252,5 @@ def test_autocast_gives_float32_distances(lpips, identity, pair):
         lengths = identity.features(x).norm(dim=1)
     assert [distance.dtype for distance in distances] == [torch.float32, torch.float32]
     assert lengths.item() == pytest.approx(1, abs=1e-6)
-    assert relative_error(distances[0], GOLDEN["lpips_per_sample"][:1]) < 0.02
+    assert relative_error(distances[0], GOLDEN_LOSSES["lpips_per_sample"][:1]) < 0.02
     assert relative_error(distances[1], identity(x, y).numpy()) < 0.1

@@ -5,14 +5,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from loss_networks import NAMES, SEED, same, seeded_heads, seeded_network, thin, thin_state
-from models import KEY_TABLES, golden, inputs, relative_error
+from models import (
+    FILE_NAMES,
+    GOLDEN_LOSSES,
+    KEY_TABLES,
+    LOSSES_SEED,
+    inputs,
+    relative_error,
+    same,
+    seeded_heads,
+    seeded_network,
+    thin,
+    thin_state,
+)
 
+from psp_train.checkpoints.state_files import WeightsError
 from psp_train.losses.distances import LPIPS
 from psp_train.losses.published import (
     FILES,
     LPIPS_FILES,
-    WeightsError,
     find,
     irse50_state,
     load_identity,
@@ -45,39 +56,39 @@ def lpips_folder(tmp_path):
     """AlexNet (seeded, in the format of old PyTorch) and heads as published."""
     lpips = LPIPS(seeded_network(AlexNet))
     state = lpips.network.state_dict() | classifier((4096, 9216), (1000, 4096))
-    torch.save(state, tmp_path / NAMES["alexnet"], _use_new_zipfile_serialization=False)
-    torch.save(seeded_heads(lpips), tmp_path / NAMES["lpips_alex"])
+    torch.save(state, tmp_path / FILE_NAMES["alexnet"], _use_new_zipfile_serialization=False)
+    torch.save(seeded_heads(lpips), tmp_path / FILE_NAMES["lpips_alex"])
     return tmp_path
 
 
 @pytest.fixture
 def resnet_folder(tmp_path):
     state = thin_state(ResNet50) | {"fc.weight": thin((1000, 2048)), "fc.bias": thin((1000,))}
-    torch.save(state, tmp_path / NAMES["resnet50"])
+    torch.save(state, tmp_path / FILE_NAMES["resnet50"])
     return tmp_path
 
 
 def test_lpips_from_files_is_the_references(lpips_folder):
     loss = load_lpips(lpips_folder)
-    x = inputs("x", (2, 3, 256, 256), SEED, 0.5)
-    y = x / 2 + inputs("y", (2, 3, 256, 256), SEED, 0.25)
-    assert relative_error(loss(x, y), golden("losses")["lpips_per_sample"]) < 1e-4
+    x = inputs("x", (2, 3, 256, 256), LOSSES_SEED, 0.5)
+    y = x / 2 + inputs("y", (2, 3, 256, 256), LOSSES_SEED, 0.25)
+    assert relative_error(loss(x, y), GOLDEN_LOSSES["lpips_per_sample"]) < 1e-4
     assert not any(parameter.requires_grad for parameter in loss.parameters())
 
 
 @pytest.mark.parametrize("name", ["lpips_alex.pth", "lpips/alex.pth"])
 def test_other_names_of_the_heads(lpips_folder, name):
     (lpips_folder / "lpips").mkdir()
-    (lpips_folder / NAMES["lpips_alex"]).rename(lpips_folder / name)
+    (lpips_folder / FILE_NAMES["lpips_alex"]).rename(lpips_folder / name)
     assert find(lpips_folder, ["lpips_alex"]) == {"lpips_alex": lpips_folder / name}
     load_lpips(lpips_folder)
 
 
 def test_lpips_on_vgg16(tmp_path):
     state = thin_state(VGG16)
-    torch.save(state | classifier((4096, 25088), (4096, 4096), (1000, 4096)), tmp_path / NAMES["vgg16"])
+    torch.save(state | classifier((4096, 25088), (4096, 4096), (1000, 4096)), tmp_path / FILE_NAMES["vgg16"])
     heads = thin_state(lambda: LPIPS(VGG16()).heads)
-    torch.save(heads, tmp_path / NAMES["lpips_vgg"])
+    torch.save(heads, tmp_path / FILE_NAMES["lpips_vgg"])
     loss = load_lpips(tmp_path, "vgg")
     assert same(loss.network.state_dict(), state)
     assert same(loss.heads.state_dict(), heads)
@@ -90,13 +101,13 @@ def test_lpips_on_vgg16(tmp_path):
 def test_face_networks(tmp_path, load, kind, purpose):
     state = thin_state(kind)
     assert {key: list(value.shape) for key, value in state.items()} == KEY_TABLES[purpose]
-    torch.save(state, tmp_path / NAMES[purpose])
+    torch.save(state, tmp_path / FILE_NAMES[purpose])
     assert same(load(tmp_path).network.state_dict(), state)
 
 
 def test_ir_se50_starts_an_encoder(tmp_path):
     state = thin_state(IRSE50)
-    torch.save(state, tmp_path / NAMES["ir_se50"])
+    torch.save(state, tmp_path / FILE_NAMES["ir_se50"])
     start = irse50_state(tmp_path)
     assert same(start, {key: value for key, value in state.items() if not key.startswith("output_layer")})
     with torch.device("meta"):
@@ -128,30 +139,30 @@ def test_files_of_old_or_half_precision(tmp_path):
 
 
 def test_the_published_name_comes_first(tmp_path):
-    for name in ("resnet50-11111111.pth", NAMES["resnet50"], "resnet50-00000000.pth"):
+    for name in ("resnet50-11111111.pth", FILE_NAMES["resnet50"], "resnet50-00000000.pth"):
         (tmp_path / name).touch()
-    assert find(tmp_path, ["resnet50"])["resnet50"].name == NAMES["resnet50"]
+    assert find(tmp_path, ["resnet50"])["resnet50"].name == FILE_NAMES["resnet50"]
 
 
 def test_one_line_names_everything_that_is_missing(tmp_path):
-    (tmp_path / NAMES["ir_se50"]).touch()
-    (tmp_path / NAMES["moco"]).mkdir()  # a folder is no file
+    (tmp_path / FILE_NAMES["ir_se50"]).touch()
+    (tmp_path / FILE_NAMES["moco"]).mkdir()  # a folder is no file
     with pytest.raises(WeightsError) as error:
         find(tmp_path, [*LPIPS_FILES["vgg"], "ir_se50", "moco"])
     text = str(error.value)
-    assert "\n" not in text and str(tmp_path) in text and NAMES["ir_se50"] not in text
+    assert "\n" not in text and str(tmp_path) in text and FILE_NAMES["ir_se50"] not in text
     for purpose in ("vgg16", "lpips_vgg", "moco"):
-        assert f"{NAMES[purpose]} (from {FILES[purpose].source})" in text
+        assert f"{FILE_NAMES[purpose]} (from {FILES[purpose].source})" in text
 
 
 @pytest.mark.parametrize(("folder", "said"), [(None, "give --weights"), (Path("/nowhere"), "no such folder")])
 def test_no_folder(folder, said):
-    with pytest.raises(WeightsError, match=f"{said}.*{NAMES['resnet50']}.*download.pytorch.org"):
+    with pytest.raises(WeightsError, match=f"{said}.*{FILE_NAMES['resnet50']}.*download.pytorch.org"):
         load_resnet50(folder)
 
 
 def refused(folder, match):
-    path = folder / NAMES["resnet50"]
+    path = folder / FILE_NAMES["resnet50"]
     with pytest.raises(WeightsError, match=match) as error:
         load_resnet50(folder)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
@@ -160,20 +171,20 @@ def refused(folder, match):
 @pytest.mark.parametrize("size", [0, 100, 20_000, -100])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_files_cut_off(resnet_folder, size, zipped):
-    path = resnet_folder / NAMES["resnet50"]
+    path = resnet_folder / FILE_NAMES["resnet50"]
     torch.save(torch.load(path), path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[:size])
-    refused(resnet_folder, "not a PyTorch file")
+    refused(resnet_folder, "not a PyTorch checkpoint.*download it again")
 
 
 @pytest.mark.parametrize("content", [b"<!DOCTYPE html><html>quota exceeded</html>", b"\x80\x02", bytes(4096)])
 def test_files_of_another_kind(resnet_folder, content):
-    (resnet_folder / NAMES["resnet50"]).write_bytes(content)
-    refused(resnet_folder, "not a PyTorch file")
+    (resnet_folder / FILE_NAMES["resnet50"]).write_bytes(content)
+    refused(resnet_folder, "not a PyTorch checkpoint.*download it again")
 
 
 def test_files_that_would_run_code(resnet_folder):
-    (resnet_folder / NAMES["resnet50"]).write_bytes(pickle.dumps(Path("/"), protocol=2))
+    (resnet_folder / FILE_NAMES["resnet50"]).write_bytes(pickle.dumps(Path("/"), protocol=2))
     refused(resnet_folder, "must not run code")
 
 
@@ -187,17 +198,17 @@ def test_files_that_would_run_code(resnet_folder):
             lambda state: state | {"layer1.0.conv1.weight": thin((64, 64, 3, 3))},
             r"has shape \[64, 64, 3, 3\], expected",
         ),
-        (lambda state: state | {"layer5.weight": thin((1,))}, "1 keys differ: unknown layer5.weight"),
+        (lambda state: state | {"layer5.weight": thin((1,))}, "1 key differs: unknown layer5.weight"),
         (lambda state: {key: value for key, value in state.items() if key != "bn1.bias"}, "missing bn1.bias"),
     ],
 )
 def test_files_of_something_else(resnet_folder, change, match):
-    path = resnet_folder / NAMES["resnet50"]
+    path = resnet_folder / FILE_NAMES["resnet50"]
     torch.save(change(torch.load(path)), path)
     refused(resnet_folder, match)
 
 
 def test_a_resnet_is_not_moco(tmp_path):
-    torch.save(moco_file(state_dict=thin_state(ResNet50)), tmp_path / NAMES["moco"])
+    torch.save(moco_file(state_dict=thin_state(ResNet50)), tmp_path / FILE_NAMES["moco"])
     with pytest.raises(WeightsError, match="missing module.encoder_q.conv1.weight"):
         load_moco(tmp_path)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from models import TINY_GENERATOR, inputs, tiny_model
 
-from psp_train.checkpoints.psp import CheckpointError, load_checkpoint, load_demo_checkpoint, load_generator
+from psp_train.checkpoints.psp import load_checkpoint, load_demo_checkpoint, load_generator
+from psp_train.checkpoints.state_files import WeightsError
 
 ENCODER_TYPES = {
     "psp": "GradualStyleEncoder",
@@ -96,13 +97,13 @@ def test_inpainting_and_toonify_refine_an_inversion_file(tmp_path):
         ({}, "sketch", "--task sketch contradicts"),
         ({}, "sketching", "unknown task 'sketching': choose one of inversion"),
         ({"opts": {"dataset_type": "my_data"}}, None, "give --task"),
-        ({"opts": {"dataset_type": "my_data"}}, "sketch", "takes 3 input channels, task sketch has 1"),
+        ({"opts": {"dataset_type": "my_data"}}, "sketch", "takes 3 input channels, but task sketch has 1"),
         ({"opts": {"encoder_type": "ResNetEncoder"}}, "inversion", "'ResNetEncoder'"),
         ({"opts": {"encoder_type": ENCODER_TYPES["w"]}}, "inversion", "those of a 'psp' encoder"),
         ({"latent_avg": "none"}, None, "latent_avg is a str, expected a tensor [10, 32]"),
         ({"latent_avg": torch.zeros(3, 5)}, None, "latent_avg has shape [3, 5], expected [10, 32]"),
         ({"state_dict": None}, None, "expected a 'state_dict'"),
-        ({"state_dict": {"conv.weight": torch.zeros(3)}}, None, "not a StyleGAN2 pSp checkpoint"),
+        ({"state_dict": {"conv.weight": torch.zeros(3)}}, None, "not a checkpoint of pSp over StyleGAN2"),
     ],
 )
 def test_contradictions(tmp_path, changes, task, expected):
@@ -118,7 +119,7 @@ def test_wrong_keys_are_one_error_naming_the_first(tmp_path):
     state["encoder.extra"] = torch.zeros(1)
     del state["encoder.latlayer2.bias"]
     state["decoder.to_rgb1.bias"] = torch.zeros(1, 4, 1, 1)
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(WeightsError) as caught:
         load_checkpoint(write(tmp_path, published(tiny_model(), state_dict=state)))
     message = str(caught.value)
     assert "3 keys differ" in message
@@ -140,11 +141,11 @@ class Payload:
 def test_a_file_cannot_run_code(tmp_path):
     trap = tmp_path / "trap"
     path = write(tmp_path, {"state_dict": {}, "opts": Payload(str(trap))})
-    with pytest.raises(CheckpointError, match="must not run code"):
+    with pytest.raises(WeightsError, match="must not run code"):
         load_checkpoint(path)
     assert not trap.exists()
     path.write_bytes(pickle.dumps(Payload(str(trap))))
-    with pytest.raises(CheckpointError):
+    with pytest.raises(WeightsError):
         load_checkpoint(path)
     assert not trap.exists()
 
@@ -155,11 +156,11 @@ def test_damaged_files(tmp_path):
     texts = (b"not a checkpoint\n" * 100, b"<!DOCTYPE html>\n", b"n", b"# notes")
     for content in (whole[: len(whole) // 2], b"", *texts, b"PK\x03\x04", bytes(range(256)) * 40):
         path.write_bytes(content)
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(WeightsError) as caught:
             load_checkpoint(path)
         assert str(caught.value).startswith(f"{path} is not a PyTorch checkpoint, or is cut off")
         assert "\n" not in str(caught.value)
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
+    with pytest.raises(WeightsError, match="no checkpoint at"):
         load_checkpoint(tmp_path / "missing.pt")
 
 
@@ -177,7 +178,7 @@ def test_a_generator_without_noise_and_firs(tmp_path):
     """Some published files leave out what is not trained."""
     model = tiny_model().decoder
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("noises.") and not k.endswith(".kernel")}
-    with pytest.warns(UserWarning, match="holds no noise pictures: those of seed 0"):
+    with pytest.warns(UserWarning, match="holds no noise: fixed random noise"):
         generator, _ = load_generator(write(tmp_path, {"g_ema": state}))
     found = generator.state_dict()
     assert all(torch.equal(found[key], value) for key, value in model.state_dict().items() if "noises." not in key)
@@ -192,7 +193,7 @@ def test_an_average_that_must_be_there(tmp_path):
     data = published(tiny_model(), latent_avg=None)
     assert (load_checkpoint(write(tmp_path, data)).model.latent_avg == 0).all()
     data["opts"]["start_from_latent_avg"] = True
-    with pytest.raises(CheckpointError, match="lacks latent_avg, the w its encoder starts from"):
+    with pytest.raises(WeightsError, match="lacks latent_avg, which its encoder starts from"):
         load_checkpoint(write(tmp_path, data))
 
 
@@ -204,9 +205,9 @@ def test_generator_file(tmp_path):
     w = inputs("w", (2, 10, 32))
     assert torch.equal(generator(w), model.decoder(w))
     assert torch.equal(average, model.latent_avg[0].expand(10, 32))
-    with pytest.raises(CheckpointError, match="generator without an encoder"):
+    with pytest.raises(WeightsError, match="generator without an encoder"):
         load_checkpoint(path)
-    with pytest.raises(CheckpointError, match="expected 'g_ema'"):
+    with pytest.raises(WeightsError, match="expected 'g_ema'"):
         load_generator(write(tmp_path, published(model)))
 
 

@@ -1,0 +1,5 @@
+"""`python -m psp_train.evaluation` is `psp-eval`."""
+
+from psp_train.evaluation.cli import main
+
+main()
