@@ -6,11 +6,11 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, Literal, NoReturn
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from psp_runtime.errors import PspError
 
@@ -31,8 +31,11 @@ WIDEST_HELP = 100
 _UsageError: Any = typer.BadParameter.__base__
 
 
-class Command(TyperCommand):
-    """A command whose help is plain text with a section for each panel: it fits a screen, where boxes do not."""
+class _PlainHelp:
+    """Help as plain text with a section for each panel of options: it fits a screen, where boxes do not."""
+
+    context_settings: MutableMapping[str, Any]
+    get_params: Callable[[Any], list[Any]]
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -51,6 +54,19 @@ class Command(TyperCommand):
         for panel, records in panels.items():
             with formatter.section(panel):
                 formatter.write_dl(records)
+
+
+class Command(_PlainHelp, TyperCommand):
+    """A command with plain help."""
+
+
+class Group(_PlainHelp, TyperGroup):
+    """A command with sub-commands, with plain help."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, then the sub-commands."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
 
 
 def new_app(**settings: Any) -> typer.Typer:

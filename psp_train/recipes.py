@@ -13,8 +13,7 @@ from typing import Any, Literal, get_args
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.transforms import MAX_FACTOR
 from psp_runtime.tasks import TASKS, Task, get_task
-from psp_train.networks.config import EncoderKind
-from psp_train.networks.features import LPIPSNetwork
+from psp_train.networks.config import EncoderKind, LPIPSNetwork
 
 Mask = Literal["none", "crop", "labels"]
 Flip = Literal["none", "both", "independent"]

@@ -16,7 +16,8 @@ from torch import nn
 from psp_train.checkpoints.state_files import StateDict, WeightsError, load_strictly, read_state_file
 from psp_train.losses.distances import LPIPS, IdentityDistance, MoCoDistance
 from psp_train.networks.arcface import IR101, IRSE50
-from psp_train.networks.features import VGG16, AlexNet, LPIPSNetwork, ResNet50
+from psp_train.networks.config import LPIPSNetwork
+from psp_train.networks.features import VGG16, AlexNet, ResNet50
 
 PIXEL2STYLE2PIXEL_URL = "https://github.com/eladrich/pixel2style2pixel#pretrained-models"
 TORCHVISION_URL = "https://download.pytorch.org/models"

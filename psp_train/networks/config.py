@@ -1,11 +1,13 @@
-"""The shape of an encoder: which kind, over which backbone, how wide."""
+"""The shapes of networks: the kind of an encoder, its backbone and widths. Needs no torch."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from psp_train.networks.features import RESNET50_UNITS
-
 EncoderKind = Literal["psp", "w", "naive_wplus", "resnet_w", "resnet_wplus"]
+#: The networks whose features LPIPS may compare: AlexNet or VGG16.
+LPIPSNetwork = Literal["alex", "vgg"]
+#: Bottlenecks in the four stages of ResNet-50.
+RESNET50_UNITS = (3, 4, 6, 3)
 #: Styles below MEDIUM are read from the 16x16 feature map, those below FINE from 32x32, the rest from 64x64 (figure 2).
 MEDIUM, FINE = 3, 7
 

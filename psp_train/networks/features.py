@@ -6,22 +6,18 @@ are left out, as only features are used.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from psp_train.networks.config import RESNET50_UNITS
 from psp_train.networks.pointwise import PointwiseConv
-
-#: The networks whose features LPIPS may compare: AlexNet or VGG16.
-LPIPSNetwork = Literal["alex", "vgg"]
 
 #: Output channels of VGG16's convolutions; each inner tuple ends in a 2x2 maximum.
 VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
-#: Bottlenecks in the four stages of ResNet-50, and the channels inside them.
-RESNET50_UNITS = (3, 4, 6, 3)
+#: Channels inside the bottlenecks of the four stages of ResNet-50.
 RESNET50_WIDTHS = (64, 128, 256, 512)
 
 

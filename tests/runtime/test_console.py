@@ -14,7 +14,7 @@ import typer
 from psp_export import cli
 from psp_runtime import console
 from psp_runtime.errors import PspError
-from psp_train.__main__ import main
+from psp_train.cli import main
 
 
 @pytest.fixture
@@ -129,6 +129,7 @@ def test_a_closed_stdout_is_no_traceback() -> None:
 
 def test_psp_train_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else name)
+    monkeypatch.setattr(sys, "argv", ["psp-train", "--task", "sketch"])
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2

@@ -9,9 +9,8 @@ import torch
 from models import tiny_model
 from training import make_settings
 
-from psp_train import cli
 from psp_train.recipes import make_recipe
-from psp_train.training import build
+from psp_train.training import build, start
 from psp_train.training.distributed import Process
 from psp_train.training.objective import load_networks
 from psp_train.training.settings import Settings
@@ -108,11 +107,11 @@ def test_only_what_a_recipe_needs_is_loaded():
 def test_one_process_reads_the_label_maps_for_all(drawn, tiny, tmp_path, monkeypatch):
     settings = make_settings(drawn, tmp_path / "run", "segmentation")
     asked = []
-    monkeypatch.setattr(cli, "build", lambda settings, read_label_maps: asked.append(read_label_maps) or sys.exit())
-    monkeypatch.setattr(cli.distributed, "first_goes_first", lambda process: nullcontext())
+    monkeypatch.setattr(start, "build", lambda settings, read_label_maps: asked.append(read_label_maps) or sys.exit())
+    monkeypatch.setattr(start.distributed, "first_goes_first", lambda process: nullcontext())
     for rank in (0, 1):
         with pytest.raises(SystemExit):
-            cli.train(settings, Process(rank, 2, torch.device("cpu")), new=True)
+            start.train(settings, Process(rank, 2, torch.device("cpu")), new=True)
     assert asked == [True, False]
     read = []
     monkeypatch.setattr(build.folders, "check_label_maps", lambda items, task: read.append(len(items)))

@@ -1,0 +1,53 @@
+"""From what a training was asked for to a running one: its recipe, its settings, its folder."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from psp_runtime.errors import PspError
+from psp_train import recipes
+from psp_train.training import distributed
+from psp_train.training.build import build
+from psp_train.training.run_folder import RunFolder
+from psp_train.training.settings import Settings
+from psp_train.training.trainer import Trainer
+
+
+def train(settings: Settings, process: distributed.Process, new: bool) -> None:
+    """Check everything, make the run's folder, train. Raises `PspError` for what is missing or wrong."""
+    folder = RunFolder(settings.out)
+    if new and process.is_first:
+        folder.check_new()
+    with distributed.first_goes_first(process):
+        setup = build(settings, read_label_maps=process.is_first)
+    Trainer(settings, setup, process).run()
+
+
+def chosen_recipe(task: str | None, variant: str | None, demo: bool, overrides: dict[str, Any]) -> recipes.Recipe:
+    """Make the recipe the options describe."""
+    if task is None:
+        raise PspError(f"give --task, one of {', '.join(recipes.RECIPES)}, or --resume RUN")
+    return recipes.make_recipe(task, variant, (recipes.DEMO if demo else {}) | overrides)
+
+
+#: What a demo brings along: its generator, the networks of its losses, its pictures.
+BUNDLED = {"--generator", "--weights", "--target", "--masks"}
+
+
+def check_demo(options: set[str]) -> None:
+    """Raise `PspError` for options that --demo would leave unused."""
+    if refused := sorted(options & BUNDLED):
+        raise PspError(f"--demo brings its own pictures and networks: leave out {', '.join(refused)}, or --demo")
+
+
+def resumed_settings(run: Path, overrides: dict[str, Any], options: set[str]) -> Settings:
+    """Read the settings of a run, with more steps where asked for. Raises `PspError` for other changes."""
+    folder = RunFolder(run)
+    settings = Settings.from_json(folder.settings())
+    refused = sorted(options - {"--resume", "--steps", "--set", "--device"}) + sorted(set(overrides) - {"steps"})
+    if refused:
+        raise PspError(f"--resume continues a run as it was: only --steps can change, not {', '.join(refused)}")
+    recipe, done = replace(settings.recipe, **overrides), max(folder.steps(), default=0)
+    if recipe.steps < done:
+        raise PspError(f"--steps {recipe.steps}: {run} has done {done} steps already, expected at least as many")
+    return replace(settings, out=run, recipe=recipe)
