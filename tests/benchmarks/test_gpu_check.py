@@ -21,7 +21,6 @@ from models import tiny_checkpoint, tiny_model
 from tiny_engines import STYLE_DIM, STYLES, write_onnx, write_plan
 
 from psp_export.export import Options, engine_info
-from psp_export.plans import build as engine
 from psp_export.verify.cases import reference_cases
 from psp_export.verify.parity import GATES
 from psp_runtime.engines.info import EngineInfo, read_info
@@ -136,7 +135,7 @@ def test_latency_is_measured_of_what_can_use_the_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, providers: list[str], flavour: str | None, backends: list[str]
 ) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
-    monkeypatch.setattr(engine, "choose_flavour", lambda: flavour)
+    monkeypatch.setattr(gpu_checks, "choose_flavour", lambda: flavour)
     notes = {"the reference form of naive_wplus cannot be exported: …": ["naive_wplus encoder on ONNX Runtime"]}
     monkeypatch.setattr(gpu_checks, "script", lambda *command, **_: {"command": command, "notes": notes})
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
@@ -205,7 +204,7 @@ def test_a_plan_is_measured_with_and_without_graphs(
         return read_info(write_plan(target))
 
     monkeypatch.setattr(gpu_checks, "tensorrt", lambda: ("tensorrt", "10.13.2"))
-    monkeypatch.setattr(engine, "build_plan", build_plan)
+    monkeypatch.setattr(gpu_checks, "build_plan", build_plan)
     result = gpu_checks.plan("fp16", 5, 16, work=tmp_path, size=64)
     assert capsys.readouterr().err.endswith(" s Timing tactics, 31 of 340\n")
     assert asked == {"timing_cache": tmp_path / "tensorrt-10.13.2.timing", "level": 5, "tuned_batch": 16}
