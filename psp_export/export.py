@@ -16,7 +16,14 @@ from psp_export.deploy.precision import balance_encoder, to_half
 from psp_export.graphs.functions import add_bodies
 from psp_export.graphs.inspect import stored_precision
 from psp_export.graphs.trace import DEFAULT_OPSET, save, set_info, to_onnx
-from psp_export.plans.build import DEFAULT_LEVEL, BuildError, build_plan, check_timing_cache, choose_flavour
+from psp_export.plans.build import (
+    DEFAULT_LEVEL,
+    BuildError,
+    BuildSettings,
+    build_plan,
+    check_timing_cache,
+    choose_flavour,
+)
 from psp_export.plans.source import plan_source
 from psp_export.verify import parity as verify
 from psp_export.verify.cases import CALIBRATION_SEED, Case, pictures, reference_cases
@@ -58,6 +65,11 @@ class Options:
     custom_ops: bool = False
     optimization_level: int = DEFAULT_LEVEL
     tune_batch: int = 1
+
+    @property
+    def build_settings(self) -> BuildSettings:
+        """The options a plan is built with."""
+        return BuildSettings(self.workspace_mb, self.timing_cache, self.optimization_level, self.tune_batch)
 
 
 @dataclass(frozen=True)
@@ -244,9 +256,8 @@ def _build_plan(source: Written, flavour: str, options: Options, say: Say) -> Wr
     target = source.path.with_suffix(".trt")
     stage = f"building {target.name} with {flavour}"
     say(stage)
-    how = (options.workspace_mb, options.timing_cache, options.optimization_level, options.tune_batch)
     with plan_source(source.path, flavour) as path:
-        build_plan(path, target, flavour, *how, tell=partial(say, stage))
+        build_plan(path, target, flavour, options.build_settings, tell=partial(say, stage))
     return Written(target, source.part, stored_precision(target, source.path), "not verified")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from gpu_measures import BATCHES, Cases, Inputs, Result, load_cases, measure, save_cases, seconds_since, worst_psnr
 
-from psp_export.plans.build import TENSORRT, build_plan, choose_flavour
+from psp_export.plans.build import TENSORRT, BuildSettings, build_plan, choose_flavour
 from psp_runtime.engines.session import OnnxSession
 from psp_runtime.engines.tensorrt.session import TensorRTSession
 
@@ -135,13 +135,13 @@ def plan(model: str, level: int, tuned_batch: int, work: Path, size: int) -> Res
     source, target, start = work / model / "psp.onnx", work / name, time.perf_counter()
     cache = work / f"{flavour}-{version}.timing" if flavour == TENSORRT else None
     known = bool(cache and cache.is_file())
-    how = {"timing_cache": cache, "level": level, "tuned_batch": tuned_batch}
+    settings = BuildSettings(timing_cache=cache, level=level, tuned_batch=tuned_batch)
 
     def tell(words: str) -> None:
         """A build that takes too long leaves what it was at."""
         print(f"{seconds_since(start):7.2f} s {words[:200]}", file=sys.stderr)
 
-    info = build_plan(source, target, flavour, tell=tell, **how)
+    info = build_plan(source, target, flavour, settings, tell)
     result: Result = {"version": info.backend_version, "build_s": seconds_since(start), "timings_known": known}
     result |= megabytes(target)
     ours: list[warnings.WarningMessage] = []

@@ -11,7 +11,7 @@ import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,21 @@ class BuildError(PspError):
     """TensorRT refused the graph or could not build the plan."""
 
 
+@dataclass(frozen=True)
+class BuildSettings:
+    """How a plan is built, which changes how fast it is but not what it computes.
+
+    `workspace_mb` is the scratch memory of the build in MiB; `timing_cache` a file of kernel timings kept between
+    builds, which TensorRT-RTX does without; `level` TensorRT's builder optimisation level, 0 to 5: how long it looks
+    for faster kernels; `tuned_batch` the batch size the kernels are chosen for, at most the largest of the engine.
+    """
+
+    workspace_mb: int = 4096
+    timing_cache: Path | None = None
+    level: int = DEFAULT_LEVEL
+    tuned_batch: int = 1
+
+
 def choose_flavour() -> str | None:
     """The TensorRT to build with: `tensorrt` where there is a GPU, else TensorRT-RTX, which needs none; or None."""
     if importable(TENSORRT) and cuda_devices() > 0:
@@ -48,18 +63,13 @@ def build_plan(
     source: Path,
     target: Path,
     flavour: str,
-    workspace_mb: int = 4096,
-    timing_cache: Path | None = None,
-    level: int = DEFAULT_LEVEL,
-    tuned_batch: int = 1,
+    settings: BuildSettings = BuildSettings(),
     tell: Tell = lambda text: None,
 ) -> EngineInfo:
     """Build the plan of one of our ONNX files and write it to `target`; returns the metadata it carries.
 
-    The batch is dynamic, 1 to the `max_batch` in the metadata, and kernels are chosen for `tuned_batch`, at most
-    that. `level` is TensorRT's builder optimisation level, 0 to 5: how long it looks for faster kernels. `tell` is
-    given what TensorRT is doing, a few times a second.
-    Raises `BuildError` with TensorRT's words, and when the plan does not hold the precision asked for.
+    The batch is dynamic, 1 to the `max_batch` in the metadata. `tell` is given what TensorRT is doing, a few times a
+    second. Raises `BuildError` with TensorRT's words, and when the plan does not hold the precision asked for.
     """
     trt = importlib.import_module(flavour)
     logger = the_logger(trt)
@@ -67,18 +77,7 @@ def build_plan(
     # A TensorRT plan is for the GPU it was built on; TensorRT-RTX compiles on the GPU it meets.
     device = gpu_name() if flavour == TENSORRT else ""
     info = replace(read_info(source), backend=flavour, backend_version=trt.__version__, device=device)
-    with interrupts_noted() as interrupted:
-        builder = _builder(trt, logger)
-        network, parser = _parsed(trt, builder, logger, source)
-        network.name = info.to_plan_name()
-        config = _config(trt, builder, network, info, source)
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
-        config.builder_optimization_level = level
-        config.add_optimization_profile(_profile(builder, network, tuned_batch, info.max_batch))
-        cache = None if flavour == RTX else timing_cache
-        with _timing_cache(trt, config, cache), watched(trt, config, logger, tell, interrupted):
-            plan = None if interrupted.is_set() else builder.build_serialized_network(network, config)
-        del parser  # until here: the network reads its weights
+    plan = _serialized(trt, source, info, settings, tell)
     if plan is None:
         reason = logger.errors[-1] if logger.errors else "it gave no reason"
         raise BuildError(f"{flavour} {trt.__version__} could not build {target.name}: {reason}")
@@ -87,6 +86,24 @@ def build_plan(
     if found != info.precision:
         raise BuildError(f"{flavour} {trt.__version__} made {target.name} {found}, expected {info.precision}")
     return info
+
+
+def _serialized(trt: Any, source: Path, info: EngineInfo, settings: BuildSettings, tell: Tell) -> Any:
+    """Build a plan that carries `info`; returns its bytes, or None where TensorRT could not."""
+    logger = the_logger(trt)
+    with interrupts_noted() as interrupted:
+        builder = _builder(trt, logger)
+        network, parser = _parsed(trt, builder, logger, source)
+        network.name = info.to_plan_name()
+        config = _config(trt, builder, network, info, source)
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mb << 20)
+        config.builder_optimization_level = settings.level
+        config.add_optimization_profile(_profile(builder, network, settings.tuned_batch, info.max_batch))
+        cache = None if info.backend == RTX else settings.timing_cache
+        with _timing_cache(trt, config, cache), watched(trt, config, logger, tell, interrupted):
+            plan = None if interrupted.is_set() else builder.build_serialized_network(network, config)
+        del parser  # until here: the network reads its weights
+    return plan
 
 
 def _builder(trt: Any, logger: Any) -> Any:

@@ -83,7 +83,8 @@ def test_a_plan_is_built_for_a_batch_and_with_an_effort(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(trt.Builder, "build_serialized_network", build)
     source = write_onnx(tmp_path / "psp.onnx")
-    engine.build_plan(source, tmp_path / "psp.trt", engine.RTX, level=5, tuned_batch=2)
+    settings = engine.BuildSettings(level=5, tuned_batch=2)
+    engine.build_plan(source, tmp_path / "psp.trt", engine.RTX, settings)
     assert levels == [5] and read_info(tmp_path / "psp.trt").max_batch == MAX_BATCH
     image = SimpleNamespace(name="image", shape=(-1, 256, 256, 3))
     network = SimpleNamespace(num_inputs=1, get_input=lambda index: image)
