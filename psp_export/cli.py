@@ -1,15 +1,13 @@
 """`psp-export`: a pSp checkpoint becomes an ONNX file, and a TensorRT plan where one can be built."""
 
 import importlib.util
-import shutil
-import sys
-import time
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from psp_export.stages import Stages
 from psp_runtime import console
 from psp_runtime.errors import PspError
 from psp_runtime.tasks import get_task
@@ -112,7 +110,7 @@ def psp_export(
         print(f"{triton}: for Triton {choice.release}. {choice.reason}")
 
 
-def _load(checkpoint: Path | None, task: str | None, say: "Stages") -> "Checkpoint":
+def _load(checkpoint: Path | None, task: str | None, say: Stages) -> "Checkpoint":
     from psp_train.checkpoints.psp import load_checkpoint, load_demo_checkpoint
 
     if checkpoint is None:
@@ -120,50 +118,6 @@ def _load(checkpoint: Path | None, task: str | None, say: "Stages") -> "Checkpoi
         return load_demo_checkpoint(task)
     say(f"loading {checkpoint}")
     return load_checkpoint(checkpoint, task)
-
-
-class Stages:
-    """Progress on stderr: each stage as it begins, with the time it took once the next one does.
-
-    Use it as a context: at the end it prints the total, or, on a terminal, leaves the line of the stage that failed.
-    """
-
-    def __init__(self) -> None:
-        self.start = self.begun = time.perf_counter()
-        self.running = ""
-
-    def __enter__(self) -> "Stages":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._finish()
-            print(f"{time.perf_counter() - self.start:6.1f} s in all", file=sys.stderr)
-        elif self.running and sys.stderr.isatty():
-            print(file=sys.stderr)  # else the error would be written over it
-
-    def __call__(self, stage: str, detail: str = "") -> None:
-        """A stage begins, or, with the same words again, something happens in it: `detail`, for a terminal."""
-        if stage != self.running:
-            console.end_if_interrupted()
-            self._finish()
-            self.running, self.begun = stage, time.perf_counter()
-        if sys.stderr.isatty():
-            words = f"{stage}: {detail}" if detail else stage
-            print(_one_row(f"  ...    {words}"), end="\r", file=sys.stderr, flush=True)
-
-    def _finish(self) -> None:
-        if self.running:
-            if sys.stderr.isatty():
-                print(_one_row(""), end="\r", file=sys.stderr)
-            print(f"{time.perf_counter() - self.begun:6.1f} s {self.running}", file=sys.stderr, flush=True)
-        self.running = ""
-
-
-def _one_row(text: str) -> str:
-    """Cut and filled up to a row of the terminal, so that it covers the last one and can be covered."""
-    width = shutil.get_terminal_size().columns - 1
-    return f"{text[:width]:{width}}"
 
 
 def table(files: list["Written"]) -> str:
