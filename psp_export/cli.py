@@ -13,7 +13,7 @@ from psp_runtime.errors import PspError
 from psp_runtime.tasks import get_task
 
 if TYPE_CHECKING:
-    from psp_export.export import Written
+    from psp_export.output_files import Written
     from psp_train.checkpoints.psp import Checkpoint
 
 #: Exit code of an engine that does not match the reference.

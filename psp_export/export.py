@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from psp_export import output_files as targets
 from psp_export.deploy import DeployedMapping, DeployedPSP, custom_ops
 from psp_export.deploy.precision import balance_encoder, to_half
 from psp_export.graphs.functions import add_bodies
 from psp_export.graphs.inspect import stored_precision
 from psp_export.graphs.trace import DEFAULT_OPSET, save, set_info, to_onnx
+from psp_export.output_files import DEFAULT_OUTPUT, Written, check_output, files_of, put_in_place, staging, stem
 from psp_export.plans.build import (
     DEFAULT_LEVEL,
     BuildError,
@@ -53,7 +53,7 @@ PLAN_OPTIONS = {
 class Options:
     """What `psp-export` was asked for; `backend` is "auto", "onnx" or "tensorrt"."""
 
-    output: Path = targets.DEFAULT_OUTPUT
+    output: Path = DEFAULT_OUTPUT
     precision: str = "fp32"
     backend: str = "auto"
     max_batch: int = 8
@@ -72,19 +72,9 @@ class Options:
         return BuildSettings(self.workspace_mb, self.timing_cache, self.optimization_level, self.tune_batch)
 
 
-@dataclass(frozen=True)
-class Written:
-    """One finished file: what it is, the precision found in it, and its parity ("" where none was measured)."""
-
-    path: Path
-    part: str
-    precision: str
-    parity: str
-
-
 def check(options: Options) -> None:
-    """What can be said before any work: raises `PspError` for a target or backend that will not do."""
-    targets.check(options.output)
+    """What can be said before any work: raises `PspError` for an output or backend that will not do."""
+    check_output(options.output)
     flavour = _flavour(options)
     check_timing_cache(options.timing_cache, flavour)
     unused = [flag for name, flag in PLAN_OPTIONS.items() if getattr(options, name) != getattr(Options, name)]
@@ -104,22 +94,22 @@ def export(checkpoint: Checkpoint, options: Options, say: Say = lambda *words: N
     """
     check(options)
     flavour = _flavour(options)
-    base, info = targets.stem(options.output), engine_info(checkpoint, options)
+    base, info = stem(options.output), engine_info(checkpoint, options)
     model = checkpoint.model
-    with targets.workshop(base.parent, base.name) as folder:
+    with staging(base.parent, base.name) as folder:
         if options.verify:
             say("computing the reference pictures")
         cases = reference_cases(model, info) if options.verify else []
         files = _write_onnx(model, info, options.opset, folder / base.name, cases, options.parts, say)
         if flavour:
             files += _write_plans(files, flavour, options, cases, say)
-        places = targets.put_in_place([file.path for file in files], base.parent)
+        places = put_in_place([file.path for file in files], base.parent)
     _warn_of_others(base, places)
     return [replace(file, path=place) for file, place in zip(files, places, strict=True)]
 
 
 def _warn_of_others(base: Path, written: list[Path]) -> None:
-    left = [path.name for path in targets.files_of(base) if path.exists() and path not in written]
+    left = [path.name for path in files_of(base) if path.exists() and path not in written]
     if left:
         warnings.warn(f"left from an earlier export, not of this one: {', '.join(left)}", stacklevel=3)
 
@@ -253,12 +243,12 @@ def _write_plans(files: list[Written], flavour: str, options: Options, cases: Ca
 
 
 def _build_plan(source: Written, flavour: str, options: Options, say: Say) -> Written:
-    target = source.path.with_suffix(".trt")
-    stage = f"building {target.name} with {flavour}"
+    plan = source.path.with_suffix(".trt")
+    stage = f"building {plan.name} with {flavour}"
     say(stage)
     with plan_source(source.path, flavour) as path:
-        build_plan(path, target, flavour, options.build_settings, tell=partial(say, stage))
-    return Written(target, source.part, stored_precision(target, source.path), "not verified")
+        build_plan(path, plan, flavour, options.build_settings, tell=partial(say, stage))
+    return Written(plan, source.part, stored_precision(plan, source.path), "not verified")
 
 
 def _verify_plans(plans: list[Written], source: Written, cases: Cases, say: Say) -> list[Written]:

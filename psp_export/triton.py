@@ -15,8 +15,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from psp_export import output_files as targets
-from psp_export.export import Written
+from psp_export.output_files import Written, put_in_place, staging, stem
 from psp_export.verify.cases import pictures
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.errors import PspError
@@ -64,7 +63,7 @@ class Choice:
 
 def model_name(output: Path) -> str:
     """What the model of `--output` is called."""
-    return targets.stem(output).name
+    return stem(output).name
 
 
 def check(folder: Path, name: str) -> None:
@@ -120,13 +119,13 @@ def write(folder: Path, files: list[Written], name: str) -> Choice:
     info = read_info(choice.file)
     kind = "KIND_GPU" if choice.backend == "tensorrt" else "KIND_AUTO"
     warm = tuple(sorted({1, *preferred_batches(info.max_batch)}))
-    with targets.workshop(folder, name) as workshop:
-        drafts = [_draft(workshop, choice.file, Model(name, choice.backend, kind, warm_batches=warm))]
+    with staging(folder, name) as drafts_folder:
+        drafts = [_draft(drafts_folder, choice.file, Model(name, choice.backend, kind, warm_batches=warm))]
         for mapping in (file.path for file in files if file.part == "mapping"):
-            drafts.append(_draft(workshop, mapping, Model(f"{name}{MAPPING_ENDING}", "onnxruntime", "KIND_CPU")))
-        readme = workshop / "README.md"
+            drafts.append(_draft(drafts_folder, mapping, Model(f"{name}{MAPPING_ENDING}", "onnxruntime", "KIND_CPU")))
+        readme = drafts_folder / "README.md"
         readme.write_text(_readme(folder, name, info, choice), encoding="utf-8", errors="surrogateescape")
-        targets.put_in_place([*drafts, readme], folder)
+        put_in_place([*drafts, readme], folder)
     return choice
 
 

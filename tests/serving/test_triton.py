@@ -14,7 +14,7 @@ from google.protobuf import text_format
 from tiny_family import write_family
 
 from psp_export import cli, triton
-from psp_export.export import Written
+from psp_export.output_files import Written
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.errors import PspError
 from psp_runtime.serving.config import Model, config_text, preferred_batches
