@@ -77,7 +77,7 @@ def test_auto_keeps_the_onnx_file_where_no_plan_can_be_built(tmp_path, monkeypat
     def refuse(*args, **how):
         raise engine.BuildError("tensorrt cannot parse it")
 
-    monkeypatch.setattr(engine, "build_plan", refuse)
+    monkeypatch.setattr(export, "build_plan", refuse)
     with pytest.raises(engine.BuildError):
         export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="tensorrt", verify=False))
     assert list(tmp_path.iterdir()) == []

@@ -176,13 +176,13 @@ def test_rtx_needs_its_library_under_the_plain_name(tmp_path, monkeypatch):
 BUILD = """
 import importlib, sys
 from pathlib import Path
-from psp_export import engine
-from psp_runtime import plugins
+from psp_export.plans.build import build_plan
+from psp_runtime.engines.tensorrt import plugins
 trt = importlib.import_module(sys.argv[2])
 assert plugins.lacking(trt) == "", plugins.lacking(trt)
 plugins.register(trt)
 plugins.register(trt)
-engine.build_plan(Path(sys.argv[1]), Path(sys.argv[1]).with_suffix(".trt"), sys.argv[2])
+build_plan(Path(sys.argv[1]), Path(sys.argv[1]).with_suffix(".trt"), sys.argv[2])
 assert "torch" not in sys.modules
 """
 
@@ -194,8 +194,8 @@ linux_rtx = pytest.mark.skipif(
 
 TWO_RUNTIMES = """
 import importlib, sys
-from psp_runtime import plugins
-from psp_runtime.tensorrt_engine import the_logger
+from psp_runtime.engines.tensorrt import plugins
+from psp_runtime.engines.tensorrt.engine import the_logger
 trt = importlib.import_module(sys.argv[1])
 first, second = trt.Runtime(the_logger(trt)), trt.Runtime(the_logger(trt))
 del first
