@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from psp_export.deploy import DeployedMapping, DeployedPSP, custom_ops
+from psp_export.deploy import DeployedMapping, DeployedPSP
+from psp_export.deploy.custom_ops import use_custom_ops
 from psp_export.deploy.precision import balance_encoder, to_half
-from psp_export.graphs.functions import add_bodies
+from psp_export.draft import Draft
 from psp_export.graphs.inspect import stored_precision
-from psp_export.graphs.trace import DEFAULT_OPSET, save, set_info, to_onnx
+from psp_export.graphs.trace import DEFAULT_OPSET
 from psp_export.output_files import DEFAULT_OUTPUT, Written, check_output, files_of, put_in_place, staging, stem
 from psp_export.plans.build import (
     DEFAULT_LEVEL,
@@ -25,11 +26,11 @@ from psp_export.plans.build import (
     choose_flavour,
 )
 from psp_export.plans.source import plan_source
-from psp_export.verify import parity as verify
 from psp_export.verify.cases import CALIBRATION_SEED, Case, pictures, reference_cases
 from psp_export.verify.headroom import check_headroom
+from psp_export.verify.parity import chained, compare, compare_mapping
 from psp_runtime.engines.info import EngineInfo, read_info
-from psp_runtime.engines.session import OnnxSession, lacking_for_plan, open_session
+from psp_runtime.engines.session import lacking_for_plan, open_session
 from psp_runtime.errors import EngineError, PspError
 from psp_runtime.tasks import INPUT_SIZE
 from psp_train.checkpoints.psp import Checkpoint
@@ -37,10 +38,8 @@ from psp_train.networks import PSP
 
 #: Called with each stage as it begins, and again with what happens in it.
 Say = Callable[..., object]
-Cases = list[Case]
 
 CALIBRATION_PICTURES = 6
-PARTS = ("encoder", "generator")
 #: Options of plans alone, and their names on the command line.
 PLAN_OPTIONS = {
     "workspace_mb": "--workspace",
@@ -94,15 +93,12 @@ def export(checkpoint: Checkpoint, options: Options, say: Say = lambda *words: N
     """
     check(options)
     flavour = _flavour(options)
-    base, info = stem(options.output), engine_info(checkpoint, options)
-    model = checkpoint.model
+    base = stem(options.output)
     with staging(base.parent, base.name) as folder:
-        if options.verify:
-            say("computing the reference pictures")
-        cases = reference_cases(model, info) if options.verify else []
-        files = _write_onnx(model, info, options.opset, folder / base.name, cases, options.parts, say)
+        exporter = Exporter(checkpoint, options, folder / base.name, say)
+        files = exporter.write_onnx()
         if flavour:
-            files += _write_plans(files, flavour, options, cases, say)
+            files += exporter.write_plans(files, flavour)
         places = put_in_place([file.path for file in files], base.parent)
     _warn_of_others(base, places)
     return [replace(file, path=place) for file, place in zip(files, places, strict=True)]
@@ -155,7 +151,7 @@ def deployable(model: PSP, info: EngineInfo) -> DeployedPSP:
     """The deployable form of a trained model, in the precision of the engine."""
     module = DeployedPSP(model, info.input).eval()
     if info.custom_ops:
-        custom_ops.use_in(module)
+        use_custom_ops(module)
     if info.precision == "fp16":
         images = pictures(info.input, info.classes, CALIBRATION_PICTURES, CALIBRATION_SEED)
         balance_encoder(module.encoder, torch.from_numpy(images))
@@ -163,105 +159,89 @@ def deployable(model: PSP, info: EngineInfo) -> DeployedPSP:
     return module
 
 
-def _write_onnx(
-    model: PSP, info: EngineInfo, opset: int, stem: Path, cases: Cases, parts: bool, say: Say
-) -> list[Written]:
-    """The ONNX files: the full engine, the mapping network and, if asked for, encoder and generator alone."""
-    say("preparing the deployable form")
-    module = deployable(model, info)
-    say("exporting ONNX")
-    files = [_write_full(module, info, opset, stem, cases, say)]
-    say("writing the mapping network")
-    mapping = _Draft(DeployedMapping(model.decoder), replace(info, part="mapping", precision="fp32"), opset, stem)
-    if cases:
-        mapping.verified(verify.compare_mapping(mapping.session(), model))
-    files.append(mapping.written())
-    if parts:
-        say("writing encoder and generator alone")
-        files += _write_parts(module, info, opset, stem, cases)
-    return files
+class Exporter:
+    """An export under way: the model, what its engines say about themselves, and the cases they are verified with."""
 
+    def __init__(self, checkpoint: Checkpoint, options: Options, stem: Path, say: Say) -> None:
+        """Compute the reference's pictures if `options` ask for verification; `stem` is where the files are made."""
+        self.model, self.info = checkpoint.model, engine_info(checkpoint, options)
+        self.options, self.stem, self.say = options, stem, say
+        self.cases: list[Case] = []
+        if options.verify:
+            say("computing the reference pictures")
+            self.cases = reference_cases(self.model, self.info)
 
-def _write_full(module: DeployedPSP, info: EngineInfo, opset: int, stem: Path, cases: Cases, say: Say) -> Written:
-    draft = _Draft(module, info, opset, stem)
-    if cases:
-        say("verifying against PyTorch FP32")
-        headroom = check_headroom(draft.path, cases) if info.precision == "fp16" else None
-        draft.verified(verify.compare(verify.whole(draft.session()), info, cases, headroom))
-    return draft.written()
+    def write_onnx(self) -> list[Written]:
+        """Write the full engine, the mapping network and, if asked for, encoder and generator alone."""
+        self.say("preparing the deployable form")
+        module = deployable(self.model, self.info)
+        self.say("exporting ONNX")
+        files = [self._write_full(module), self._write_mapping()]
+        return files + self._write_parts(module) if self.options.parts else files
 
+    def _write_full(self, module: DeployedPSP) -> Written:
+        draft = self._draft(module)
+        if self.cases:
+            self.say("verifying against PyTorch FP32")
+            headroom = check_headroom(draft.path, self.cases) if self.info.precision == "fp16" else None
+            draft.verified(compare(draft.session().run, self.info, self.cases, headroom))
+        return draft.written()
 
-def _write_parts(module: DeployedPSP, info: EngineInfo, opset: int, stem: Path, cases: Cases) -> list[Written]:
-    """Encoder and generator alone, compared as one."""
-    drafts = [_Draft(getattr(module, part), replace(info, part=part), opset, stem) for part in PARTS]
-    if cases:
-        parity = verify.compare(verify.parts(*(draft.session() for draft in drafts)), info, cases)
-        for draft in drafts:
-            draft.verified(parity)
-    return [draft.written() for draft in drafts]
+    def _write_mapping(self) -> Written:
+        self.say("writing the mapping network")
+        draft = self._draft(DeployedMapping(self.model.decoder), part="mapping", precision="fp32")
+        if self.cases:
+            draft.verified(compare_mapping(draft.session(), self.model))
+        return draft.written()
 
+    def _write_parts(self, module: DeployedPSP) -> list[Written]:
+        """Write encoder and generator alone, compared as one."""
+        self.say("writing encoder and generator alone")
+        drafts = [self._draft(getattr(module, part), part=part) for part in ("encoder", "generator")]
+        if self.cases:
+            parity = compare(chained(*(draft.session() for draft in drafts)), self.info, self.cases)
+            for draft in drafts:
+                draft.verified(parity)
+        return [draft.written() for draft in drafts]
 
-class _Draft:
-    """An ONNX file in the making: on disk, and in memory (up to 1.2 GB) until its parity is known."""
+    def _draft(self, module: nn.Module, **changes: str) -> Draft:
+        """Write a module as it is, with `changes` to the metadata of the full engine."""
+        return Draft(module, replace(self.info, **changes), self.options.opset, self.stem)
 
-    def __init__(self, module: nn.Module, info: EngineInfo, opset: int, stem: Path) -> None:
-        part = "" if info.part == "full" else f".{info.part}"
-        self.path = stem.with_name(f"{stem.name}{part}.onnx")
-        self.parity = "not verified"
-        self.model = to_onnx(module, info, opset)
-        self.info = replace(info, custom_ops=add_bodies(self.model))
-        set_info(self.model, self.info)
-        save(self.model, self.path)
+    def write_plans(self, files: list[Written], flavour: str) -> list[Written]:
+        """Write a plan of every ONNX file but the mapping network, which is small and FP32: ONNX Runtime serves it.
 
-    def session(self) -> OnnxSession:
-        return OnnxSession(self.path, "cpu")
+        With "auto" the ONNX files stand even where TensorRT refuses: a warning says so.
+        """
+        sources = [file for file in files if file.part != "mapping"]
+        try:
+            plans = [self._build_plan(source, flavour) for source in sources]
+            return self._verify_plans(plans, sources[0]) if self.cases else plans
+        except (BuildError, EngineError) as error:
+            if self.options.backend == "tensorrt":
+                raise
+            warnings.warn(f"no plan was written: {error}", stacklevel=3)
+            return []
 
-    def verified(self, parity: verify.Parity | verify.MappingParity) -> None:
-        """Write the measured parity into the file."""
-        self.parity = str(parity)
-        set_info(self.model, replace(self.info, parity=parity.to_metadata()))
-        save(self.model, self.path)
+    def _build_plan(self, source: Written, flavour: str) -> Written:
+        plan = source.path.with_suffix(".trt")
+        stage = f"building {plan.name} with {flavour}"
+        self.say(stage)
+        with plan_source(source.path, flavour) as path:
+            build_plan(path, plan, flavour, self.options.build_settings, tell=partial(self.say, stage))
+        return Written(plan, source.part, stored_precision(plan, source.path), "not verified")
 
-    def written(self) -> Written:
-        return Written(self.path, self.info.part, stored_precision(self.path), self.parity)
-
-
-def _write_plans(files: list[Written], flavour: str, options: Options, cases: Cases, say: Say) -> list[Written]:
-    """A plan of every ONNX file but the mapping network, which is small and FP32: ONNX Runtime serves it.
-
-    With "auto" the ONNX files stand even where TensorRT refuses: a warning says so.
-    """
-    sources = [file for file in files if file.part != "mapping"]
-    try:
-        plans = [_build_plan(source, flavour, options, say) for source in sources]
-        return _verify_plans(plans, sources[0], cases, say) if cases else plans
-    except (BuildError, EngineError) as error:
-        if options.backend == "tensorrt":
-            raise
-        warnings.warn(f"no plan was written: {error}", stacklevel=3)
-        return []
-
-
-def _build_plan(source: Written, flavour: str, options: Options, say: Say) -> Written:
-    plan = source.path.with_suffix(".trt")
-    stage = f"building {plan.name} with {flavour}"
-    say(stage)
-    with plan_source(source.path, flavour) as path:
-        build_plan(path, plan, flavour, options.build_settings, tell=partial(say, stage))
-    return Written(plan, source.part, stored_precision(plan, source.path), "not verified")
-
-
-def _verify_plans(plans: list[Written], source: Written, cases: Cases, say: Say) -> list[Written]:
-    """Run the plans where this machine can, the encoder and generator alone as one."""
-    info = read_info(plans[0].path)
-    lacking = lacking_for_plan(plans[0].path, info)
-    if lacking:
-        parity = f"not run here, for want of {lacking}; {source.path.name}: {source.parity}"
-        return [replace(plan, parity=parity if plan.part == "full" else "not run here") for plan in plans]
-    say("verifying on the GPU")
-    with ExitStack() as opened:
-        sessions = [opened.enter_context(closing(open_session(plan.path, "cuda"))) for plan in plans]
-        words = [str(verify.compare(verify.whole(sessions[0]), info, cases))]
-        if len(sessions) > 1:
-            words += [str(verify.compare(verify.parts(*sessions[1:]), info, cases))] * len(PARTS)
-    return [replace(plan, parity=parity) for plan, parity in zip(plans, words, strict=True)]
+    def _verify_plans(self, plans: list[Written], source: Written) -> list[Written]:
+        """Run the plans where this machine can, the encoder and generator alone as one."""
+        info = read_info(plans[0].path)
+        lacking = lacking_for_plan(plans[0].path, info)
+        if lacking:
+            parity = f"not run here, for want of {lacking}; {source.path.name}: {source.parity}"
+            return [replace(plan, parity=parity if plan.part == "full" else "not run here") for plan in plans]
+        self.say("verifying on the GPU")
+        with ExitStack() as opened:
+            full, *parts = [opened.enter_context(closing(open_session(plan.path, "cuda"))) for plan in plans]
+            found = [compare(full.run, info, self.cases)]
+            if parts:
+                found += [compare(chained(*parts), info, self.cases)] * len(parts)
+        return [replace(plan, parity=str(parity)) for plan, parity in zip(plans, found, strict=True)]

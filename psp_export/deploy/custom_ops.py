@@ -25,7 +25,7 @@ def fused_bias_leaky_relu(x: torch.Tensor, bias: torch.Tensor, slope: float = 0.
     return _FusedBiasLeakyReLU.apply(x, bias.float(), slope, gain)
 
 
-def use_in(module: nn.Module) -> None:
+def use_custom_ops(module: nn.Module) -> None:
     """Let a deployable module compute its FIR filters and activations by the custom operations, in place."""
     for part in module.modules():
         if hasattr(part, "use_custom_ops"):

@@ -98,13 +98,8 @@ def _check_codes(latents: np.ndarray, expected: np.ndarray, info: EngineInfo) ->
         )
 
 
-def whole(session: Session) -> Run:
-    """A full engine as a function from inputs to outputs."""
-    return session.run
-
-
-def parts(encoder: Session, generator: Session) -> Run:
-    """Encoder and generator as one function: encode, mix, decode."""
+def chained(encoder: Session, generator: Session) -> Run:
+    """Make one function of encoder and generator: encode, mix, decode."""
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         latents = encoder.run({"image": inputs["image"]})["latents"]

@@ -51,7 +51,7 @@ class Picture(torch.nn.Module):
         super().__init__()
         self.generator = DeployedGenerator(tiny_model().decoder)
         if custom:
-            custom_ops.use_in(self)
+            custom_ops.use_custom_ops(self)
         if precision == "fp16":
             to_half(self)
 

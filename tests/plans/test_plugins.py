@@ -22,7 +22,7 @@ from op_cases import ROUNDING, error, random
 from tiny_plans import need_plans_that_run
 
 from psp_export import export
-from psp_export.deploy.custom_ops import use_in
+from psp_export.deploy.custom_ops import use_custom_ops
 from psp_export.deploy.generator import DeployedGenerator
 from psp_export.deploy.precision import to_half
 from psp_export.export import Options
@@ -216,7 +216,7 @@ def source(tmp_path) -> Path:
     """The generator of the tiny model in FP16, with custom operations."""
     info = export.engine_info(tiny_checkpoint(), Options(precision="fp16", custom_ops=True))
     module = DeployedGenerator(tiny_model().decoder)
-    use_in(module)
+    use_custom_ops(module)
     model = to_onnx(to_half(module), replace(info, part="generator"))
     add_bodies(model)
     save(model, tmp_path / "psp.onnx")
