@@ -5,13 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from psp_export.deploy.heads import deploy_head
-from psp_export.deploy.layers import (
-    ScaleShift,
-    copy_conv,
-    copy_prelu,
-    fold_norm,
-    frozen,
-)
+from psp_export.deploy.layers import ScaleShift, copy_conv, copy_prelu, fold_norm, frozen
 from psp_export.deploy.resnet import resnet_stages, resnet_stem
 from psp_runtime.tasks import InputKind
 from psp_train.networks.encoder import Backbone, ResidualUnit, SqueezeExcitation
@@ -20,7 +14,7 @@ from psp_train.networks.resnet import ResNetEncoder
 
 
 class DeployedEncoder(nn.Module):
-    """uint8 picture -> W+ codes [B,L,S] FP32, the average w included."""
+    """uint8 picture -> W+ latents [B,L,S] FP32, the average w included."""
 
     def __init__(self, encoder: Encoder, latent_avg: torch.Tensor, kind: InputKind) -> None:
         super().__init__()

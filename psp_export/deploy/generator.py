@@ -15,7 +15,7 @@ from psp_train.networks.stylegan2 import EqualLinear, StyledConv, ToRGB
 
 
 class DeployedGenerator(nn.Module):
-    """W+ codes [B,L,S] FP32 -> uint8 [B,H,W,3]."""
+    """W+ latents [B,L,S] FP32 -> uint8 [B,H,W,3]."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()

@@ -66,7 +66,7 @@ class Heads(nn.Module):
 
 
 class WHead(nn.Module):
-    """Ablation W: one code from the pooled features, the same for every layer."""
+    """Ablation W: one latent from the pooled features, the same for every layer."""
 
     def __init__(self, encoder: WEncoder) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class WHead(nn.Module):
 
 
 class NaiveWPlusHead(nn.Module):
-    """Ablation naive W+: every code from one linear layer, FP32 behind the pooling."""
+    """Ablation naive W+: every latent from one linear layer, FP32 behind the pooling."""
 
     def __init__(self, encoder: NaiveWPlusEncoder) -> None:
         super().__init__()

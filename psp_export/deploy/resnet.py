@@ -39,7 +39,7 @@ def resnet_stages(encoder: ResNetEncoder) -> nn.ModuleList:
 
 
 class ResNetHead(nn.Module):
-    """All linear heads as one, FP32 behind the pooling; the code of a single head goes to every layer."""
+    """All linear heads as one, FP32 behind the pooling; the latent of a single head goes to every layer."""
 
     def __init__(self, encoder: ResNetEncoder) -> None:
         super().__init__()
@@ -51,5 +51,5 @@ class ResNetHead(nn.Module):
 
     def forward(self, c1: torch.Tensor, c2: torch.Tensor, c3: torch.Tensor) -> torch.Tensor:
         pooled = F.adaptive_avg_pool2d(c3.float(), 1).flatten(1)
-        codes = self.linear(pooled).reshape(-1, *self.shape)
-        return codes if self.ones is None else codes * self.ones
+        latents = self.linear(pooled).reshape(-1, *self.shape)
+        return latents if self.ones is None else latents * self.ones

@@ -87,16 +87,16 @@ def test_plain_half_fails_on_hard_weights_and_ours_holds(hard_model, tmp_path):
     assert check_headroom(path, [Case(feeds, expected.numpy(), latents.numpy())]) >= HEADROOM
     assert len(fp16_peaks(path, [feeds])) > 300
 
-    # The same weights in a plain .half(): the encoder loses the codes. The generator in its training form holds, as it
-    # computes its scales from normalised styles too.
+    # The same weights in a plain .half(): the encoder loses the latents. The generator in its training form holds, as
+    # it computes its scales from normalised styles too.
     plain = golden_model("psp_64", 64)
     plain.load_state_dict(hard_model.state_dict())
     plain.half()
     latents = hard_model.encode(x)
     with WideConvolutions():
-        codes = plain.encoder(x.half())
+        plain_latents = plain.encoder(x.half())
         picture = plain.decoder(latents.half()).float()
-    assert not torch.isfinite(codes).all() or relative_error(codes.float(), latents.numpy()) > 0.1
+    assert not torch.isfinite(plain_latents).all() or relative_error(plain_latents.float(), latents.numpy()) > 0.1
     assert psnr(to_picture(picture), expected) >= 50
 
 

@@ -189,12 +189,12 @@ def test_the_worst_picture_decides_and_the_error_says_what_to_do(precision, way_
     """Off by 1 level is 48.1 dB, by 6 levels 10 log10(255² / 36) = 32.6 dB."""
     info = export.engine_info(tiny_checkpoint(), Options(precision=precision))
     expected = np.zeros((1, 4, 4, 3), np.uint8)
-    codes = np.ones((1, 2, 3), np.float32)
+    latents = np.ones((1, 2, 3), np.float32)
 
     def run(given):
-        return {"output": given["image"], "latents": codes}
+        return {"output": given["image"], "latents": latents}
 
-    close, far = (Case({"image": expected + by}, expected, codes) for by in np.uint8([1, 6]))
+    close, far = (Case({"image": expected + by}, expected, latents) for by in np.uint8([1, 6]))
     assert compare(run, info, [close]).max_difference == 1
     words = f"32.6 dB on the worst picture, expected at least .. dB for {precision}; nothing was written{way_out}"
     with pytest.raises(ParityError, match=words):
@@ -202,14 +202,14 @@ def test_the_worst_picture_decides_and_the_error_says_what_to_do(precision, way_
 
 
 @pytest.mark.parametrize(("precision", "gate"), [("fp32", 1e-3), ("fp16", 2e-2)])
-def test_codes_are_compared_too(precision, gate):
-    """A mixed picture need not show that the codes beside it are others."""
+def test_latents_are_compared_too(precision, gate):
+    """A mixed picture need not show that the latents beside it are others."""
     info = export.engine_info(tiny_checkpoint(), Options(precision=precision))
-    picture, codes = np.zeros((1, 4, 4, 3), np.uint8), np.linspace(-2, 2, 6, dtype=np.float32).reshape(1, 2, 3)
-    case = Case({}, picture, codes)
+    picture, latents = np.zeros((1, 4, 4, 3), np.uint8), np.linspace(-2, 2, 6, dtype=np.float32).reshape(1, 2, 3)
+    case = Case({}, picture, latents)
     for error, refused in ((0.9, False), (1.1, True), (np.nan, True)):
-        outputs = {"output": picture, "latents": codes + np.float32(2 * error * gate)}
-        told = pytest.raises(ParityError, match="codes of the onnx engine differ")
+        outputs = {"output": picture, "latents": latents + np.float32(2 * error * gate)}
+        told = pytest.raises(ParityError, match=r"W\+ latents of the onnx engine differ")
         with told if refused else nullcontext():
             compare(lambda given, outputs=outputs: outputs, info, [case])
 
