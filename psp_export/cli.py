@@ -37,40 +37,41 @@ def main() -> NoReturn:
 
 @app.command()
 def psp_export(
-    task: Annotated[
-        str | None, typer.Option(help="Task of the checkpoint; without a checkpoint, of the demo model.")
-    ] = None,
+    task: Annotated[str | None, typer.Option(help="Task of the checkpoint or, without one, of the demo model.")] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Published or own pSp checkpoint (.pt). Default: the bundled demo model.")
+        Path | None, typer.Option(help="Published pSp checkpoint or your own (.pt). Default: the bundled demo model.")
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16/--fp32", help="Half precision where it is safe.")] = False,
     backend: Annotated[
         Backend,
-        typer.Option(help="The ONNX file is always written; auto adds a TensorRT plan if a TensorRT is installed."),
+        typer.Option(help="The ONNX file is always written; auto adds a TensorRT plan where one can be built."),
     ] = Backend.auto,
-    output: Annotated[Path, typer.Option(help="Name of all files: NAME.onnx, NAME.trt, NAME.mapping.onnx.")] = Path(
-        "psp"
-    ),
-    max_batch: Annotated[int, typer.Option(min=1, max=1024, help="The plan serves batches of 1 to this.")] = 8,
-    workspace: Annotated[int, typer.Option(min=1, max=1 << 20, help="TensorRT's scratch memory, MiB.")] = 4096,
+    output: Annotated[
+        Path, typer.Option(help="Base name of all files: NAME.onnx, NAME.trt, NAME.mapping.onnx.")
+    ] = Path("psp"),
+    max_batch: Annotated[int, typer.Option(min=1, max=1024, help="Largest batch the plan serves.")] = 8,
+    workspace: Annotated[
+        int, typer.Option(min=1, max=1 << 20, help="Scratch memory of TensorRT's builder, in MiB.")
+    ] = 4096,
     timing_cache: Annotated[
-        Path | None, typer.Option(help="File of TensorRT kernel timings, kept between builds.")
+        Path | None, typer.Option(help="File where TensorRT keeps kernel timings between builds.")
     ] = None,
     optimization_level: Annotated[
         int, typer.Option(min=0, max=5, help="How long TensorRT looks for faster kernels.")
     ] = 3,
-    tune_batch: Annotated[int, typer.Option(min=1, help="The batch size a plan's kernels are chosen for.")] = 1,
+    tune_batch: Annotated[int, typer.Option(min=1, help="Batch size the plan is tuned for.")] = 1,
     opset: Annotated[int, typer.Option(min=17, max=20, help="ONNX opset.")] = 17,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch FP32 first.")] = True,
-    parts: Annotated[bool, typer.Option("--parts", help="Also write encoder and generator alone.")] = False,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Verify engines against PyTorch FP32.")] = True,
+    parts: Annotated[bool, typer.Option("--parts", help="Also write encoder and generator separately.")] = False,
     custom_ops: Annotated[
-        bool, typer.Option("--custom-ops", help="FIR and activation as nodes of our own, CUDA kernels in TensorRT.")
+        bool,
+        typer.Option("--custom-ops", help="FIR filters and activations as custom nodes: CUDA kernels in TensorRT."),
     ] = False,
     triton: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Also write a model repository for Triton Inference Server.")
     ] = None,
 ) -> None:
-    """Export a pSp model to engines, each compared with PyTorch FP32 before it gets its name."""
+    """Export a pSp model to ONNX and TensorRT engines, each verified against PyTorch FP32."""
     _require_export_extra()
     if task is not None:
         get_task(task)  # an unknown one is said at once, an empty one is not "inversion"

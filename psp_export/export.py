@@ -78,7 +78,7 @@ def check(options: Options) -> None:
     check_timing_cache(options.timing_cache, flavour)
     unused = [flag for name, flag in PLAN_OPTIONS.items() if getattr(options, name) != getattr(Options, name)]
     if unused and flavour is None:
-        warnings.warn(f"{', '.join(unused)} without effect: no plan is built", stacklevel=2)
+        warnings.warn(f"ignoring {', '.join(unused)}: no plan is built", stacklevel=2)
     if options.tune_batch > options.max_batch:
         raise PspError(
             f"--tune-batch {options.tune_batch}: the plan serves batches of 1..{options.max_batch}; raise --max-batch"
@@ -107,7 +107,7 @@ def export(checkpoint: Checkpoint, options: Options, say: Say = lambda *words: N
 def _warn_of_others(base: Path, written: list[Path]) -> None:
     left = [path.name for path in files_of(base) if path.exists() and path not in written]
     if left:
-        warnings.warn(f"left from an earlier export, not of this one: {', '.join(left)}", stacklevel=3)
+        warnings.warn(f"left over from an earlier export: {', '.join(left)}", stacklevel=3)
 
 
 def _flavour(options: Options) -> str | None:
@@ -173,9 +173,9 @@ class Exporter:
 
     def write_onnx(self) -> list[Written]:
         """Write the full engine, the mapping network and, if asked for, encoder and generator alone."""
-        self.say("preparing the deployable form")
+        self.say("preparing the model for export")
         module = deployable(self.model, self.info)
-        self.say("exporting ONNX")
+        self.say("exporting to ONNX")
         files = [self._write_full(module), self._write_mapping()]
         return files + self._write_parts(module) if self.options.parts else files
 
@@ -196,7 +196,7 @@ class Exporter:
 
     def _write_parts(self, module: DeployedPSP) -> list[Written]:
         """Write encoder and generator alone, compared as one."""
-        self.say("writing encoder and generator alone")
+        self.say("writing encoder and generator separately")
         drafts = [self._draft(getattr(module, part), part=part) for part in ("encoder", "generator")]
         if self.cases:
             parity = compare(chained(*(draft.session() for draft in drafts)), self.info, self.cases)
@@ -234,9 +234,9 @@ class Exporter:
     def _verify_plans(self, plans: list[Written], source: Written) -> list[Written]:
         """Run the plans where this machine can, the encoder and generator alone as one."""
         info = read_info(plans[0].path)
-        lacking = lacking_for_plan(plans[0].path, info)
-        if lacking:
-            parity = f"not run here, for want of {lacking}; {source.path.name}: {source.parity}"
+        obstacle = lacking_for_plan(plans[0].path, info)
+        if obstacle:
+            parity = f"not run here: it needs {obstacle}; {source.path.name}: {source.parity}"
             return [replace(plan, parity=parity if plan.part == "full" else "not run here") for plan in plans]
         self.say("verifying on the GPU")
         with ExitStack() as opened:

@@ -47,11 +47,11 @@ def check_output(output: Path) -> None:
     """Raise `PspError` for an `--output` under which no files can be written."""
     base = stem(output)
     if not output.name or (output.is_dir() and output != DEFAULT_OUTPUT):
-        raise PspError(f"--output {output} is a folder: give a name in it, such as {output / 'psp'}")
+        raise PspError(f"--output {output} is a folder: give the name of a file in it, such as {output / 'psp'}")
     if not base.parent.is_dir():
         raise PspError(f"--output {output}: there is no folder {base.parent}; create it first")
     if base.suffix.removeprefix(".") in BESIDE:
-        raise PspError(f"--output {output}: that is what the {base.suffix[1:]} of {base.stem} is called; give another")
+        raise PspError(f"--output {output}: that is the name of the {base.suffix[1:]} of {base.stem}; give another")
     for path in files_of(base):
         if path.is_dir():
             raise PspError(f"{path} is a folder: give another --output")

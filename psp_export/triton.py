@@ -77,10 +77,10 @@ def check(folder: Path, name: str) -> None:
         raise PspError(f"--output {name}: Triton takes names of letters, digits, dots, dashes and underscores only")
     for model in (folder / name, folder / f"{name}{MAPPING_ENDING}"):
         if model.exists() and not (model / "config.pbtxt").is_file():
-            raise PspError(f"{model} is there already and no model of Triton: give another --triton folder")
+            raise PspError(f"{model} exists and is not a model for Triton: give another --triton folder")
     readme = folder / "README.md"
     if readme.exists() and not _is_ours(readme):
-        raise PspError(f"{readme} is there already and not of psp-export: give another --triton folder, or rename it")
+        raise PspError(f"{readme} exists and was not written by psp-export: rename it, or give another --triton folder")
     make_writable(folder if folder.is_dir() else parent)
 
 
@@ -89,22 +89,26 @@ def _is_ours(readme: Path) -> bool:
 
 
 def choose(files: list[Written]) -> Choice:
-    """The plan where a release of Triton opens it, else the ONNX file."""
+    """Choose the plan where a release of Triton opens it, else the ONNX file."""
     onnx, *plans = sorted((f.path for f in files if f.part == "full"), key=lambda path: path.suffix != ".onnx")
     if not plans:
-        return Choice(onnx, "onnxruntime", NEWEST, "It is served as ONNX: no plan was built.")
+        return _as_onnx(onnx, "no plan was built")
     info = read_info(plans[0])
     release = RELEASES.get(_version(info)) if info.backend == "tensorrt" else None
     made_with = f"{info.backend} {info.backend_version}"
     if release is None:
-        return Choice(onnx, "onnxruntime", NEWEST, f"It is served as ONNX: no known Triton has {made_with}.")
+        return _as_onnx(onnx, f"no known release of Triton has {made_with}")
     if info.custom_ops:
-        return Choice(onnx, "onnxruntime", release, "It is served as ONNX: the plan needs plugins of ours.")
-    return Choice(plans[0], "tensorrt", release, f"model.plan is of {made_with} and for {info.device}.")
+        return _as_onnx(onnx, "the plan needs plugins Triton does not have", release)
+    return Choice(plans[0], "tensorrt", release, f"model.plan was built by {made_with} for {info.device}.")
+
+
+def _as_onnx(file: Path, reason: str, release: str = NEWEST) -> Choice:
+    return Choice(file, "onnxruntime", release, f"It is served as ONNX: {reason}.")
 
 
 def _version(info: EngineInfo) -> str:
-    """10.7.0 of 10.7.0.23 or 10.7.0.post1."""
+    """Shorten 10.7.0.23 or 10.7.0.post1 to 10.7.0."""
     return ".".join(info.backend_version.split(".")[:3])
 
 

@@ -53,7 +53,7 @@ def to_onnx(module: nn.Module, info: EngineInfo, opset: int = DEFAULT_OPSET) -> 
         raise PspError(f"--opset {opset} is not supported: choose {OPSETS.start} to {OPSETS.stop - 1}")
     size = sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
     if size >= PROTOBUF_LIMIT:
-        raise PspError(f"the ONNX model takes {size / 1e9:.1f} GB, one file holds 2 GB: use --fp16")
+        raise PspError(f"the ONNX model takes {size / 1e9:.1f} GB, but one file holds at most 2 GB: use --fp16")
     model = onnx.load_from_string(_trace(module, info, opset))
     model.producer_name = "psp-export"
     for node in model.graph.node:

@@ -84,7 +84,7 @@ def build_plan(
     target.write_bytes(plan)
     found = stored_precision(target, source)
     if found != info.precision:
-        raise BuildError(f"{flavour} {trt.__version__} made {target.name} {found}, expected {info.precision}")
+        raise BuildError(f"{flavour} {trt.__version__} built {target.name} in {found}, expected {info.precision}")
     return info
 
 

@@ -26,13 +26,13 @@ def plan_source(path: Path, flavour: str) -> Iterator[Path]:
     Registers the plugins for a file with custom nodes; where something is lacking, a warning says what.
     """
     info, trt = read_info(path), importlib.import_module(flavour)
-    lacking = plugins.lacking(trt) if info.custom_ops else ""
-    if info.custom_ops and not lacking:
+    obstacle = plugins.lacking(trt) if info.custom_ops else ""
+    if info.custom_ops and not obstacle:
         plugins.register(trt)
-    if not lacking:
+    if not obstacle:
         yield path
         return
-    warnings.warn(f"{path.with_suffix('.trt').name} is built without plugins, for want of {lacking}", stacklevel=4)
+    warnings.warn(f"{path.with_suffix('.trt').name} is built without plugins, which need {obstacle}", stacklevel=4)
     plain = path.with_name(f"plain-{path.name}")
     model = inlined(onnx.load(str(path)))
     set_info(model, replace(info, custom_ops=False))

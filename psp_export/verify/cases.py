@@ -69,5 +69,5 @@ def _case(psp: PSP, info: EngineInfo, inputs: dict[str, np.ndarray]) -> Case:
     image, style, alpha = (torch.from_numpy(inputs[name]) for name in ("image", "style", "alpha"))
     picture, latents = psp(to_input(image, info.input, psp.encoder.config.input_channels), style, alpha)
     if not picture.isfinite().all():
-        raise PspError("the checkpoint gives pictures of NaN or infinity in PyTorch FP32: export an earlier one")
+        raise PspError("the checkpoint's pictures hold NaN or infinity in PyTorch FP32: export an earlier checkpoint")
     return Case(inputs, to_picture(picture).numpy(), latents.numpy())

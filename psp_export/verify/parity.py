@@ -49,7 +49,7 @@ class Parity:
         return values if self.headroom is None else values | {"headroom": round(self.headroom, 1)}
 
     def __str__(self) -> str:
-        words = f"{self.psnr:.1f} dB, within {self.max_difference} levels"
+        words = f"{self.psnr:.1f} dB, max error {self.max_difference}/255"
         return words if self.headroom is None else f"{words}, FP16 headroom {self.headroom:.0f}x"
 
 

@@ -238,7 +238,7 @@ def test_a_model_of_a_training_that_diverged_is_refused():
     """Black as uint8 in PyTorch and in the engine alike, they would agree perfectly."""
     checkpoint = tiny_checkpoint()
     checkpoint.model.decoder.to_rgb1.bias.data[:] = torch.nan
-    with pytest.raises(PspError, match="the checkpoint gives pictures of NaN or infinity") as caught:
+    with pytest.raises(PspError, match="the checkpoint's pictures hold NaN or infinity") as caught:
         reference_cases(checkpoint.model, export.engine_info(checkpoint, Options(max_batch=1)))
     assert not isinstance(caught.value, ParityError)
 
@@ -254,7 +254,7 @@ def test_a_model_too_large_for_one_file():
     info = export.engine_info(tiny_checkpoint(), Options())
     module = deployable(tiny_model(), info)
     module.huge = torch.nn.Parameter(torch.empty(2**29, device="meta"), requires_grad=False)
-    with pytest.raises(PspError, match=r"the ONNX model takes 2\.1 GB, one file holds 2 GB: use --fp16"):
+    with pytest.raises(PspError, match=r"the ONNX model takes 2\.1 GB, but one file holds at most 2 GB: use --fp16"):
         to_onnx(module, info)
 
 

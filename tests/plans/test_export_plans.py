@@ -68,7 +68,7 @@ def test_auto_keeps_the_onnx_file_where_tensorrt_does_not_start(tmp_path, monkey
 
 def test_options_of_plans_are_not_ignored_in_silence(tmp_path):
     options = Options(tmp_path / "psp", backend="onnx", workspace_mb=7, optimization_level=5, tune_batch=3)
-    with pytest.warns(UserWarning, match="^--workspace, --optimization-level, --tune-batch without effect: no plan"):
+    with pytest.warns(UserWarning, match="^ignoring --workspace, --optimization-level, --tune-batch: no plan"):
         export.check(options)
 
 
@@ -88,7 +88,7 @@ def test_auto_keeps_the_onnx_file_where_no_plan_can_be_built(tmp_path, monkeypat
 
 def test_leftovers_of_an_earlier_export_are_named(tmp_path):
     (tmp_path / "psp.trt").write_bytes(b"earlier")
-    with pytest.warns(UserWarning, match="left from an earlier export, not of this one: psp.trt"):
+    with pytest.warns(UserWarning, match="left over from an earlier export: psp.trt"):
         export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="onnx", verify=False))
 
 
@@ -104,7 +104,7 @@ def test_a_gpu_that_cannot_run_the_plan_does_not_cost_the_onnx_file(tmp_path, mo
         pytest.skip("no TensorRT that builds here")
     monkeypatch.setattr(export, "lacking_for_plan", lambda path, info: "the Python package pycuda")
     files = {f.path.name: f for f in export.export(tiny_checkpoint(), Options(tmp_path / "psp"))}
-    assert "not run here, for want of the Python package pycuda" in files["psp.trt"].parity
+    assert "not run here: it needs the Python package pycuda" in files["psp.trt"].parity
     monkeypatch.setattr(export, "lacking_for_plan", lambda path, info: "")
 
     def refuse(path, device):

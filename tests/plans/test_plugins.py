@@ -268,7 +268,7 @@ def test_plugins_in_this_process(source):
 def test_a_plan_without_the_library_is_built_without_plugins(source):
     """In this very process: no abort, a warning that says what to do, and a plan that needs no plugin."""
     plan = source.with_suffix(".trt")
-    warned = pytest.warns(UserWarning, match=r"psp.trt is built without plugins, for want of the library .*: ln -s")
+    warned = pytest.warns(UserWarning, match=r"psp.trt is built without plugins, which need the library .*: ln -s")
     with warned, plan_source(source, FLAVOUR) as path:
         build_plan(path, plan, FLAVOUR)
     assert not read_info(plan).custom_ops and read_info(source).custom_ops

@@ -119,9 +119,12 @@ def test_plan_of_a_release_is_served_as_plan(tmp_path: Path, version: str) -> No
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"backend": "tensorrt_rtx", "backend_version": "10.7.0"}, "no known Triton has tensorrt_rtx 10.7.0"),
-        ({"backend_version": "9.9.9"}, "no known Triton has tensorrt 9.9.9"),
-        ({"backend_version": "10.7.0", "custom_ops": True}, "plugins of ours"),
+        (
+            {"backend": "tensorrt_rtx", "backend_version": "10.7.0"},
+            "no known release of Triton has tensorrt_rtx 10.7.0",
+        ),
+        ({"backend_version": "9.9.9"}, "no known release of Triton has tensorrt 9.9.9"),
+        ({"backend_version": "10.7.0", "custom_ops": True}, "plugins Triton does not have"),
     ],
 )
 def test_other_plans_are_served_as_onnx_and_it_says_why(tmp_path: Path, changes: dict, reason: str) -> None:
@@ -152,9 +155,9 @@ def test_folders_that_will_not_do(tmp_path: Path) -> None:
         (tmp_path / "file", "psp", "is not a folder: give a folder, or a name for a new one"),
         (tmp_path / "dangling", "psp", "is not a folder"),
         (tmp_path / "none" / "models", "psp", "there is no folder"),
-        (tmp_path / "models", "psp", "no model of Triton"),
+        (tmp_path / "models", "psp", "is not a model for Triton"),
         (tmp_path / "models", "my psp", "letters, digits"),
-        (tmp_path / "project", "psp", r"README\.md is there already and not of psp-export"),
+        (tmp_path / "project", "psp", r"README\.md exists and was not written by psp-export"),
     ):
         with pytest.raises(PspError, match=words):
             triton.check(folder, name)
