@@ -1,4 +1,4 @@
-"""`psp-export`: a pSp checkpoint becomes an ONNX file, and a TensorRT plan where one can be built."""
+"""Provide the command `psp-export`: a pSp checkpoint to ONNX files, and to TensorRT plans where they can be built."""
 
 import importlib.util
 from enum import Enum
@@ -31,7 +31,7 @@ class Backend(str, Enum):
 
 
 def main() -> NoReturn:
-    """Entry point of the console script."""
+    """Run the command, and exit with its code."""
     console.run(app)
 
 
@@ -76,8 +76,7 @@ def psp_export(
     if task is not None:
         get_task(task)  # an unknown one is said at once, an empty one is not "inversion"
     from psp_export.export import Options, check, export
-    from psp_export.triton import check as check_repository
-    from psp_export.triton import model_name, write
+    from psp_export.triton import check_repository, model_name, write_repository
     from psp_export.verify.parity import ParityError
 
     options = Options(
@@ -107,7 +106,7 @@ def psp_export(
     print(table(files))
     print(loaded.license)
     if triton:
-        choice = write(triton, files, model_name(output))
+        choice = write_repository(triton, files, model_name(output))
         print(f"{triton}: for Triton {choice.release}. {choice.reason}")
 
 
@@ -122,7 +121,7 @@ def _load(checkpoint: Path | None, task: str | None, say: Stages) -> "Checkpoint
 
 
 def table(files: list["Written"]) -> str:
-    """The written files, their size, the precision found in them, and their parity."""
+    """Lay out the written files with their size, the precision found in them, and their parity."""
     rows = [("file", "size", "precision", "against PyTorch FP32")]
     rows += [(str(f.path), _megabytes(f.path.stat().st_size), f.precision, f.parity) for f in files]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

@@ -1,4 +1,4 @@
-"""A checkpoint becomes verified engine files: the main path of `psp-export`."""
+"""Export a checkpoint to verified engine files: the main path of `psp-export`."""
 
 import warnings
 from collections.abc import Callable
@@ -50,7 +50,13 @@ PLAN_OPTIONS = {
 
 @dataclass(frozen=True)
 class Options:
-    """What `psp-export` was asked for; `backend` is "auto", "onnx" or "tensorrt"."""
+    """What to export, and how: the options of `psp-export`.
+
+    `output` is what the names of all files begin with; `precision` is "fp32" or "fp16", `backend` "auto", "onnx" or
+    "tensorrt", `opset` 17 to 20. A plan serves batches of 1 to `max_batch`; it is built in `workspace_mb` MiB of
+    scratch memory, with kernel timings kept in the file `timing_cache`, with an effort of `optimization_level`, 0 to 5,
+    and tuned for batches of `tune_batch`. With `parts`, encoder and generator are also written separately.
+    """
 
     output: Path = DEFAULT_OUTPUT
     precision: str = "fp32"
@@ -67,12 +73,12 @@ class Options:
 
     @property
     def build_settings(self) -> BuildSettings:
-        """The options a plan is built with."""
+        """Gather the options that a plan is built with."""
         return BuildSettings(self.workspace_mb, self.timing_cache, self.optimization_level, self.tune_batch)
 
 
 def check(options: Options) -> None:
-    """What can be said before any work: raises `PspError` for an output or backend that will not do."""
+    """Raise `PspError` for options that will not do, and warn of those without effect, before any work is done."""
     check_output(options.output)
     flavour = _flavour(options)
     check_timing_cache(options.timing_cache, flavour)
@@ -86,8 +92,9 @@ def check(options: Options) -> None:
 
 
 def export(checkpoint: Checkpoint, options: Options, say: Say = lambda *words: None) -> list[Written]:
-    """Write the engine of a checkpoint and the files beside it.
+    """Write the engine of a checkpoint and the files beside it; returns what was written.
 
+    `say` is called with each stage of the work as it begins, and with a second argument for what happens in it.
     Raises `ParityError` when an engine does not match the reference, `PspError` for everything a user can mend; in
     both cases, as on a full disk or Ctrl-C, no file is written and earlier ones stay.
     """
@@ -111,7 +118,7 @@ def _warn_of_others(base: Path, written: list[Path]) -> None:
 
 
 def _flavour(options: Options) -> str | None:
-    """The TensorRT to build plans with, or None."""
+    """Choose the TensorRT to build plans with, or None."""
     if options.backend == "onnx":
         return None
     flavour = choose_flavour()
@@ -124,7 +131,7 @@ def _flavour(options: Options) -> str | None:
 
 
 def engine_info(checkpoint: Checkpoint, options: Options) -> EngineInfo:
-    """The metadata of a full engine that has not been verified yet."""
+    """Describe a full engine that has not been verified yet."""
     task, encoder, generator = checkpoint.task, checkpoint.encoder, checkpoint.generator
     return EngineInfo(
         task=task.name,
@@ -148,7 +155,7 @@ def engine_info(checkpoint: Checkpoint, options: Options) -> EngineInfo:
 
 
 def deployable(model: PSP, info: EngineInfo) -> DeployedPSP:
-    """The deployable form of a trained model, in the precision of the engine."""
+    """Turn a trained model into its deployable form, in the precision of the engine."""
     module = DeployedPSP(model, info.input).eval()
     if info.custom_ops:
         use_custom_ops(module)
@@ -172,7 +179,7 @@ class Exporter:
             self.cases = reference_cases(self.model, self.info)
 
     def write_onnx(self) -> list[Written]:
-        """Write the full engine, the mapping network and, if asked for, encoder and generator alone."""
+        """Write the full engine, the mapping network and, if asked for, encoder and generator separately."""
         self.say("preparing the model for export")
         module = deployable(self.model, self.info)
         self.say("exporting to ONNX")
@@ -195,7 +202,7 @@ class Exporter:
         return draft.written()
 
     def _write_parts(self, module: DeployedPSP) -> list[Written]:
-        """Write encoder and generator alone, compared as one."""
+        """Write encoder and generator separately, compared as one."""
         self.say("writing encoder and generator separately")
         drafts = [self._draft(getattr(module, part), part=part) for part in ("encoder", "generator")]
         if self.cases:
@@ -205,7 +212,7 @@ class Exporter:
         return [draft.written() for draft in drafts]
 
     def _draft(self, module: nn.Module, **changes: str) -> Draft:
-        """Write a module as it is, with `changes` to the metadata of the full engine."""
+        """Write a module that is not verified yet, with `changes` to the metadata of the full engine."""
         return Draft(module, replace(self.info, **changes), self.options.opset, self.stem)
 
     def write_plans(self, files: list[Written], flavour: str) -> list[Written]:
@@ -232,7 +239,7 @@ class Exporter:
         return Written(plan, source.part, stored_precision(plan, source.path), "not verified")
 
     def _verify_plans(self, plans: list[Written], source: Written) -> list[Written]:
-        """Run the plans where this machine can, the encoder and generator alone as one."""
+        """Run the plans where this machine can, encoder and generator as one."""
         info = read_info(plans[0].path)
         obstacle = lacking_for_plan(plans[0].path, info)
         if obstacle:

@@ -8,7 +8,7 @@ from psp_runtime import console
 
 
 class Stages:
-    """Progress on stderr: each stage as it begins, with the time it took once the next one does.
+    """The progress on stderr: each stage as it begins, with the time it took once the next one does.
 
     Use it as a context: at the end it prints the total, or, on a terminal, leaves the line of the stage that failed.
     """

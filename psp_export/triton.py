@@ -1,4 +1,4 @@
-"""`psp-export --triton FOLDER`: finished engine files as a model repository of Triton Inference Server.
+"""Write finished engine files as a model repository of Triton Inference Server: `psp-export --triton FOLDER`.
 
     FOLDER/psp/config.pbtxt, 1/model.plan or 1/model.onnx, warmup/image
     FOLDER/psp_mapping/…        the mapping network, on the CPU
@@ -62,11 +62,11 @@ class Choice:
 
 
 def model_name(output: Path) -> str:
-    """What the model of `--output` is called."""
+    """Name the model of an `--output`."""
     return stem(output).name
 
 
-def check(folder: Path, name: str) -> None:
+def check_repository(folder: Path, name: str) -> None:
     """Raise `PspError` for a model repository that cannot be written."""
     parent = folder.absolute().parent
     if os.path.lexists(folder) and not folder.is_dir():
@@ -112,12 +112,12 @@ def _version(info: EngineInfo) -> str:
     return ".".join(info.backend_version.split(".")[:3])
 
 
-def write(folder: Path, files: list[Written], name: str) -> Choice:
+def write_repository(folder: Path, files: list[Written], name: str) -> Choice:
     """Write the model repository of an export; models of the same names are replaced, all or none, others stay.
 
-    Raises `PspError` as `check` does, before anything is written, and where the system refuses.
+    Raises `PspError` as `check_repository` does, before anything is written, and where the system refuses.
     """
-    check(folder, name)
+    check_repository(folder, name)
     folder.mkdir(exist_ok=True)
     choice = choose(files)
     info = read_info(choice.file)
@@ -134,7 +134,7 @@ def write(folder: Path, files: list[Written], name: str) -> Choice:
 
 
 def _draft(folder: Path, file: Path, model: Model) -> Path:
-    """One model of the repository."""
+    """Make one model of the repository; returns its folder."""
     home, info = folder / model.name, read_info(file)
     (home / "1").mkdir(parents=True)
     suffix = ".plan" if model.backend == "tensorrt" else ".onnx"

@@ -1,4 +1,4 @@
-"""The encoders in deployable form (see `psp_export.deploy`)."""
+"""Turn the encoders into their deployable form (see `psp_export.deploy`)."""
 
 import torch
 import torch.nn.functional as F
@@ -88,13 +88,13 @@ class DeployedUnit(nn.Module):
 
 
 def irse_stem(encoder: Backbone) -> nn.Sequential:
-    """3x3 convolution with its normalisation, PReLU."""
+    """Make the stem: a 3x3 convolution with its normalisation folded, and PReLU."""
     conv, norm, prelu = encoder.input_layer
     return nn.Sequential(fold_norm(conv, norm), copy_prelu(prelu))
 
 
 def irse_stages(encoder: Backbone) -> nn.ModuleList:
-    """The four stages of units."""
+    """Make the four stages of residual units."""
     units = iter(encoder.body)
     return nn.ModuleList(
         nn.Sequential(*(DeployedUnit(next(units)) for _ in range(count))) for count in encoder.config.units

@@ -1,4 +1,4 @@
-"""The heads of the encoders in deployable form: features of three stages -> offsets [B,L,S]."""
+"""Turn the heads of the encoders into their deployable form: features of three stages -> offsets [B,L,S]."""
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +100,7 @@ class NaiveWPlusHead(nn.Module):
 
 
 def deploy_head(encoder: Encoder) -> nn.Module:
-    """The deployable head of an encoder: features of the last three stages -> offsets [B,L,S]."""
+    """Make the deployable head of an encoder: features of the last three stages -> offsets [B,L,S]."""
     if isinstance(encoder, ResNetEncoder):
         return ResNetHead(encoder)
     if isinstance(encoder, PSPEncoder):

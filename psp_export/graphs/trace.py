@@ -1,4 +1,4 @@
-"""Deployable torch modules -> ONNX files: names, dynamic batch, metadata, checked.
+"""Trace deployable torch modules into ONNX files with a dynamic batch and the metadata of the engine.
 
 Tensor names are the engine contract (docs/design.md).
 """
@@ -86,7 +86,7 @@ def set_info(model: onnx.ModelProto, info: EngineInfo) -> None:
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write and check one file."""
+    """Write one file, and check it."""
     path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(path))
 

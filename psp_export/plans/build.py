@@ -1,4 +1,4 @@
-"""ONNX file -> TensorRT plan: one path for TensorRT 8.6, 10, 11 and TensorRT-RTX. Imports no torch.
+"""Build a TensorRT plan from an ONNX file: one path for TensorRT 8.6, 10, 11 and TensorRT-RTX. Imports no torch.
 
 Enum members are looked up by name, because their numbers and their existence changed between versions:
 
@@ -53,7 +53,7 @@ class BuildSettings:
 
 
 def choose_flavour() -> str | None:
-    """The TensorRT to build with: `tensorrt` where there is a GPU, else TensorRT-RTX, which needs none; or None."""
+    """Choose what to build with: `tensorrt` where there is a GPU, else TensorRT-RTX, which needs none; or None."""
     if importable(TENSORRT) and cuda_devices() > 0:
         return TENSORRT
     return RTX if importable(RTX) else None
@@ -107,7 +107,7 @@ def _serialized(trt: Any, source: Path, info: EngineInfo, settings: BuildSetting
 
 
 def _builder(trt: Any, logger: Any) -> Any:
-    """Raises `BuildError` where TensorRT does not start: its bindings raise a TypeError about a null pointer."""
+    """Make a builder. Raises `BuildError` where TensorRT does not start: its error is about a null pointer."""
     try:
         return trt.Builder(logger)
     except (TypeError, RuntimeError) as error:
@@ -116,7 +116,7 @@ def _builder(trt: Any, logger: Any) -> Any:
 
 
 def _parsed(trt: Any, builder: Any, logger: Any, source: Path) -> tuple[Any, Any]:
-    """The network of an ONNX file, and the parser that holds its weights."""
+    """Parse an ONNX file; returns its network, and the parser that holds its weights."""
     network = builder.create_network(_creation_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(source.read_bytes()):
@@ -126,7 +126,7 @@ def _parsed(trt: Any, builder: Any, logger: Any, source: Path) -> tuple[Any, Any
 
 
 def _config(trt: Any, builder: Any, network: Any, info: EngineInfo, source: Path) -> Any:
-    """What keeps the plan right whatever it is tuned for."""
+    """Configure what keeps the plan right whatever it is tuned for."""
     config = builder.create_builder_config()
     if hasattr(trt, "PreviewFeature") and hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806"):
         # 8.6 gives a profile to one execution context only; the runtime has one per batch size. 10 always shares.
@@ -141,7 +141,7 @@ def _config(trt: Any, builder: Any, network: Any, info: EngineInfo, source: Path
 
 
 def _creation_flags(trt: Any) -> int:
-    """Explicit batch where it still has to be said, strong typing where it exists."""
+    """Ask for an explicit batch where that still has to be said, for strong typing where it exists."""
     flags = trt.NetworkDefinitionCreationFlag
     names = [name for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED") if hasattr(flags, name)]
     return sum(1 << int(getattr(flags, name)) for name in names)
@@ -152,7 +152,7 @@ def _strongly_typed(trt: Any) -> bool:
 
 
 def _profile(builder: Any, network: Any, tuned_batch: int, max_batch: int) -> Any:
-    """Batch 1..max_batch for every input."""
+    """Allow batches of 1 to `max_batch` for every input."""
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -162,7 +162,7 @@ def _profile(builder: Any, network: Any, tuned_batch: int, max_batch: int) -> An
 
 
 def _obey_types(trt: Any, network: Any, types: dict[str, int]) -> None:
-    """TensorRT 8.6: bind every layer to the types of the ONNX graph.
+    """Bind every layer of a network of TensorRT 8.6 to the types of the ONNX graph.
 
     The parser splits some ONNX nodes into layers with tensors of its own (a Gemm into products and sums): those take
     the type of their inputs. Shapes, which it computes in layers of their own too, stay integers.
@@ -181,13 +181,13 @@ def _obey_types(trt: Any, network: Any, types: dict[str, int]) -> None:
 
 
 def _float_outputs(trt: Any, layer: Any) -> list[tuple[int, str]]:
-    """Index and name of a layer's outputs of a floating-point type."""
+    """List a layer's outputs of a floating-point type: index and name."""
     outputs = [(index, layer.get_output(index)) for index in range(layer.num_outputs)]
     return [(index, tensor.name) for index, tensor in outputs if tensor.dtype in (trt.float32, trt.float16)]
 
 
 def check_timing_cache(path: Path | None, flavour: str | None) -> None:
-    """Say before the build, which can take minutes, what will not work with a timing cache."""
+    """Warn of a timing cache without effect, or raise `PspError`, before the build, which can take minutes."""
     if path is None:
         return
     if flavour != TENSORRT:
@@ -198,7 +198,7 @@ def check_timing_cache(path: Path | None, flavour: str | None) -> None:
 
 @contextmanager
 def _timing_cache(trt: Any, config: Any, path: Path | None) -> Iterator[None]:
-    """Measured kernel times kept between builds, so that the next build of the same layers is quick."""
+    """Keep measured kernel times between builds, so that the next build of the same layers is quick."""
     if path is None:
         yield
         return
