@@ -11,7 +11,8 @@ import pytest
 import torch
 from models import tiny_checkpoint, tiny_model
 
-from psp_export import cli, export
+from psp_export.cli import table
+from psp_export.export import Options, export
 from psp_runtime import read_info
 
 
@@ -168,8 +169,8 @@ def test_ctrl_c_leaves_nothing(tmp_path):
 
 
 def test_table_shows_what_is_in_the_files(tmp_path):
-    files = export.export(tiny_checkpoint(), export.Options(tmp_path / "psp", "fp16", "onnx"))
-    lines = cli.table(files).splitlines()
+    files = export(tiny_checkpoint(), Options(tmp_path / "psp", "fp16", "onnx"))
+    lines = table(files).splitlines()
     assert len(lines) == 3
     assert lines[1].split()[1:4] == [f"{(tmp_path / 'psp.onnx').stat().st_size / 1e6:.1f}", "MB", "fp16"]
     assert "fp32" in lines[2]

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from models import tiny_checkpoint
 
-from psp_export import export
-from psp_export.export import Options
+from psp_export.export import Options, export
 from psp_export.output_files import files_of, put_in_place, stem
 from psp_runtime.errors import PspError
 
@@ -116,7 +115,7 @@ def test_an_export_the_system_stops_leaves_the_earlier_one_whole(tmp_path, monke
     before = contents(tmp_path)
     monkeypatch.setattr(os, "replace", stopping_at(4, PermissionError(13, "Permission denied")))
     with pytest.raises(PspError, match=r"psp\.mapping\.onnx: Permission denied; nothing was changed"):
-        export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="onnx", verify=False))
+        export(tiny_checkpoint(), Options(tmp_path / "psp", backend="onnx", verify=False))
     assert contents(tmp_path) == before
 
 

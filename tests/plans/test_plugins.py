@@ -21,11 +21,10 @@ from models import inputs, tiny_checkpoint, tiny_model
 from op_cases import ROUNDING, error, random
 from tiny_plans import need_plans_that_run
 
-from psp_export import export
 from psp_export.deploy.custom_ops import use_custom_ops
 from psp_export.deploy.generator import DeployedGenerator
 from psp_export.deploy.precision import to_half
-from psp_export.export import Options
+from psp_export.export import Options, engine_info
 from psp_export.graphs.functions import add_bodies
 from psp_export.graphs.trace import save, set_info, to_onnx
 from psp_export.plans.build import build_plan, choose_flavour
@@ -214,7 +213,7 @@ def test_the_engine_opened_first_may_be_closed_first():
 @pytest.fixture
 def source(tmp_path) -> Path:
     """The generator of the tiny model in FP16, with custom operations."""
-    info = export.engine_info(tiny_checkpoint(), Options(precision="fp16", custom_ops=True))
+    info = engine_info(tiny_checkpoint(), Options(precision="fp16", custom_ops=True))
     module = DeployedGenerator(tiny_model().decoder)
     use_custom_ops(module)
     model = to_onnx(to_half(module), replace(info, part="generator"))
