@@ -44,7 +44,7 @@ from measure.backends import BACKENDS, OURS, Runner, Side, default_device, open_
 from measure.timing import Times, take_turns, warm
 from measure.workloads import SIZES, Piece, Workload, seeded_checkpoint
 
-from psp_export.verify import parity as verify
+from psp_export.verify.parity import GATES, LATENTS_GATES, psnr
 from psp_runtime.engines import contract
 from psp_runtime.engines.info import read_info
 from psp_runtime.errors import PspError
@@ -179,7 +179,7 @@ class Opened:
 
     def compare(self, other: "Opened") -> None:
         """Raise `DifferentPicture` where the picture or the latents are not those of the other side."""
-        precision = max(self.side.precision, other.side.precision, key=verify.CODES_GATES.__getitem__)
+        precision = max(self.side.precision, other.side.precision, key=LATENTS_GATES.__getitem__)
         for name, array in self.result.items():
             wrong = difference(array, other.result[name], precision)
             if wrong:
@@ -197,10 +197,10 @@ def difference(array: np.ndarray, expected: np.ndarray, precision: str) -> str:
     """How far pictures (uint8) or latents (float32) are apart, in words; empty where they agree."""
     error = np.abs(array.astype(np.float64) - expected)
     if array.dtype == np.uint8:
-        psnr = verify.psnr(error)
-        return "" if psnr >= verify.GATES[precision] else f"{psnr:.1f} dB"
+        found = psnr(error)
+        return "" if found >= GATES[precision] else f"{found:.1f} dB"
     relative = float(error.max() / np.abs(expected).max())
-    return "" if relative <= verify.CODES_GATES[precision] else f"a relative error of {relative:.1e}"
+    return "" if relative <= LATENTS_GATES[precision] else f"a relative error of {relative:.1e}"
 
 
 def time_file(options: argparse.Namespace) -> dict:

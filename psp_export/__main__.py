@@ -1,4 +1,4 @@
-"""`python -m psp_export`: the same as psp-export."""
+"""Run `psp-export` as `python -m psp_export`."""
 
 from psp_export.cli import main
 

@@ -1,21 +1,19 @@
-"""`psp-export`: a pSp checkpoint becomes an ONNX file, and a TensorRT plan where one can be built."""
+"""Provide the command `psp-export`: a pSp checkpoint to ONNX files, and to TensorRT plans where they can be built."""
 
 import importlib.util
-import shutil
-import sys
-import time
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from psp_export.stages import Stages
 from psp_runtime import console
 from psp_runtime.errors import PspError
 from psp_runtime.tasks import get_task
 
 if TYPE_CHECKING:
-    from psp_export.export import Written
+    from psp_export.output_files import Written
     from psp_train.checkpoints.psp import Checkpoint
 
 #: Exit code of an engine that does not match the reference.
@@ -33,52 +31,52 @@ class Backend(str, Enum):
 
 
 def main() -> NoReturn:
-    """Entry point of the console script."""
+    """Run the command, and exit with its code."""
     console.run(app)
 
 
 @app.command(cls=console.Command)
 def psp_export(
-    task: Annotated[
-        str | None, typer.Option(help="Task of the checkpoint; without a checkpoint, of the demo model.")
-    ] = None,
+    task: Annotated[str | None, typer.Option(help="Task of the checkpoint or, without one, of the demo model.")] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Published or own pSp checkpoint (.pt). Default: the bundled demo model.")
+        Path | None, typer.Option(help="Published pSp checkpoint or your own (.pt). Default: the bundled demo model.")
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16/--fp32", help="Half precision where it is safe.")] = False,
     backend: Annotated[
         Backend,
-        typer.Option(help="The ONNX file is always written; auto adds a TensorRT plan if a TensorRT is installed."),
+        typer.Option(help="The ONNX file is always written; auto adds a TensorRT plan where one can be built."),
     ] = Backend.auto,
-    output: Annotated[Path, typer.Option(help="Name of all files: NAME.onnx, NAME.trt, NAME.mapping.onnx.")] = Path(
-        "psp"
-    ),
-    max_batch: Annotated[int, typer.Option(min=1, max=1024, help="The plan serves batches of 1 to this.")] = 8,
-    workspace: Annotated[int, typer.Option(min=1, max=1 << 20, help="TensorRT's scratch memory, MiB.")] = 4096,
+    output: Annotated[
+        Path, typer.Option(help="Base name of all files: NAME.onnx, NAME.trt, NAME.mapping.onnx.")
+    ] = Path("psp"),
+    max_batch: Annotated[int, typer.Option(min=1, max=1024, help="Largest batch the plan serves.")] = 8,
+    workspace: Annotated[
+        int, typer.Option(min=1, max=1 << 20, help="Scratch memory of TensorRT's builder, in MiB.")
+    ] = 4096,
     timing_cache: Annotated[
-        Path | None, typer.Option(help="File of TensorRT kernel timings, kept between builds.")
+        Path | None, typer.Option(help="File where TensorRT keeps kernel timings between builds.")
     ] = None,
     optimization_level: Annotated[
         int, typer.Option(min=0, max=5, help="How long TensorRT looks for faster kernels.")
     ] = 3,
-    tune_batch: Annotated[int, typer.Option(min=1, help="The batch size a plan's kernels are chosen for.")] = 1,
+    tune_batch: Annotated[int, typer.Option(min=1, help="Batch size the plan is tuned for.")] = 1,
     opset: Annotated[int, typer.Option(min=17, max=20, help="ONNX opset.")] = 17,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Compare with PyTorch FP32 first.")] = True,
-    parts: Annotated[bool, typer.Option("--parts", help="Also write encoder and generator alone.")] = False,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Verify engines against PyTorch FP32.")] = True,
+    parts: Annotated[bool, typer.Option("--parts", help="Also write encoder and generator separately.")] = False,
     custom_ops: Annotated[
-        bool, typer.Option("--custom-ops", help="FIR and activation as nodes of our own, CUDA kernels in TensorRT.")
+        bool,
+        typer.Option("--custom-ops", help="FIR filters and activations as custom nodes: CUDA kernels in TensorRT."),
     ] = False,
     triton: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Also write a model repository for Triton Inference Server.")
     ] = None,
 ) -> None:
-    """Export a pSp model to engines, each compared with PyTorch FP32 before it gets its name."""
+    """Export a pSp model to ONNX and TensorRT engines, each verified against PyTorch FP32."""
     _require_export_extra()
     if task is not None:
         get_task(task)  # an unknown one is said at once, an empty one is not "inversion"
     from psp_export.export import Options, check, export
-    from psp_export.triton import check as check_repository
-    from psp_export.triton import model_name, write
+    from psp_export.triton import check_repository, model_name, write_repository
     from psp_export.verify.parity import ParityError
 
     options = Options(
@@ -108,11 +106,11 @@ def psp_export(
     print(table(files))
     print(loaded.license)
     if triton:
-        choice = write(triton, files, model_name(output))
+        choice = write_repository(triton, files, model_name(output))
         print(f"{triton}: for Triton {choice.release}. {choice.reason}")
 
 
-def _load(checkpoint: Path | None, task: str | None, say: "Stages") -> "Checkpoint":
+def _load(checkpoint: Path | None, task: str | None, say: Stages) -> "Checkpoint":
     from psp_train.checkpoints.psp import load_checkpoint, load_demo_checkpoint
 
     if checkpoint is None:
@@ -122,52 +120,8 @@ def _load(checkpoint: Path | None, task: str | None, say: "Stages") -> "Checkpoi
     return load_checkpoint(checkpoint, task)
 
 
-class Stages:
-    """Progress on stderr: each stage as it begins, with the time it took once the next one does.
-
-    Use it as a context: at the end it prints the total, or, on a terminal, leaves the line of the stage that failed.
-    """
-
-    def __init__(self) -> None:
-        self.start = self.begun = time.perf_counter()
-        self.running = ""
-
-    def __enter__(self) -> "Stages":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._finish()
-            print(f"{time.perf_counter() - self.start:6.1f} s in all", file=sys.stderr)
-        elif self.running and sys.stderr.isatty():
-            print(file=sys.stderr)  # else the error would be written over it
-
-    def __call__(self, stage: str, detail: str = "") -> None:
-        """A stage begins, or, with the same words again, something happens in it: `detail`, for a terminal."""
-        if stage != self.running:
-            console.end_if_interrupted()
-            self._finish()
-            self.running, self.begun = stage, time.perf_counter()
-        if sys.stderr.isatty():
-            words = f"{stage}: {detail}" if detail else stage
-            print(_one_row(f"  ...    {words}"), end="\r", file=sys.stderr, flush=True)
-
-    def _finish(self) -> None:
-        if self.running:
-            if sys.stderr.isatty():
-                print(_one_row(""), end="\r", file=sys.stderr)
-            print(f"{time.perf_counter() - self.begun:6.1f} s {self.running}", file=sys.stderr, flush=True)
-        self.running = ""
-
-
-def _one_row(text: str) -> str:
-    """Cut and filled up to a row of the terminal, so that it covers the last one and can be covered."""
-    width = shutil.get_terminal_size().columns - 1
-    return f"{text[:width]:{width}}"
-
-
 def table(files: list["Written"]) -> str:
-    """The written files, their size, the precision found in them, and their parity."""
+    """Lay out the written files with their size, the precision found in them, and their parity."""
     rows = [("file", "size", "precision", "against PyTorch FP32")]
     rows += [(str(f.path), _megabytes(f.path.stat().st_size), f.precision, f.parity) for f in files]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

@@ -1,4 +1,4 @@
-"""A checkpoint becomes verified engine files: the main path of `psp-export`."""
+"""Export a checkpoint to verified engine files: the main path of `psp-export`."""
 
 import warnings
 from collections.abc import Callable
@@ -10,19 +10,27 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from psp_export import output_files as targets
-from psp_export.deploy import DeployedMapping, DeployedPSP, custom_ops
+from psp_export.deploy import DeployedMapping, DeployedPSP
+from psp_export.deploy.custom_ops import use_custom_ops
 from psp_export.deploy.precision import balance_encoder, to_half
-from psp_export.graphs.functions import add_bodies
+from psp_export.draft import Draft
 from psp_export.graphs.inspect import stored_precision
-from psp_export.graphs.trace import DEFAULT_OPSET, save, set_info, to_onnx
-from psp_export.plans.build import DEFAULT_LEVEL, BuildError, build_plan, check_timing_cache, choose_flavour
+from psp_export.graphs.trace import DEFAULT_OPSET
+from psp_export.output_files import DEFAULT_OUTPUT, Written, check_output, files_of, put_in_place, staging, stem
+from psp_export.plans.build import (
+    DEFAULT_LEVEL,
+    BuildError,
+    BuildSettings,
+    build_plan,
+    check_timing_cache,
+    choose_flavour,
+)
 from psp_export.plans.source import plan_source
-from psp_export.verify import parity as verify
 from psp_export.verify.cases import CALIBRATION_SEED, Case, pictures, reference_cases
 from psp_export.verify.headroom import check_headroom
+from psp_export.verify.parity import chained, compare, compare_mapping
 from psp_runtime.engines.info import EngineInfo, read_info
-from psp_runtime.engines.session import OnnxSession, lacking_for_plan, open_session
+from psp_runtime.engines.session import lacking_for_plan, open_session
 from psp_runtime.errors import EngineError, PspError
 from psp_runtime.tasks import INPUT_SIZE
 from psp_train.checkpoints.psp import Checkpoint
@@ -30,10 +38,8 @@ from psp_train.networks import PSP
 
 #: Called with each stage as it begins, and again with what happens in it.
 Say = Callable[..., object]
-Cases = list[Case]
 
 CALIBRATION_PICTURES = 6
-PARTS = ("encoder", "generator")
 #: Options of plans alone, and their names on the command line.
 PLAN_OPTIONS = {
     "workspace_mb": "--workspace",
@@ -44,9 +50,15 @@ PLAN_OPTIONS = {
 
 @dataclass(frozen=True)
 class Options:
-    """What `psp-export` was asked for; `backend` is "auto", "onnx" or "tensorrt"."""
+    """What to export, and how: the options of `psp-export`.
 
-    output: Path = targets.DEFAULT_OUTPUT
+    `output` is what the names of all files begin with; `precision` is "fp32" or "fp16", `backend` "auto", "onnx" or
+    "tensorrt", `opset` 17 to 20. A plan serves batches of 1 to `max_batch`; it is built in `workspace_mb` MiB of
+    scratch memory, with kernel timings kept in the file `timing_cache`, with an effort of `optimization_level`, 0 to 5,
+    and tuned for batches of `tune_batch`. With `parts`, encoder and generator are also written separately.
+    """
+
+    output: Path = DEFAULT_OUTPUT
     precision: str = "fp32"
     backend: str = "auto"
     max_batch: int = 8
@@ -59,25 +71,20 @@ class Options:
     optimization_level: int = DEFAULT_LEVEL
     tune_batch: int = 1
 
-
-@dataclass(frozen=True)
-class Written:
-    """One finished file: what it is, the precision found in it, and its parity ("" where none was measured)."""
-
-    path: Path
-    part: str
-    precision: str
-    parity: str
+    @property
+    def build_settings(self) -> BuildSettings:
+        """Gather the options that a plan is built with."""
+        return BuildSettings(self.workspace_mb, self.timing_cache, self.optimization_level, self.tune_batch)
 
 
 def check(options: Options) -> None:
-    """What can be said before any work: raises `PspError` for a target or backend that will not do."""
-    targets.check(options.output)
+    """Raise `PspError` for options that will not do, and warn of those without effect, before any work is done."""
+    check_output(options.output)
     flavour = _flavour(options)
     check_timing_cache(options.timing_cache, flavour)
     unused = [flag for name, flag in PLAN_OPTIONS.items() if getattr(options, name) != getattr(Options, name)]
     if unused and flavour is None:
-        warnings.warn(f"{', '.join(unused)} without effect: no plan is built", stacklevel=2)
+        warnings.warn(f"ignoring {', '.join(unused)}: no plan is built", stacklevel=2)
     if options.tune_batch > options.max_batch:
         raise PspError(
             f"--tune-batch {options.tune_batch}: the plan serves batches of 1..{options.max_batch}; raise --max-batch"
@@ -85,35 +92,33 @@ def check(options: Options) -> None:
 
 
 def export(checkpoint: Checkpoint, options: Options, say: Say = lambda *words: None) -> list[Written]:
-    """Write the engine of a checkpoint and the files beside it.
+    """Write the engine of a checkpoint and the files beside it; returns what was written.
 
+    `say` is called with each stage of the work as it begins, and with a second argument for what happens in it.
     Raises `ParityError` when an engine does not match the reference, `PspError` for everything a user can mend; in
     both cases, as on a full disk or Ctrl-C, no file is written and earlier ones stay.
     """
     check(options)
     flavour = _flavour(options)
-    base, info = targets.stem(options.output), engine_info(checkpoint, options)
-    model = checkpoint.model
-    with targets.workshop(base.parent, base.name) as folder:
-        if options.verify:
-            say("computing the reference pictures")
-        cases = reference_cases(model, info) if options.verify else []
-        files = _write_onnx(model, info, options.opset, folder / base.name, cases, options.parts, say)
+    base = stem(options.output)
+    with staging(base.parent, base.name) as folder:
+        exporter = Exporter(checkpoint, options, folder / base.name, say)
+        files = exporter.write_onnx()
         if flavour:
-            files += _write_plans(files, flavour, options, cases, say)
-        places = targets.put_in_place([file.path for file in files], base.parent)
+            files += exporter.write_plans(files, flavour)
+        places = put_in_place([file.path for file in files], base.parent)
     _warn_of_others(base, places)
     return [replace(file, path=place) for file, place in zip(files, places, strict=True)]
 
 
 def _warn_of_others(base: Path, written: list[Path]) -> None:
-    left = [path.name for path in targets.files_of(base) if path.exists() and path not in written]
+    left = [path.name for path in files_of(base) if path.exists() and path not in written]
     if left:
-        warnings.warn(f"left from an earlier export, not of this one: {', '.join(left)}", stacklevel=3)
+        warnings.warn(f"left over from an earlier export: {', '.join(left)}", stacklevel=3)
 
 
 def _flavour(options: Options) -> str | None:
-    """The TensorRT to build plans with, or None."""
+    """Choose the TensorRT to build plans with, or None."""
     if options.backend == "onnx":
         return None
     flavour = choose_flavour()
@@ -126,7 +131,7 @@ def _flavour(options: Options) -> str | None:
 
 
 def engine_info(checkpoint: Checkpoint, options: Options) -> EngineInfo:
-    """The metadata of a full engine that has not been verified yet."""
+    """Describe a full engine that has not been verified yet."""
     task, encoder, generator = checkpoint.task, checkpoint.encoder, checkpoint.generator
     return EngineInfo(
         task=task.name,
@@ -150,10 +155,10 @@ def engine_info(checkpoint: Checkpoint, options: Options) -> EngineInfo:
 
 
 def deployable(model: PSP, info: EngineInfo) -> DeployedPSP:
-    """The deployable form of a trained model, in the precision of the engine."""
+    """Turn a trained model into its deployable form, in the precision of the engine."""
     module = DeployedPSP(model, info.input).eval()
     if info.custom_ops:
-        custom_ops.use_in(module)
+        use_custom_ops(module)
     if info.precision == "fp16":
         images = pictures(info.input, info.classes, CALIBRATION_PICTURES, CALIBRATION_SEED)
         balance_encoder(module.encoder, torch.from_numpy(images))
@@ -161,106 +166,89 @@ def deployable(model: PSP, info: EngineInfo) -> DeployedPSP:
     return module
 
 
-def _write_onnx(
-    model: PSP, info: EngineInfo, opset: int, stem: Path, cases: Cases, parts: bool, say: Say
-) -> list[Written]:
-    """The ONNX files: the full engine, the mapping network and, if asked for, encoder and generator alone."""
-    say("preparing the deployable form")
-    module = deployable(model, info)
-    say("exporting ONNX")
-    files = [_write_full(module, info, opset, stem, cases, say)]
-    say("writing the mapping network")
-    mapping = _Draft(DeployedMapping(model.decoder), replace(info, part="mapping", precision="fp32"), opset, stem)
-    if cases:
-        mapping.verified(verify.compare_mapping(mapping.session(), model))
-    files.append(mapping.written())
-    if parts:
-        say("writing encoder and generator alone")
-        files += _write_parts(module, info, opset, stem, cases)
-    return files
+class Exporter:
+    """An export under way: the model, what its engines say about themselves, and the cases they are verified with."""
 
+    def __init__(self, checkpoint: Checkpoint, options: Options, stem: Path, say: Say) -> None:
+        """Compute the reference's pictures if `options` ask for verification; `stem` is where the files are made."""
+        self.model, self.info = checkpoint.model, engine_info(checkpoint, options)
+        self.options, self.stem, self.say = options, stem, say
+        self.cases: list[Case] = []
+        if options.verify:
+            say("computing the reference pictures")
+            self.cases = reference_cases(self.model, self.info)
 
-def _write_full(module: DeployedPSP, info: EngineInfo, opset: int, stem: Path, cases: Cases, say: Say) -> Written:
-    draft = _Draft(module, info, opset, stem)
-    if cases:
-        say("verifying against PyTorch FP32")
-        headroom = check_headroom(draft.path, cases) if info.precision == "fp16" else None
-        draft.verified(verify.compare(verify.whole(draft.session()), info, cases, headroom))
-    return draft.written()
+    def write_onnx(self) -> list[Written]:
+        """Write the full engine, the mapping network and, if asked for, encoder and generator separately."""
+        self.say("preparing the model for export")
+        module = deployable(self.model, self.info)
+        self.say("exporting to ONNX")
+        files = [self._write_full(module), self._write_mapping()]
+        return files + self._write_parts(module) if self.options.parts else files
 
+    def _write_full(self, module: DeployedPSP) -> Written:
+        draft = self._draft(module)
+        if self.cases:
+            self.say("verifying against PyTorch FP32")
+            headroom = check_headroom(draft.path, self.cases) if self.info.precision == "fp16" else None
+            draft.verified(compare(draft.session().run, self.info, self.cases, headroom))
+        return draft.written()
 
-def _write_parts(module: DeployedPSP, info: EngineInfo, opset: int, stem: Path, cases: Cases) -> list[Written]:
-    """Encoder and generator alone, compared as one."""
-    drafts = [_Draft(getattr(module, part), replace(info, part=part), opset, stem) for part in PARTS]
-    if cases:
-        parity = verify.compare(verify.parts(*(draft.session() for draft in drafts)), info, cases)
-        for draft in drafts:
-            draft.verified(parity)
-    return [draft.written() for draft in drafts]
+    def _write_mapping(self) -> Written:
+        self.say("writing the mapping network")
+        draft = self._draft(DeployedMapping(self.model.decoder), part="mapping", precision="fp32")
+        if self.cases:
+            draft.verified(compare_mapping(draft.session(), self.model))
+        return draft.written()
 
+    def _write_parts(self, module: DeployedPSP) -> list[Written]:
+        """Write encoder and generator separately, compared as one."""
+        self.say("writing encoder and generator separately")
+        drafts = [self._draft(getattr(module, part), part=part) for part in ("encoder", "generator")]
+        if self.cases:
+            parity = compare(chained(*(draft.session() for draft in drafts)), self.info, self.cases)
+            for draft in drafts:
+                draft.verified(parity)
+        return [draft.written() for draft in drafts]
 
-class _Draft:
-    """An ONNX file in the making: on disk, and in memory (up to 1.2 GB) until its parity is known."""
+    def _draft(self, module: nn.Module, **changes: str) -> Draft:
+        """Write a module that is not verified yet, with `changes` to the metadata of the full engine."""
+        return Draft(module, replace(self.info, **changes), self.options.opset, self.stem)
 
-    def __init__(self, module: nn.Module, info: EngineInfo, opset: int, stem: Path) -> None:
-        part = "" if info.part == "full" else f".{info.part}"
-        self.path = stem.with_name(f"{stem.name}{part}.onnx")
-        self.parity = "not verified"
-        self.model = to_onnx(module, info, opset)
-        self.info = replace(info, custom_ops=add_bodies(self.model))
-        set_info(self.model, self.info)
-        save(self.model, self.path)
+    def write_plans(self, files: list[Written], flavour: str) -> list[Written]:
+        """Write a plan of every ONNX file but the mapping network, which is small and FP32: ONNX Runtime serves it.
 
-    def session(self) -> OnnxSession:
-        return OnnxSession(self.path, "cpu")
+        With "auto" the ONNX files stand even where TensorRT refuses: a warning says so.
+        """
+        sources = [file for file in files if file.part != "mapping"]
+        try:
+            plans = [self._build_plan(source, flavour) for source in sources]
+            return self._verify_plans(plans, sources[0]) if self.cases else plans
+        except (BuildError, EngineError) as error:
+            if self.options.backend == "tensorrt":
+                raise
+            warnings.warn(f"no plan was written: {error}", stacklevel=3)
+            return []
 
-    def verified(self, parity: verify.Parity | verify.MappingParity) -> None:
-        """Write the measured parity into the file."""
-        self.parity = str(parity)
-        set_info(self.model, replace(self.info, parity=parity.to_metadata()))
-        save(self.model, self.path)
+    def _build_plan(self, source: Written, flavour: str) -> Written:
+        plan = source.path.with_suffix(".trt")
+        stage = f"building {plan.name} with {flavour}"
+        self.say(stage)
+        with plan_source(source.path, flavour) as path:
+            build_plan(path, plan, flavour, self.options.build_settings, tell=partial(self.say, stage))
+        return Written(plan, source.part, stored_precision(plan, source.path), "not verified")
 
-    def written(self) -> Written:
-        return Written(self.path, self.info.part, stored_precision(self.path), self.parity)
-
-
-def _write_plans(files: list[Written], flavour: str, options: Options, cases: Cases, say: Say) -> list[Written]:
-    """A plan of every ONNX file but the mapping network, which is small and FP32: ONNX Runtime serves it.
-
-    With "auto" the ONNX files stand even where TensorRT refuses: a warning says so.
-    """
-    sources = [file for file in files if file.part != "mapping"]
-    try:
-        plans = [_build_plan(source, flavour, options, say) for source in sources]
-        return _verify_plans(plans, sources[0], cases, say) if cases else plans
-    except (BuildError, EngineError) as error:
-        if options.backend == "tensorrt":
-            raise
-        warnings.warn(f"no plan was written: {error}", stacklevel=3)
-        return []
-
-
-def _build_plan(source: Written, flavour: str, options: Options, say: Say) -> Written:
-    target = source.path.with_suffix(".trt")
-    stage = f"building {target.name} with {flavour}"
-    say(stage)
-    how = (options.workspace_mb, options.timing_cache, options.optimization_level, options.tune_batch)
-    with plan_source(source.path, flavour) as path:
-        build_plan(path, target, flavour, *how, tell=partial(say, stage))
-    return Written(target, source.part, stored_precision(target, source.path), "not verified")
-
-
-def _verify_plans(plans: list[Written], source: Written, cases: Cases, say: Say) -> list[Written]:
-    """Run the plans where this machine can, the encoder and generator alone as one."""
-    info = read_info(plans[0].path)
-    lacking = lacking_for_plan(plans[0].path, info)
-    if lacking:
-        parity = f"not run here, for want of {lacking}; {source.path.name}: {source.parity}"
-        return [replace(plan, parity=parity if plan.part == "full" else "not run here") for plan in plans]
-    say("verifying on the GPU")
-    with ExitStack() as opened:
-        sessions = [opened.enter_context(closing(open_session(plan.path, "cuda"))) for plan in plans]
-        words = [str(verify.compare(verify.whole(sessions[0]), info, cases))]
-        if len(sessions) > 1:
-            words += [str(verify.compare(verify.parts(*sessions[1:]), info, cases))] * len(PARTS)
-    return [replace(plan, parity=parity) for plan, parity in zip(plans, words, strict=True)]
+    def _verify_plans(self, plans: list[Written], source: Written) -> list[Written]:
+        """Run the plans where this machine can, encoder and generator as one."""
+        info = read_info(plans[0].path)
+        obstacle = lacking_for_plan(plans[0].path, info)
+        if obstacle:
+            parity = f"not run here: it needs {obstacle}; {source.path.name}: {source.parity}"
+            return [replace(plan, parity=parity if plan.part == "full" else "not run here") for plan in plans]
+        self.say("verifying on the GPU")
+        with ExitStack() as opened:
+            full, *parts = [opened.enter_context(closing(open_session(plan.path, "cuda"))) for plan in plans]
+            found = [compare(full.run, info, self.cases)]
+            if parts:
+                found += [compare(chained(*parts), info, self.cases)] * len(parts)
+        return [replace(plan, parity=str(parity)) for plan, parity in zip(plans, found, strict=True)]

@@ -1,7 +1,7 @@
-"""Where the files of an export go: what they are called, where they are made, and how they get their names.
+"""Name the files of an export, make them in a staging folder, and move them into place all together.
 
-Everything is made in a temporary folder beside the target and moved into place at the very end, so that a failed
-verification, a full disk or Ctrl-C leaves earlier files as they were and nothing half-written.
+The staging folder is beside the output, and files are moved at the very end, so that a failed verification, a full disk
+or Ctrl-C leaves earlier files as they were and nothing half-written.
 """
 
 import errno
@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from psp_runtime.engines.contract import PARTS
@@ -24,34 +25,47 @@ BESIDE = [part for part in PARTS if part != "full"]
 DEFAULT_OUTPUT = Path("psp")
 
 
+@dataclass(frozen=True)
+class Written:
+    """One finished file: the part of the engine in it, the precision found in it, and its parity in words, if any.
+
+    `part` is "full", "encoder", "generator" or "mapping"; `precision` is "fp32" or "fp16".
+    """
+
+    path: Path
+    part: str
+    precision: str
+    parity: str
+
+
 def stem(output: Path) -> Path:
-    """`--output` without the ending of an engine: what the names of all files begin with."""
+    """Take the ending of an engine off `--output`: what remains is what the names of all files begin with."""
     return output.with_suffix("") if output.suffix.lower() in ENGINE_SUFFIXES else output
 
 
-def check(output: Path) -> None:
+def check_output(output: Path) -> None:
     """Raise `PspError` for an `--output` under which no files can be written."""
     base = stem(output)
     if not output.name or (output.is_dir() and output != DEFAULT_OUTPUT):
-        raise PspError(f"--output {output} is a folder: give a name in it, such as {output / 'psp'}")
+        raise PspError(f"--output {output} is a folder: give the name of a file in it, such as {output / 'psp'}")
     if not base.parent.is_dir():
         raise PspError(f"--output {output}: there is no folder {base.parent}; create it first")
     if base.suffix.removeprefix(".") in BESIDE:
-        raise PspError(f"--output {output}: that is what the {base.suffix[1:]} of {base.stem} is called; give another")
+        raise PspError(f"--output {output}: that is the name of the {base.suffix[1:]} of {base.stem}; give another")
     for path in files_of(base):
         if path.is_dir():
             raise PspError(f"{path} is a folder: give another --output")
 
 
 def files_of(base: Path) -> list[Path]:
-    """Every file an export of that stem may write."""
+    """List every file that an export of this stem may write."""
     names = [base.name, *(f"{base.name}.{part}" for part in BESIDE)]
     return [base.parent / f"{name}{suffix}" for name in names for suffix in (".onnx", ".trt")]
 
 
 @contextmanager
-def workshop(home: Path, name: str) -> Iterator[Path]:
-    """A temporary folder in `home`, so on its file system, gone at the end whatever happens.
+def staging(home: Path, name: str) -> Iterator[Path]:
+    """Provide a temporary folder in `home`, so on its file system, gone at the end whatever happens.
 
     Raises `PspError` where it cannot be made, and when the disk is full during the work in it.
     """
@@ -87,14 +101,14 @@ def put_in_place(drafts: list[Path], home: Path) -> list[Path]:
     return [home / draft.name for draft in drafts]
 
 
-def _replace(draft: Path, target: Path, earlier: Path) -> None:
+def _replace(draft: Path, place: Path, earlier: Path) -> None:
     try:
-        if os.path.lexists(target):
-            os.replace(target, earlier / target.name)
-        os.replace(draft, target)
+        if os.path.lexists(place):
+            os.replace(place, earlier / place.name)
+        os.replace(draft, place)
     except OSError as error:
         raise PspError(
-            f"cannot write {target}: {error.strerror}; nothing was changed: give another name or folder"
+            f"cannot write {place}: {error.strerror}; nothing was changed: give another name or folder"
         ) from error
 
 
@@ -102,11 +116,11 @@ def _put_back(drafts: list[Path], home: Path, earlier: Path) -> None:
     """Undo the moves. Which were made is seen from what is where: an interrupt may come between a move and any note."""
     try:
         for draft in drafts:
-            target, older = home / draft.name, earlier / draft.name
+            place, older = home / draft.name, earlier / draft.name
             if not os.path.lexists(draft):
-                os.replace(target, draft)
+                os.replace(place, draft)
             if os.path.lexists(older):
-                os.replace(older, target)
+                os.replace(older, place)
         earlier.rmdir()
     except OSError as error:
         raise PspError(

@@ -1,4 +1,4 @@
-"""`psp-export --triton FOLDER`: finished engine files as a model repository of Triton Inference Server.
+"""Write finished engine files as a model repository of Triton Inference Server: `psp-export --triton FOLDER`.
 
     FOLDER/psp/config.pbtxt, 1/model.plan or 1/model.onnx, warmup/image
     FOLDER/psp_mapping/…        the mapping network, on the CPU
@@ -15,8 +15,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from psp_export import output_files as targets
-from psp_export.export import Written
+from psp_export.output_files import Written, put_in_place, staging, stem
 from psp_export.verify.cases import pictures
 from psp_runtime.engines import contract
 from psp_runtime.engines.info import EngineInfo, read_info
@@ -64,11 +63,11 @@ class Choice:
 
 
 def model_name(output: Path) -> str:
-    """What the model of `--output` is called."""
-    return targets.stem(output).name
+    """Name the model of an `--output`."""
+    return stem(output).name
 
 
-def check(folder: Path, name: str) -> None:
+def check_repository(folder: Path, name: str) -> None:
     """Raise `PspError` for a model repository that cannot be written."""
     parent = folder.absolute().parent
     if os.path.lexists(folder) and not folder.is_dir():
@@ -79,10 +78,10 @@ def check(folder: Path, name: str) -> None:
         raise PspError(f"--output {name}: Triton takes names of letters, digits, dots, dashes and underscores only")
     for model in (folder / name, folder / f"{name}{MAPPING_ENDING}"):
         if model.exists() and not (model / "config.pbtxt").is_file():
-            raise PspError(f"{model} is there already and no model of Triton: give another --triton folder")
+            raise PspError(f"{model} exists and is not a model for Triton: give another --triton folder")
     readme = folder / "README.md"
     if readme.exists() and not _is_ours(readme):
-        raise PspError(f"{readme} is there already and not of psp-export: give another --triton folder, or rename it")
+        raise PspError(f"{readme} exists and was not written by psp-export: rename it, or give another --triton folder")
     make_writable(folder if folder.is_dir() else parent)
 
 
@@ -91,48 +90,52 @@ def _is_ours(readme: Path) -> bool:
 
 
 def choose(files: list[Written]) -> Choice:
-    """The plan where a release of Triton opens it, else the ONNX file."""
+    """Choose the plan where a release of Triton opens it, else the ONNX file."""
     onnx, *plans = sorted((f.path for f in files if f.part == "full"), key=lambda path: path.suffix != ".onnx")
     if not plans:
-        return Choice(onnx, "onnxruntime", NEWEST, "It is served as ONNX: no plan was built.")
+        return _as_onnx(onnx, "no plan was built")
     info = read_info(plans[0])
     release = RELEASES.get(_version(info)) if info.backend == "tensorrt" else None
     made_with = f"{info.backend} {info.backend_version}"
     if release is None:
-        return Choice(onnx, "onnxruntime", NEWEST, f"It is served as ONNX: no known Triton has {made_with}.")
+        return _as_onnx(onnx, f"no known release of Triton has {made_with}")
     if info.custom_ops:
-        return Choice(onnx, "onnxruntime", release, "It is served as ONNX: the plan needs plugins of ours.")
-    return Choice(plans[0], "tensorrt", release, f"model.plan is of {made_with} and for {info.device}.")
+        return _as_onnx(onnx, "the plan needs plugins Triton does not have", release)
+    return Choice(plans[0], "tensorrt", release, f"model.plan was built by {made_with} for {info.device}.")
+
+
+def _as_onnx(file: Path, reason: str, release: str = NEWEST) -> Choice:
+    return Choice(file, "onnxruntime", release, f"It is served as ONNX: {reason}.")
 
 
 def _version(info: EngineInfo) -> str:
-    """10.7.0 of 10.7.0.23 or 10.7.0.post1."""
+    """Shorten 10.7.0.23 or 10.7.0.post1 to 10.7.0."""
     return ".".join(info.backend_version.split(".")[:3])
 
 
-def write(folder: Path, files: list[Written], name: str) -> Choice:
+def write_repository(folder: Path, files: list[Written], name: str) -> Choice:
     """Write the model repository of an export; models of the same names are replaced, all or none, others stay.
 
-    Raises `PspError` as `check` does, before anything is written, and where the system refuses.
+    Raises `PspError` as `check_repository` does, before anything is written, and where the system refuses.
     """
-    check(folder, name)
+    check_repository(folder, name)
     folder.mkdir(exist_ok=True)
     choice = choose(files)
     info = read_info(choice.file)
     kind = "KIND_GPU" if choice.backend == "tensorrt" else "KIND_AUTO"
     warm = tuple(sorted({1, *preferred_batches(info.max_batch)}))
-    with targets.workshop(folder, name) as workshop:
-        drafts = [_draft(workshop, choice.file, Model(name, choice.backend, kind, warm_batches=warm))]
+    with staging(folder, name) as drafts_folder:
+        drafts = [_draft(drafts_folder, choice.file, Model(name, choice.backend, kind, warm_batches=warm))]
         for mapping in (file.path for file in files if file.part == "mapping"):
-            drafts.append(_draft(workshop, mapping, Model(f"{name}{MAPPING_ENDING}", "onnxruntime", "KIND_CPU")))
-        readme = workshop / "README.md"
+            drafts.append(_draft(drafts_folder, mapping, Model(f"{name}{MAPPING_ENDING}", "onnxruntime", "KIND_CPU")))
+        readme = drafts_folder / "README.md"
         readme.write_text(_readme(folder, name, info, choice), encoding="utf-8", errors="surrogateescape")
-        targets.put_in_place([*drafts, readme], folder)
+        put_in_place([*drafts, readme], folder)
     return choice
 
 
 def _draft(folder: Path, file: Path, model: Model) -> Path:
-    """One model of the repository."""
+    """Make one model of the repository; returns its folder."""
     home, info = folder / model.name, read_info(file)
     (home / "1").mkdir(parents=True)
     suffix = ".plan" if model.backend == "tensorrt" else ".onnx"

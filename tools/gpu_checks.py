@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from gpu_measures import BATCHES, Cases, Inputs, Result, load_cases, measure, save_cases, seconds_since, worst_psnr
 
-from psp_export.plans.build import TENSORRT, build_plan, choose_flavour
-from psp_export.verify.cases import reference_cases
+from psp_export.plans.build import TENSORRT, BuildSettings, build_plan, choose_flavour
 from psp_runtime.engines.session import OnnxSession
 from psp_runtime.engines.tensorrt.session import TensorRTSession
 
@@ -28,6 +27,7 @@ GATES = {"fp32": 48.0, "fp16": 40.0}
 def export_model(precision: str, work: Path, size: int) -> Result:
     """The ONNX file everything else runs, and the reference's pictures, which they are compared with."""
     from psp_export.export import Options, engine_info, export
+    from psp_export.verify.cases import reference_cases
 
     checkpoint, start = published(size), time.perf_counter()
     folder = fresh(work / precision)
@@ -55,6 +55,7 @@ def stressed(work: Path, size: int) -> Result:
     from models import golden_model
 
     from psp_export.export import Options, engine_info, export
+    from psp_export.verify.cases import reference_cases
     from psp_runtime.tasks import TASKS
     from psp_train.checkpoints.psp import Checkpoint
 
@@ -77,6 +78,7 @@ def half(work: Path, size: int) -> Result:
     import torch
 
     from psp_export.export import Options, engine_info
+    from psp_export.verify.cases import reference_cases
 
     checkpoint = published(size)
     cases = reference_cases(checkpoint.model, engine_info(checkpoint, Options(precision="fp16")))
@@ -133,13 +135,13 @@ def plan(model: str, level: int, tuned_batch: int, work: Path, size: int) -> Res
     source, target, start = work / model / "psp.onnx", work / name, time.perf_counter()
     cache = work / f"{flavour}-{version}.timing" if flavour == TENSORRT else None
     known = bool(cache and cache.is_file())
-    how = {"timing_cache": cache, "level": level, "tuned_batch": tuned_batch}
+    settings = BuildSettings(timing_cache=cache, level=level, tuned_batch=tuned_batch)
 
     def tell(words: str) -> None:
         """A build that takes too long leaves what it was at."""
         print(f"{seconds_since(start):7.2f} s {words[:200]}", file=sys.stderr)
 
-    info = build_plan(source, target, flavour, tell=tell, **how)
+    info = build_plan(source, target, flavour, settings, tell)
     result: Result = {"version": info.backend_version, "build_s": seconds_since(start), "timings_known": known}
     result |= megabytes(target)
     ours: list[warnings.WarningMessage] = []

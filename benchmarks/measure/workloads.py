@@ -27,7 +27,7 @@ import psp_train
 from measure.reference_form import ReferenceForm
 from psp_export.export import Options, engine_info, export
 from psp_export.graphs.trace import DEFAULT_OPSET, save, set_info
-from psp_export.plans.build import build_plan, choose_flavour
+from psp_export.plans.build import BuildSettings, build_plan, choose_flavour
 from psp_runtime.engines import contract
 from psp_runtime.engines.devices import gpu_name
 from psp_runtime.engines.info import EngineInfo
@@ -118,8 +118,10 @@ def our_plan(workload: Workload, piece: Piece, precision: str) -> Path:
     target, maker = source.with_suffix(".trt").name, _plan_maker(flavour)
     timings = cache_folder() / f"{hashlib.sha256(maker.encode()).hexdigest()[:HASH_LENGTH]}.timing"
 
+    settings = BuildSettings(timing_cache=timings, tuned_batch=workload.batch)
+
     def build(folder: Path) -> None:
-        build_plan(source, folder / target, flavour, timing_cache=timings, tuned_batch=workload.batch)
+        build_plan(source, folder / target, flavour, settings)
 
     return cached(name, build, maker) / target
 

@@ -1,4 +1,4 @@
-"""Deployable forms of the trained networks: same weights, same function, exportable and safe in FP16.
+"""Turn the trained networks into a deployable form: same weights, same function, exportable and safe in FP16.
 
 A module here is built from a trained one and replaces what cannot be traced, batched or computed in half precision:
 
@@ -35,6 +35,6 @@ class DeployedPSP(nn.Module):
     def forward(
         self, image: torch.Tensor, style: torch.Tensor, alpha: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """image uint8, style [B,L,S], alpha [B,L] -> output uint8 [B,H,W,3], latents [B,L,S] before mixing."""
+        """Take image uint8, style [B,L,S], alpha [B,L] -> output uint8 [B,H,W,3], latents [B,L,S] before mixing."""
         latents = self.encoder(image)
         return self.generator(mix(latents, style, alpha)), latents

@@ -1,4 +1,4 @@
-"""FIR and activation as operations of our own, for modules that are traced with them."""
+"""Trace FIR filters and activations as custom operations, each one node of an ONNX file."""
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +8,11 @@ from psp_export.deploy.convolution import conv_transpose2d
 from psp_runtime.engines.tensorrt.plugins import NAMESPACE, VERSION, FusedBiasLeakyReLU, UpFirDn2d
 
 #: What TensorRT's parser looks a plugin up by, in torch's notation for node attributes.
-_PLUGIN = {"plugin_namespace_s": NAMESPACE, "plugin_version_s": VERSION}
+PLUGIN = {"plugin_namespace_s": NAMESPACE, "plugin_version_s": VERSION}
 
 
 def upfirdn2d(x: torch.Tensor, fir: torch.Tensor, up: int, crop: int) -> torch.Tensor:
-    """Depthwise transposed convolution, stride `up`, `crop` cut off all around: one node `psp::PspUpFirDn2d`.
+    """Convolve each channel, transposed, stride `up`, `crop` cut off all around: one node `psp::PspUpFirDn2d`.
 
     x [B,C,H,W], fir [C,1,k,k], the same for every channel -> [B,C,(H-1)·up+k-2·crop,…]. This is the upfirdn2d with
     padding k-1-crop before and k-up-crop after.
@@ -21,11 +21,11 @@ def upfirdn2d(x: torch.Tensor, fir: torch.Tensor, up: int, crop: int) -> torch.T
 
 
 def fused_bias_leaky_relu(x: torch.Tensor, bias: torch.Tensor, slope: float = 0.2, gain: float = 1.0) -> torch.Tensor:
-    """leaky_relu(x + bias, slope) * gain, x [B,C,H,W], bias [C,1,1]: one node `psp::PspFusedBiasLeakyReLU`."""
+    """Compute leaky_relu(x + bias, slope) * gain: one node `psp::PspFusedBiasLeakyReLU`. x [B,C,H,W], bias [C,1,1]."""
     return _FusedBiasLeakyReLU.apply(x, bias.float(), slope, gain)
 
 
-def use_in(module: nn.Module) -> None:
+def use_custom_ops(module: nn.Module) -> None:
     """Let a deployable module compute its FIR filters and activations by the custom operations, in place."""
     for part in module.modules():
         if hasattr(part, "use_custom_ops"):
@@ -41,7 +41,7 @@ class _UpFirDn2d(torch.autograd.Function):
     def symbolic(g, x, fir, up, crop):
         channels, _, kernel, _ = fir.type().sizes()
         node = g.op(
-            f"{NAMESPACE}::{UpFirDn2d.name}", x, fir, strides_i=[up] * 2, pads_i=[crop] * 4, group_i=channels, **_PLUGIN
+            f"{NAMESPACE}::{UpFirDn2d.name}", x, fir, strides_i=[up] * 2, pads_i=[crop] * 4, group_i=channels, **PLUGIN
         )
         # The exporter cannot infer the shape of a node that is not ONNX's own.
         batch, _, *sides = x.type().varyingSizes()
@@ -56,5 +56,5 @@ class _FusedBiasLeakyReLU(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g, x, bias, slope, gain):
-        node = g.op(f"{NAMESPACE}::{FusedBiasLeakyReLU.name}", x, bias, slope_f=slope, gain_f=gain, **_PLUGIN)
+        node = g.op(f"{NAMESPACE}::{FusedBiasLeakyReLU.name}", x, bias, slope_f=slope, gain_f=gain, **PLUGIN)
         return node.setType(x.type())

@@ -1,17 +1,11 @@
-"""The encoders in deployable form (see `psp_export.deploy`)."""
+"""Turn the encoders into their deployable form (see `psp_export.deploy`)."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from psp_export.deploy.heads import deploy_head
-from psp_export.deploy.layers import (
-    ScaleShift,
-    copy_conv,
-    copy_prelu,
-    fold_norm,
-    frozen,
-)
+from psp_export.deploy.layers import ScaleShift, copy_conv, copy_prelu, fold_norm, frozen
 from psp_export.deploy.resnet import resnet_stages, resnet_stem
 from psp_runtime.tasks import InputKind
 from psp_train.networks.encoder import Backbone, ResidualUnit, SqueezeExcitation
@@ -20,7 +14,7 @@ from psp_train.networks.resnet import ResNetEncoder
 
 
 class DeployedEncoder(nn.Module):
-    """uint8 picture -> W+ codes [B,L,S] FP32, the average w included."""
+    """uint8 picture -> W+ latents [B,L,S] FP32, the average w included."""
 
     def __init__(self, encoder: Encoder, latent_avg: torch.Tensor, kind: InputKind) -> None:
         super().__init__()
@@ -94,13 +88,13 @@ class DeployedUnit(nn.Module):
 
 
 def irse_stem(encoder: Backbone) -> nn.Sequential:
-    """3x3 convolution with its normalisation, PReLU."""
+    """Make the stem: a 3x3 convolution with its normalisation folded, and PReLU."""
     conv, norm, prelu = encoder.input_layer
     return nn.Sequential(fold_norm(conv, norm), copy_prelu(prelu))
 
 
 def irse_stages(encoder: Backbone) -> nn.ModuleList:
-    """The four stages of units."""
+    """Make the four stages of residual units."""
     units = iter(encoder.body)
     return nn.ModuleList(
         nn.Sequential(*(DeployedUnit(next(units)) for _ in range(count))) for count in encoder.config.units

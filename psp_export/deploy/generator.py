@@ -1,4 +1,4 @@
-"""The StyleGAN2 generator in deployable form (see `psp_export.deploy`)."""
+"""Turn the StyleGAN2 generator into its deployable form (see `psp_export.deploy`)."""
 
 import math
 
@@ -15,7 +15,7 @@ from psp_train.networks.stylegan2 import EqualLinear, StyledConv, ToRGB
 
 
 class DeployedGenerator(nn.Module):
-    """W+ codes [B,L,S] FP32 -> uint8 [B,H,W,3]."""
+    """W+ latents [B,L,S] FP32 -> uint8 [B,H,W,3]."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class DeployedStyledConv(nn.Module):
         self.custom_ops = False
 
     def use_custom_ops(self) -> None:
-        """From now on, FIR and activation are operations of our own; theirs is a convolution, its FIR not turned."""
+        """Compute FIR and activation by custom operations from now on; theirs takes the FIR as it is, not turned."""
         self.custom_ops = True
         if self.upsample:
             self.fir = frozen(self.fir.flip(2, 3))
@@ -135,7 +135,7 @@ class DeployedToRGB(nn.Module):
         self.custom_ops = False
 
     def use_custom_ops(self) -> None:
-        """From now on, the FIR is an operation of our own."""
+        """Compute the FIR by a custom operation from now on."""
         self.custom_ops = True
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -144,7 +144,7 @@ class DeployedToRGB(nn.Module):
         return y.float() * (peak * self.gain)[:, :, None, None] + self.bias
 
     def upsample(self, rgb: torch.Tensor) -> torch.Tensor:
-        """Zero insertion and FIR in one depthwise transposed convolution: [B,3,H,W] -> [B,3,2H,2W], FP32."""
+        """Insert zeros and filter in one depthwise transposed convolution: [B,3,H,W] -> [B,3,2H,2W], FP32."""
         if self.custom_ops:
             return upfirdn2d(rgb, self.fir, up=2, crop=1)
         return conv_transpose2d(rgb, self.fir, stride=2, padding=1, groups=3)

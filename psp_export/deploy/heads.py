@@ -1,4 +1,4 @@
-"""The heads of the encoders in deployable form: features of three stages -> offsets [B,L,S]."""
+"""Turn the heads of the encoders into their deployable form: features of three stages -> offsets [B,L,S]."""
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +66,7 @@ class Heads(nn.Module):
 
 
 class WHead(nn.Module):
-    """Ablation W: one code from the pooled features, the same for every layer."""
+    """Ablation W: one latent from the pooled features, the same for every layer."""
 
     def __init__(self, encoder: WEncoder) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class WHead(nn.Module):
 
 
 class NaiveWPlusHead(nn.Module):
-    """Ablation naive W+: every code from one linear layer, FP32 behind the pooling."""
+    """Ablation naive W+: every latent from one linear layer, FP32 behind the pooling."""
 
     def __init__(self, encoder: NaiveWPlusEncoder) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class NaiveWPlusHead(nn.Module):
 
 
 def deploy_head(encoder: Encoder) -> nn.Module:
-    """The deployable head of an encoder: features of the last three stages -> offsets [B,L,S]."""
+    """Make the deployable head of an encoder: features of the last three stages -> offsets [B,L,S]."""
     if isinstance(encoder, ResNetEncoder):
         return ResNetHead(encoder)
     if isinstance(encoder, PSPEncoder):

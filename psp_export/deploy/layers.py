@@ -1,4 +1,4 @@
-"""What deployable encoders are made of: frozen copies, folded batch normalisation, layers side by side."""
+"""Make what deployable encoders are made of: frozen copies, folded batch normalisation, layers side by side."""
 
 import torch
 from torch import nn
@@ -20,13 +20,13 @@ class BatchedLinear(nn.Module):
 
 
 def norm_affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
-    """Batch normalisation in eval mode as scale and shift [C], in float64."""
+    """Express batch normalisation in eval mode as scale and shift [C], in float64."""
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
     return scale, norm.bias.double() - norm.running_mean.double() * scale
 
 
 def make_conv(weight: torch.Tensor, bias: torch.Tensor | None, like: nn.Conv2d, groups: int = 1) -> Conv2d:
-    """A convolution with these values and the stride and padding of `like`."""
+    """Make a convolution with these values and the stride and padding of `like`."""
     with torch.device("meta"):
         outputs, inputs, kernel, _ = weight.shape
         conv = Conv2d(inputs * groups, outputs, kernel, like.stride, like.padding, 1, groups, bias is not None)
@@ -37,30 +37,30 @@ def make_conv(weight: torch.Tensor, bias: torch.Tensor | None, like: nn.Conv2d, 
 
 
 def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """The convolution followed by batch normalisation as one convolution with bias."""
+    """Fold batch normalisation into the convolution before it, which gets a bias."""
     scale, shift = norm_affine(norm)
     return make_conv(conv.weight.double() * scale[:, None, None, None], shift, conv)
 
 
 def copy_conv(conv: nn.Conv2d) -> nn.Conv2d:
-    """A frozen copy."""
+    """Copy a convolution, frozen."""
     return make_conv(conv.weight, conv.bias, conv)
 
 
 def copy_prelu(prelu: nn.PReLU) -> nn.PReLU:
-    """A frozen copy."""
+    """Copy a PReLU, frozen."""
     copy = nn.PReLU(prelu.num_parameters)
     copy.weight = frozen(prelu.weight)
     return copy
 
 
 def merge_convs(convs: list[nn.Conv2d], groups: int) -> nn.Conv2d:
-    """Convolutions side by side in one: sharing their input (groups 1), or each with its own."""
+    """Put convolutions side by side in one: sharing their input (groups 1), or each with its own."""
     return make_conv(torch.cat([c.weight for c in convs]), torch.cat([c.bias for c in convs]), convs[0], groups)
 
 
 def frozen(tensor: torch.Tensor) -> nn.Parameter:
-    """A detached, contiguous copy as a parameter without gradient."""
+    """Copy a tensor, detached and contiguous, as a parameter without gradient."""
     return nn.Parameter(tensor.detach().clone(memory_format=torch.contiguous_format), requires_grad=False)
 
 

@@ -1,4 +1,4 @@
-"""Half precision that holds: what stays FP32, and how the rest is kept inside the range of FP16.
+"""Convert modules to half precision that holds: some stay FP32, the rest is kept inside the range of FP16.
 
 FP16 ends at 65504 and loses bits below 6e-5. The generator is safe by construction: its normalised weights and
 styles keep every tensor at the size of the activations (`deploy/generator.py`). The encoder has no such structure:
@@ -70,12 +70,12 @@ def balance_encoder(encoder: DeployedEncoder, images: torch.Tensor) -> None:
 
 
 def _own_stem(encoder: DeployedEncoder) -> bool:
-    """Whether the first unit's shortcut projects what the stem gives, rather than adding it to the first stage."""
+    """Tell whether the first unit's shortcut projects what the stem gives, rather than adding it to the first stage."""
     return encoder.stages[0][0].shortcut is not None
 
 
 def channel_peaks(encoder: DeployedEncoder, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Largest magnitude of every channel at the output of every module, in FP32: name -> [C]."""
+    """Measure the largest magnitude of every channel at the output of every module, in FP32: name -> [C]."""
     peaks: dict[str, torch.Tensor] = {}
 
     def record(name: str):
@@ -93,7 +93,7 @@ def channel_peaks(encoder: DeployedEncoder, images: torch.Tensor) -> dict[str, t
 
 
 def power_of_two(*peaks: torch.Tensor) -> torch.Tensor:
-    """Per channel, the power of two that takes the largest of the peaks to (TARGET_PEAK / 2, TARGET_PEAK].
+    """Choose the power of two that takes the largest of the peaks [C] to (TARGET_PEAK / 2, TARGET_PEAK], per channel.
 
     Small channels are raised by 2^10 at most: one that slept through the calibration pictures may wake up later.
     """
@@ -102,7 +102,7 @@ def power_of_two(*peaks: torch.Tensor) -> torch.Tensor:
 
 
 def _stream_scale(encoder: DeployedEncoder, peaks: dict[str, torch.Tensor], stage: int) -> torch.Tensor:
-    """Scale [C] of the residual stream of a stage: every tensor that is added to it must share it."""
+    """Choose the scale [C] of the residual stream of a stage: every tensor that is added to it must share it."""
     last = {DeployedUnit: ".conv2", DeployedBottleneck: ".conv3"}
     units = [f"stages.{stage}.{number}" for number in range(len(encoder.stages[stage]))]
     names = [unit + part for unit in units for part in ("", last[type(encoder.stages[stage][0])], ".shortcut")]

@@ -1,4 +1,4 @@
-"""The ResNet encoders in deployable form: every batch normalisation follows a convolution and is folded into it."""
+"""Turn the ResNet encoders into their deployable form: every batch normalisation is folded into a convolution."""
 
 import torch
 import torch.nn.functional as F
@@ -26,20 +26,20 @@ class DeployedBottleneck(nn.Module):
 
 
 def resnet_stem(encoder: ResNetEncoder) -> nn.Sequential:
-    """7x7 convolution with its normalisation, ReLU, maximum: a quarter of the size."""
+    """Make the stem: a 7x7 convolution with its normalisation folded, ReLU, maximum; a quarter of the size."""
     network = encoder.backbone
     return nn.Sequential(fold_norm(network.conv1, network.bn1), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
 
 
 def resnet_stages(encoder: ResNetEncoder) -> nn.ModuleList:
-    """The four stages of bottlenecks."""
+    """Make the four stages of bottlenecks."""
     network = encoder.backbone
     stages = (network.layer1, network.layer2, network.layer3, network.layer4)
     return nn.ModuleList(nn.Sequential(*(DeployedBottleneck(unit) for unit in stage)) for stage in stages)
 
 
 class ResNetHead(nn.Module):
-    """All linear heads as one, FP32 behind the pooling; the code of a single head goes to every layer."""
+    """All linear heads as one, FP32 behind the pooling; the latent of a single head goes to every layer."""
 
     def __init__(self, encoder: ResNetEncoder) -> None:
         super().__init__()
@@ -51,5 +51,5 @@ class ResNetHead(nn.Module):
 
     def forward(self, c1: torch.Tensor, c2: torch.Tensor, c3: torch.Tensor) -> torch.Tensor:
         pooled = F.adaptive_avg_pool2d(c3.float(), 1).flatten(1)
-        codes = self.linear(pooled).reshape(-1, *self.shape)
-        return codes if self.ones is None else codes * self.ones
+        latents = self.linear(pooled).reshape(-1, *self.shape)
+        return latents if self.ones is None else latents * self.ones

@@ -1,1 +1,1 @@
-"""ONNX files: traced from modules, looked into, given the bodies of custom functions."""
+"""Make ONNX files: trace modules, give custom operations their definitions, look into what was made."""

@@ -1,4 +1,4 @@
-"""The custom operations in an ONNX file: nodes of our domain that carry their own definition in standard ops.
+"""Give the custom operations in an ONNX file their definitions in standard ones: function bodies.
 
 `psp::PspUpFirDn2d` and `psp::PspFusedBiasLeakyReLU` are ONNX functions. ONNX Runtime inlines them, so the file needs no
 library of ours; TensorRT (10 and newer, and RTX) replaces them by the plugins of
@@ -10,12 +10,12 @@ import onnx
 import onnx.inliner
 from onnx import AttributeProto, FunctionProto, NodeProto, helper
 
-from psp_export.deploy.custom_ops import _PLUGIN
+from psp_export.deploy.custom_ops import PLUGIN
 from psp_runtime.engines.tensorrt.plugins import NAMESPACE, FusedBiasLeakyReLU, UpFirDn2d
 
 
 def add_bodies(model: onnx.ModelProto) -> bool:
-    """Give the model the function bodies of the custom nodes in it, in place; whether there are any."""
+    """Give a model the function bodies of the custom nodes in it, in place; returns whether there are any."""
     used = {node.op_type for node in model.graph.node if node.domain == NAMESPACE}
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     model.functions.extend(body(opset) for name, body in BODIES.items() if name in used)
@@ -23,7 +23,7 @@ def add_bodies(model: onnx.ModelProto) -> bool:
 
 
 def _upfirdn2d_body(opset: int) -> FunctionProto:
-    """FIR and strides as given; CastLike makes one body serve FP32 and FP16."""
+    """Define the FIR as a transposed convolution; CastLike makes one body serve FP32 and FP16."""
     filtered = helper.make_node("ConvTranspose", ["x", "weight"], ["y"])
     for name in ("strides", "pads"):
         _refer(filtered, name, name, AttributeProto.INTS)
@@ -52,7 +52,7 @@ BODIES = {UpFirDn2d.name: _upfirdn2d_body, FusedBiasLeakyReLU.name: _fused_bias_
 
 
 def _function(name: str, inputs: list[str], nodes: list[NodeProto], opset: int, attributes: list[str]) -> FunctionProto:
-    attributes = [*attributes, *(name.removesuffix("_s") for name in _PLUGIN)]
+    attributes = [*attributes, *(name.removesuffix("_s") for name in PLUGIN)]
     return helper.make_function(NAMESPACE, name, inputs, ["y"], nodes, [helper.make_opsetid("", opset)], attributes)
 
 

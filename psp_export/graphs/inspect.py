@@ -1,4 +1,4 @@
-"""What is in an engine file: types of its tensors, precision of its weights."""
+"""Look into engine files: the types of their tensors, the precision of their weights."""
 
 import math
 from pathlib import Path
@@ -10,14 +10,14 @@ PLAN_OVERHEAD = 16 << 20
 
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element type of every tensor in the graph, by ONNX's own inference."""
+    """Infer the element type of every tensor in a graph: name -> member of `onnx.TensorProto.DataType`."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     values = [*graph.input, *graph.value_info, *graph.output]
     return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
 def stored_precision(path: Path, source: Path | None = None) -> str:
-    """The precision a file really holds: "fp16" or "fp32".
+    """Find the precision that a file really holds: "fp16" or "fp32".
 
     An ONNX file is judged by the weights of its convolutions, a file without any (the mapping network) by all its
     weights. A plan is judged against its ONNX `source`: FP16 that silently became FP32 makes the weights in a plan

@@ -1,4 +1,4 @@
-"""Deployable torch modules -> ONNX files: names, dynamic batch, metadata, checked.
+"""Trace deployable torch modules into ONNX files with a dynamic batch and the metadata of the engine.
 
 Tensor names are the engine contract (docs/design.md).
 """
@@ -33,7 +33,7 @@ def to_onnx(module: nn.Module, info: EngineInfo, opset: int = DEFAULT_OPSET) -> 
         raise PspError(f"--opset {opset} is not supported: choose {OPSETS.start} to {OPSETS.stop - 1}")
     size = sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
     if size >= PROTOBUF_LIMIT:
-        raise PspError(f"the ONNX model takes {size / 1e9:.1f} GB, one file holds 2 GB: use --fp16")
+        raise PspError(f"the ONNX model takes {size / 1e9:.1f} GB, but one file holds at most 2 GB: use --fp16")
     model = onnx.load_from_string(_trace(module, info, opset))
     model.producer_name = "psp-export"
     for node in model.graph.node:
@@ -66,7 +66,7 @@ def set_info(model: onnx.ModelProto, info: EngineInfo) -> None:
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write and check one file."""
+    """Write one file, and check it."""
     path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(path))
 

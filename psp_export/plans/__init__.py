@@ -1,1 +1,1 @@
-"""TensorRT plans: their source file, how they are built, what is shown meanwhile."""
+"""Build TensorRT plans: from which file, how, and what is told meanwhile."""

@@ -1,4 +1,4 @@
-"""ONNX file -> TensorRT plan: one path for TensorRT 8.6, 10, 11 and TensorRT-RTX. Imports no torch.
+"""Build a TensorRT plan from an ONNX file: one path for TensorRT 8.6, 10, 11 and TensorRT-RTX. Imports no torch.
 
 Enum members are looked up by name, because their numbers and their existence changed between versions:
 
@@ -11,7 +11,7 @@ import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,23 @@ class BuildError(PspError):
     """TensorRT refused the graph or could not build the plan."""
 
 
+@dataclass(frozen=True)
+class BuildSettings:
+    """How a plan is built, which changes how fast it is but not what it computes.
+
+    `workspace_mb` is the scratch memory of the build in MiB; `timing_cache` a file of kernel timings kept between
+    builds, which TensorRT-RTX does without; `level` TensorRT's builder optimisation level, 0 to 5: how long it looks
+    for faster kernels; `tuned_batch` the batch size the kernels are chosen for, at most the largest of the engine.
+    """
+
+    workspace_mb: int = 4096
+    timing_cache: Path | None = None
+    level: int = DEFAULT_LEVEL
+    tuned_batch: int = 1
+
+
 def choose_flavour() -> str | None:
-    """The TensorRT to build with: `tensorrt` where there is a GPU, else TensorRT-RTX, which needs none; or None."""
+    """Choose what to build with: `tensorrt` where there is a GPU, else TensorRT-RTX, which needs none; or None."""
     if importable(TENSORRT) and cuda_devices() > 0:
         return TENSORRT
     return RTX if importable(RTX) else None
@@ -48,18 +63,13 @@ def build_plan(
     source: Path,
     target: Path,
     flavour: str,
-    workspace_mb: int = 4096,
-    timing_cache: Path | None = None,
-    level: int = DEFAULT_LEVEL,
-    tuned_batch: int = 1,
+    settings: BuildSettings = BuildSettings(),
     tell: Tell = lambda text: None,
 ) -> EngineInfo:
     """Build the plan of one of our ONNX files and write it to `target`; returns the metadata it carries.
 
-    The batch is dynamic, 1 to the `max_batch` in the metadata, and kernels are chosen for `tuned_batch`, at most
-    that. `level` is TensorRT's builder optimisation level, 0 to 5: how long it looks for faster kernels. `tell` is
-    given what TensorRT is doing, a few times a second.
-    Raises `BuildError` with TensorRT's words, and when the plan does not hold the precision asked for.
+    The batch is dynamic, 1 to the `max_batch` in the metadata. `tell` is given what TensorRT is doing, a few times a
+    second. Raises `BuildError` with TensorRT's words, and when the plan does not hold the precision asked for.
     """
     trt = importlib.import_module(flavour)
     logger = the_logger(trt)
@@ -67,30 +77,37 @@ def build_plan(
     # A TensorRT plan is for the GPU it was built on; TensorRT-RTX compiles on the GPU it meets.
     device = gpu_name() if flavour == TENSORRT else ""
     info = replace(read_info(source), backend=flavour, backend_version=trt.__version__, device=device)
-    with interrupts_noted() as interrupted:
-        builder = _builder(trt, logger)
-        network, parser = _parsed(trt, builder, logger, source)
-        network.name = info.to_plan_name()
-        config = _config(trt, builder, network, info, source)
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
-        config.builder_optimization_level = level
-        config.add_optimization_profile(_profile(builder, network, tuned_batch, info.max_batch))
-        cache = None if flavour == RTX else timing_cache
-        with _timing_cache(trt, config, cache), watched(trt, config, logger, tell, interrupted):
-            plan = None if interrupted.is_set() else builder.build_serialized_network(network, config)
-        del parser  # until here: the network reads its weights
+    plan = _serialized(trt, source, info, settings, tell)
     if plan is None:
         reason = logger.errors[-1] if logger.errors else "it gave no reason"
         raise BuildError(f"{flavour} {trt.__version__} could not build {target.name}: {reason}")
     target.write_bytes(plan)
     found = stored_precision(target, source)
     if found != info.precision:
-        raise BuildError(f"{flavour} {trt.__version__} made {target.name} {found}, expected {info.precision}")
+        raise BuildError(f"{flavour} {trt.__version__} built {target.name} in {found}, expected {info.precision}")
     return info
 
 
+def _serialized(trt: Any, source: Path, info: EngineInfo, settings: BuildSettings, tell: Tell) -> Any:
+    """Build a plan that carries `info`; returns its bytes, or None where TensorRT could not."""
+    logger = the_logger(trt)
+    with interrupts_noted() as interrupted:
+        builder = _builder(trt, logger)
+        network, parser = _parsed(trt, builder, logger, source)
+        network.name = info.to_plan_name()
+        config = _config(trt, builder, network, info, source)
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mb << 20)
+        config.builder_optimization_level = settings.level
+        config.add_optimization_profile(_profile(builder, network, settings.tuned_batch, info.max_batch))
+        cache = None if info.backend == RTX else settings.timing_cache
+        with _timing_cache(trt, config, cache), watched(trt, config, logger, tell, interrupted):
+            plan = None if interrupted.is_set() else builder.build_serialized_network(network, config)
+        del parser  # until here: the network reads its weights
+    return plan
+
+
 def _builder(trt: Any, logger: Any) -> Any:
-    """Raises `BuildError` where TensorRT does not start: its bindings raise a TypeError about a null pointer."""
+    """Make a builder. Raises `BuildError` where TensorRT does not start: its error is about a null pointer."""
     try:
         return trt.Builder(logger)
     except (TypeError, RuntimeError) as error:
@@ -99,7 +116,7 @@ def _builder(trt: Any, logger: Any) -> Any:
 
 
 def _parsed(trt: Any, builder: Any, logger: Any, source: Path) -> tuple[Any, Any]:
-    """The network of an ONNX file, and the parser that holds its weights."""
+    """Parse an ONNX file; returns its network, and the parser that holds its weights."""
     network = builder.create_network(_creation_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(source.read_bytes()):
@@ -109,7 +126,7 @@ def _parsed(trt: Any, builder: Any, logger: Any, source: Path) -> tuple[Any, Any
 
 
 def _config(trt: Any, builder: Any, network: Any, info: EngineInfo, source: Path) -> Any:
-    """What keeps the plan right whatever it is tuned for."""
+    """Configure what keeps the plan right whatever it is tuned for."""
     config = builder.create_builder_config()
     if hasattr(trt, "PreviewFeature") and hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806"):
         # 8.6 gives a profile to one execution context only; the runtime has one per batch size. 10 always shares.
@@ -124,7 +141,7 @@ def _config(trt: Any, builder: Any, network: Any, info: EngineInfo, source: Path
 
 
 def _creation_flags(trt: Any) -> int:
-    """Explicit batch where it still has to be said, strong typing where it exists."""
+    """Ask for an explicit batch where that still has to be said, for strong typing where it exists."""
     flags = trt.NetworkDefinitionCreationFlag
     names = [name for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED") if hasattr(flags, name)]
     return sum(1 << int(getattr(flags, name)) for name in names)
@@ -135,7 +152,7 @@ def _strongly_typed(trt: Any) -> bool:
 
 
 def _profile(builder: Any, network: Any, tuned_batch: int, max_batch: int) -> Any:
-    """Batch 1..max_batch for every input."""
+    """Allow batches of 1 to `max_batch` for every input."""
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -145,7 +162,7 @@ def _profile(builder: Any, network: Any, tuned_batch: int, max_batch: int) -> An
 
 
 def _obey_types(trt: Any, network: Any, types: dict[str, int]) -> None:
-    """TensorRT 8.6: bind every layer to the types of the ONNX graph.
+    """Bind every layer of a network of TensorRT 8.6 to the types of the ONNX graph.
 
     The parser splits some ONNX nodes into layers with tensors of its own (a Gemm into products and sums): those take
     the type of their inputs. Shapes, which it computes in layers of their own too, stay integers.
@@ -164,13 +181,13 @@ def _obey_types(trt: Any, network: Any, types: dict[str, int]) -> None:
 
 
 def _float_outputs(trt: Any, layer: Any) -> list[tuple[int, str]]:
-    """Index and name of a layer's outputs of a floating-point type."""
+    """List a layer's outputs of a floating-point type: index and name."""
     outputs = [(index, layer.get_output(index)) for index in range(layer.num_outputs)]
     return [(index, tensor.name) for index, tensor in outputs if tensor.dtype in (trt.float32, trt.float16)]
 
 
 def check_timing_cache(path: Path | None, flavour: str | None) -> None:
-    """Say before the build, which can take minutes, what will not work with a timing cache."""
+    """Warn of a timing cache without effect, or raise `PspError`, before the build, which can take minutes."""
     if path is None:
         return
     if flavour != TENSORRT:
@@ -181,7 +198,7 @@ def check_timing_cache(path: Path | None, flavour: str | None) -> None:
 
 @contextmanager
 def _timing_cache(trt: Any, config: Any, path: Path | None) -> Iterator[None]:
-    """Measured kernel times kept between builds, so that the next build of the same layers is quick."""
+    """Keep measured kernel times between builds, so that the next build of the same layers is quick."""
     if path is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""What TensorRT does while it builds a plan, which can take minutes, and how Ctrl-C ends it."""
+"""Tell what TensorRT does while it builds a plan, which can take minutes, and end the build at Ctrl-C."""
 
 import math
 import threading
@@ -15,7 +15,7 @@ PAUSE = 0.1
 
 @contextmanager
 def watched(trt: Any, config: Any, logger: Any, tell: Tell, interrupted: threading.Event) -> Iterator[None]:
-    """Around a build: tell its phase and step, and end it at the next step after Ctrl-C (`interrupts_noted`).
+    """Tell phase and step of a build in this context, and end it at the next step after Ctrl-C (`interrupts_noted`).
 
     TensorRT 8.6 has no progress monitor: some of what it logs is told, and Ctrl-C waits for the end of the build.
     """
@@ -28,7 +28,7 @@ def watched(trt: Any, config: Any, logger: Any, tell: Tell, interrupted: threadi
 
 
 def has_monitor(trt: Any) -> bool:
-    """Whether this TensorRT says how far a build is: since 10, and RTX."""
+    """Tell whether this TensorRT says how far a build is: since 10, and RTX."""
     return hasattr(trt, "IProgressMonitor")
 
 
@@ -43,7 +43,7 @@ def _heard(logger: Any, tell: Tell) -> Iterator[None]:
 
 
 class _Seldom:
-    """Tells what it is called with, unless it did so a moment ago."""
+    """A `tell` that passes on what it is called with, unless it did so a moment ago."""
 
     def __init__(self, tell: Tell) -> None:
         self.tell, self.told = tell, -math.inf
@@ -55,7 +55,7 @@ class _Seldom:
 
 
 def _monitor(trt: Any, tell: Tell, interrupted: threading.Event) -> Any:
-    """A progress monitor; TensorRT may call it from threads of its own."""
+    """Make a progress monitor; TensorRT may call it from threads of its own."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The ONNX file a plan is built from."""
+"""Provide the ONNX file that a plan is built from."""
 
 import importlib
 import warnings
@@ -15,24 +15,24 @@ from psp_runtime.engines.tensorrt import plugins
 
 
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph in standard ops alone, for parsers that know neither the plugins nor functions."""
+    """Express a graph in standard operations alone, for parsers that know neither the plugins nor functions."""
     return onnx.inliner.inline_local_functions(model)
 
 
 @contextmanager
 def plan_source(path: Path, flavour: str) -> Iterator[Path]:
-    """The ONNX file to build a plan of: itself, or its standard operations where TensorRT cannot take the plugins.
+    """Provide the file to build a plan from: `path`, or its standard operations where TensorRT cannot take the plugins.
 
     Registers the plugins for a file with custom nodes; where something is lacking, a warning says what.
     """
     info, trt = read_info(path), importlib.import_module(flavour)
-    lacking = plugins.lacking(trt) if info.custom_ops else ""
-    if info.custom_ops and not lacking:
+    obstacle = plugins.lacking(trt) if info.custom_ops else ""
+    if info.custom_ops and not obstacle:
         plugins.register(trt)
-    if not lacking:
+    if not obstacle:
         yield path
         return
-    warnings.warn(f"{path.with_suffix('.trt').name} is built without plugins, for want of {lacking}", stacklevel=4)
+    warnings.warn(f"{path.with_suffix('.trt').name} is built without plugins, which need {obstacle}", stacklevel=4)
     plain = path.with_name(f"plain-{path.name}")
     model = inlined(onnx.load(str(path)))
     set_info(model, replace(info, custom_ops=False))

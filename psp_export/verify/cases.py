@@ -1,4 +1,4 @@
-"""Inputs of a verification, with what PyTorch in FP32 makes of them."""
+"""Make the inputs of a verification, with what the reference, the trained model in PyTorch FP32, gives for them."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ VERIFY_SEED, CALIBRATION_SEED = 11, 12
 
 @dataclass(frozen=True)
 class Case:
-    """One batch of inputs with the reference's uint8 output [B,H,W,3] and its codes [B,L,S]."""
+    """One batch of inputs by name with the reference's uint8 output [B,H,W,3] and its W+ latents [B,L,S]."""
 
     inputs: dict[str, np.ndarray]
     expected: np.ndarray
@@ -27,7 +27,10 @@ class Case:
 
 
 def pictures(kind: InputKind, classes: int, count: int, seed: int) -> np.ndarray:
-    """Inputs of a kind, uint8 [count,256,256,...]: drawn faces, and one picture of noise as the hard case."""
+    """Draw inputs of a kind, uint8 [count,256,256,...]: faces, and one picture of noise as the hard case, the last.
+
+    `classes` is the number of classes in label maps; other kinds ignore it.
+    """
     drawn = [draw(z) for z in sample(count - 1, seed)]
     rng = np.random.default_rng(seed)
     if kind == "labels":
@@ -38,25 +41,33 @@ def pictures(kind: InputKind, classes: int, count: int, seed: int) -> np.ndarray
     return np.stack([f.image for f in drawn] + [rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)])
 
 
-@torch.no_grad()
 def reference_cases(psp: PSP, info: EngineInfo, seed: int = VERIFY_SEED) -> list[Case]:
-    """Inputs, and what the trained model makes of them in PyTorch FP32.
+    """Make inputs for each of `BATCHES`, and run the trained model on them in PyTorch FP32.
 
     Raises `PspError` for a model whose pictures are not finite: as uint8 they would be black, as would the engine's.
     """
-    cases = []
-    for number, batch in enumerate(min(b, info.max_batch) for b in BATCHES):
-        drawn_and_noise = pictures(info.input, info.classes, batch + 1, seed + number)
-        image = drawn_and_noise[:batch] if number == 0 else drawn_and_noise[-batch:]
-        z = np.random.default_rng(seed + number).standard_normal((batch * info.styles, info.style_dim))
-        style = psp.decoder.map(torch.from_numpy(z).float()).view(batch, info.styles, info.style_dim)
-        alpha = torch.zeros(batch, info.styles)
-        if number > 0:
-            alpha[:, list(info.mix_layers)] = 0.5
-        x = to_input(torch.from_numpy(image), info.input, psp.encoder.config.input_channels)
-        picture, latents = psp(x, style, alpha)
-        if not picture.isfinite().all():
-            raise PspError("the checkpoint gives pictures of NaN or infinity in PyTorch FP32: export an earlier one")
-        inputs = {"image": image, "style": style.numpy(), "alpha": alpha.numpy()}
-        cases.append(Case(inputs, to_picture(picture).numpy(), latents.numpy()))
-    return cases
+    batches = [min(batch, info.max_batch) for batch in BATCHES]
+    inputs = [_inputs(psp, info, batch, seed + number, mixed=number > 0) for number, batch in enumerate(batches)]
+    return [_case(psp, info, one) for one in inputs]
+
+
+@torch.no_grad()
+def _inputs(psp: PSP, info: EngineInfo, batch: int, seed: int, mixed: bool) -> dict[str, np.ndarray]:
+    """Make one batch: faces with nothing mixed in, or faces and noise, half mixed with random styles."""
+    drawn = pictures(info.input, info.classes, batch + 1, seed)
+    z = np.random.default_rng(seed).standard_normal((batch * info.styles, info.style_dim))
+    style = psp.decoder.map(torch.from_numpy(z).float()).view(batch, info.styles, info.style_dim)
+    alpha = np.zeros((batch, info.styles), np.float32)
+    if mixed:
+        alpha[:, list(info.mix_layers)] = 0.5
+    return {"image": drawn[-batch:] if mixed else drawn[:batch], "style": style.numpy(), "alpha": alpha}
+
+
+@torch.no_grad()
+def _case(psp: PSP, info: EngineInfo, inputs: dict[str, np.ndarray]) -> Case:
+    """Run the trained model on one batch."""
+    image, style, alpha = (torch.from_numpy(inputs[name]) for name in ("image", "style", "alpha"))
+    picture, latents = psp(to_input(image, info.input, psp.encoder.config.input_channels), style, alpha)
+    if not picture.isfinite().all():
+        raise PspError("the checkpoint's pictures hold NaN or infinity in PyTorch FP32: export an earlier checkpoint")
+    return Case(inputs, to_picture(picture).numpy(), latents.numpy())

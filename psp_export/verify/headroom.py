@@ -1,4 +1,8 @@
-"""How far FP16 values stay from overflow, measured inside the graph."""
+"""Measure how far the values of an FP16 graph stay from overflow.
+
+Comparing pictures is not enough for such a graph: on a CPU, ONNX Runtime computes it in FP32, so its pictures say
+nothing about overflow on a GPU. The largest magnitude of every FP16 tensor does.
+"""
 
 import math
 import tempfile
@@ -19,7 +23,7 @@ FP16_MAX = 65504.0
 
 
 def check_headroom(path: Path, cases: list[Case]) -> float:
-    """65504 over the largest value of any FP16 tensor in any case. Raises `ParityError` below `HEADROOM`."""
+    """Return 65504 over the largest value of any FP16 tensor in any case. Raises `ParityError` below `HEADROOM`."""
     peaks = fp16_peaks(path, [case.inputs for case in cases])
     name, peak = max(peaks.items(), key=lambda item: item[1] if math.isfinite(item[1]) else math.inf)
     if not peak * HEADROOM <= FP16_MAX:
@@ -31,7 +35,7 @@ def check_headroom(path: Path, cases: list[Case]) -> float:
 
 
 def fp16_peaks(path: Path, batches: list[dict[str, np.ndarray]]) -> dict[str, float]:
-    """Largest magnitude of every FP16 tensor of an ONNX file, weights included: name -> peak.
+    """Find the largest magnitude of every FP16 tensor of an ONNX file, weights included: name -> peak.
 
     Every tensor gets a scalar output, reduced inside the graph as soon as it is there: the whole picture of a 1024²
     model would not fit in memory. One picture runs at a time, for the same reason. ONNX Runtime's CPU provider keeps
@@ -40,14 +44,10 @@ def fp16_peaks(path: Path, batches: list[dict[str, np.ndarray]]) -> dict[str, fl
     model = onnx.load(str(path))
     half = [name for name, kind in tensor_types(model).items() if kind == TensorProto.FLOAT16]
     _reduce_in_graph(model, half)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.enable_mem_pattern = False
-    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # that of the nodes: reduced, then freed
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         probe = Path(folder) / "probe.onnx"
         onnx.save(model, probe)
-        session = onnxruntime.InferenceSession(str(probe), options, ["CPUExecutionProvider"])
+        session = _open(probe)
         names = [f"peak_{index}" for index in range(len(half))]
         peaks = np.max([session.run(names, picture) for inputs in batches for picture in _each(inputs)], axis=0)
     weights = (t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT16)
@@ -56,8 +56,17 @@ def fp16_peaks(path: Path, batches: list[dict[str, np.ndarray]]) -> dict[str, fl
     }
 
 
+def _open(path: Path) -> onnxruntime.InferenceSession:
+    """Open an ONNX file so that it runs in little memory."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_mem_pattern = False
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # that of the nodes: reduced, then freed
+    return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+
+
 def _each(inputs: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """A batch as batches of one."""
+    """Split a batch into batches of one."""
     count = len(next(iter(inputs.values())))
     return [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(count)]
 
@@ -77,7 +86,7 @@ def _reduce_in_graph(model: onnx.ModelProto, names: list[str]) -> None:
 
 
 def _peak_nodes(name: str, index: int) -> list[onnx.NodeProto]:
-    """max |x| of one tensor, as a float scalar."""
+    """Make the nodes that compute max |x| of one tensor, as a float scalar."""
     wide, size = f"wide_{index}", f"size_{index}"
     return [
         helper.make_node("Cast", [name], [wide], to=TensorProto.FLOAT),

@@ -1,8 +1,7 @@
-"""An engine against the reference: the trained model in PyTorch FP32, on several pictures and batch sizes.
+"""Compare what an engine gives with the reference, and refuse an engine that differs too much.
 
-Compared is what users see, the uint8 output: PSNR with peak 255, and the largest difference in levels; and the codes,
-which they may store and edit. For an FP16 graph that is not enough: ONNX Runtime computes it in FP32 on a CPU, so its
-pictures say nothing about overflow on a GPU. `fp16_peaks` looks at the magnitude of every FP16 tensor instead.
+Compared is what users see, the uint8 output: PSNR with peak 255, and the largest difference in levels; and the W+
+latents, which they may store and edit.
 """
 
 import math
@@ -20,11 +19,10 @@ from psp_train.networks import PSP
 
 #: Lowest PSNR (dB) of the worst picture that lets an engine through.
 GATES = {"fp32": 48.0, "fp16": 40.0}
-#: Largest error of the codes, over the largest of them, that lets an engine through.
-CODES_GATES = {"fp32": 1e-3, "fp16": 2e-2}
+#: Largest error of the W+ latents, over the largest of them, that lets an engine through.
+LATENTS_GATES = {"fp32": 1e-3, "fp16": 2e-2}
 #: Largest relative error of the mapping network that lets it through.
 MAPPING_GATE = 1e-4
-
 
 #: From an engine's inputs to its "output" and "latents".
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
@@ -36,9 +34,9 @@ class ParityError(PspError):
 
 @dataclass(frozen=True)
 class Parity:
-    """Agreement with the reference over all compared pictures: PSNR of the worst (dB), largest difference (levels).
+    """Agreement with the reference over all compared pictures: PSNR of the worst in dB, largest difference in levels.
 
-    Identical pictures count as 99 dB. `headroom` is 65504 over the largest FP16 value, where there is one.
+    Identical pictures count as 99 dB. `headroom` is 65504 over the largest value in FP16, where there are any.
     """
 
     psnr: float
@@ -46,12 +44,12 @@ class Parity:
     headroom: float | None = None
 
     def to_metadata(self) -> dict[str, float]:
-        """The `parity` field of an engine's metadata."""
+        """Give the `parity` field of an engine's metadata."""
         values: dict[str, float] = {"psnr": round(self.psnr, 2), "max": self.max_difference}
         return values if self.headroom is None else values | {"headroom": round(self.headroom, 1)}
 
     def __str__(self) -> str:
-        words = f"{self.psnr:.1f} dB, within {self.max_difference} levels"
+        words = f"{self.psnr:.1f} dB, max error {self.max_difference}/255"
         return words if self.headroom is None else f"{words}, FP16 headroom {self.headroom:.0f}x"
 
 
@@ -62,7 +60,7 @@ class MappingParity:
     relative_error: float
 
     def to_metadata(self) -> dict[str, float]:
-        """The `parity` field of the mapping network's metadata."""
+        """Give the `parity` field of the mapping network's metadata."""
         return {"relative_error": float(f"{self.relative_error:.1e}")}
 
     def __str__(self) -> str:
@@ -70,11 +68,15 @@ class MappingParity:
 
 
 def compare(run: Run, info: EngineInfo, cases: list[Case], headroom: float | None = None) -> Parity:
-    """Give the cases to an engine. Raises `ParityError` below the gate of its precision."""
+    """Run the cases through an engine, and measure how well it agrees with the reference.
+
+    `headroom` is passed on to the result. Raises `ParityError` where pictures or latents are beyond the gates of the
+    engine's precision.
+    """
     worst, largest = 99.0, 0
     for case in cases:
         outputs = run(case.inputs)
-        _check_codes(outputs["latents"], case.latents, info)
+        _check_latents(outputs["latents"], case.latents, info)
         difference = np.abs(outputs["output"].astype(np.int16) - case.expected)
         largest = max(largest, int(difference.max()))
         worst = min(worst, *(psnr(picture) for picture in difference))
@@ -88,23 +90,18 @@ def compare(run: Run, info: EngineInfo, cases: list[Case], headroom: float | Non
     return Parity(worst, largest, headroom)
 
 
-def _check_codes(latents: np.ndarray, expected: np.ndarray, info: EngineInfo) -> None:
-    """What is stored, edited and interpolated need not show in a picture that was mixed."""
-    error, gate = float(np.abs(latents - expected).max() / np.abs(expected).max()), CODES_GATES[info.precision]
+def _check_latents(latents: np.ndarray, expected: np.ndarray, info: EngineInfo) -> None:
+    """Raise `ParityError` for latents beyond the gate: a picture that was mixed need not show that they are wrong."""
+    error, gate = float(np.abs(latents - expected).max() / np.abs(expected).max()), LATENTS_GATES[info.precision]
     if not error <= gate:
         raise ParityError(
-            f"the codes of the {info.backend} engine differ from PyTorch FP32: relative error {error:.1e}, expected "
-            f"at most {gate:.0e} for {info.precision}; nothing was written"
+            f"the W+ latents of the {info.backend} engine differ from PyTorch FP32: relative error {error:.1e}, "
+            f"expected at most {gate:.0e} for {info.precision}; nothing was written"
         )
 
 
-def whole(session: Session) -> Run:
-    """A full engine as a function from inputs to outputs."""
-    return session.run
-
-
-def parts(encoder: Session, generator: Session) -> Run:
-    """Encoder and generator as one function: encode, mix, decode."""
+def chained(encoder: Session, generator: Session) -> Run:
+    """Make one function of encoder and generator: encode, mix, decode."""
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         latents = encoder.run({"image": inputs["image"]})["latents"]
@@ -116,7 +113,7 @@ def parts(encoder: Session, generator: Session) -> Run:
 
 @torch.no_grad()
 def compare_mapping(session: Session, psp: PSP) -> MappingParity:
-    """Give the mapping network random z. Raises `ParityError` above `MAPPING_GATE`."""
+    """Run 8 random z through the mapping network. Raises `ParityError` where its w are beyond `MAPPING_GATE`."""
     z = np.random.default_rng(VERIFY_SEED).standard_normal((8, session.info.style_dim), np.float32)
     expected = psp.decoder.map(torch.from_numpy(z)).numpy()
     error = float(np.abs(session.run({"z": z})["w"] - expected).max() / np.abs(expected).max())
@@ -129,6 +126,6 @@ def compare_mapping(session: Session, psp: PSP) -> MappingParity:
 
 
 def psnr(difference: np.ndarray) -> float:
-    """PSNR in dB of a difference in levels, peak 255; 99 for none at all."""
+    """Compute the PSNR in dB, with peak 255, of a difference in levels of any shape; 99 for none at all."""
     mse = float(np.square(difference, dtype=np.float64).mean())
     return min(10 * math.log10(255**2 / mse), 99.0) if mse > 0 else 99.0

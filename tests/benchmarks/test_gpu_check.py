@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import fake_tensorrt
@@ -21,6 +22,7 @@ from models import tiny_checkpoint, tiny_model
 from tiny_engines import STYLE_DIM, STYLES, write_onnx, write_plan
 
 from psp_export.export import Options, engine_info
+from psp_export.plans.build import BuildSettings
 from psp_export.verify.cases import reference_cases
 from psp_export.verify.parity import GATES
 from psp_runtime.engines.info import EngineInfo, read_info
@@ -196,18 +198,20 @@ def test_a_plan_is_measured_with_and_without_graphs(
     (tmp_path / "fp16").mkdir()
     expected = OnnxSession(write_onnx(tmp_path / "fp16" / "psp.onnx"), "cpu").run(inputs)["output"]
     gpu_measures.save_cases(tmp_path / "fp16", [(inputs, expected)])
-    asked: dict[str, object] = {}
+    asked: list[BuildSettings] = []
 
-    def build_plan(source: Path, target: Path, flavour: str, **how: object) -> EngineInfo:
-        how.pop("tell")("Timing tactics, 31 of 340")  # type: ignore[operator]
-        asked.update(how)
+    def build_plan(
+        source: Path, target: Path, flavour: str, settings: BuildSettings, tell: Callable[[str], object]
+    ) -> EngineInfo:
+        tell("Timing tactics, 31 of 340")
+        asked.append(settings)
         return read_info(write_plan(target))
 
     monkeypatch.setattr(gpu_checks, "tensorrt", lambda: ("tensorrt", "10.13.2"))
     monkeypatch.setattr(gpu_checks, "build_plan", build_plan)
     result = gpu_checks.plan("fp16", 5, 16, work=tmp_path, size=64)
     assert capsys.readouterr().err.endswith(" s Timing tactics, 31 of 340\n")
-    assert asked == {"timing_cache": tmp_path / "tensorrt-10.13.2.timing", "level": 5, "tuned_batch": 16}
+    assert asked == [BuildSettings(timing_cache=tmp_path / "tensorrt-10.13.2.timing", level=5, tuned_batch=16)]
     assert result["version"] == "10.13.2" and not result["timings_known"]
     for how in ("graphs", "plain"):
         found = result[how]

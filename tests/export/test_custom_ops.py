@@ -11,16 +11,15 @@ import torch
 from models import inputs, relative_error, tiny_checkpoint, tiny_model
 from typer.testing import CliRunner
 
-from psp_export import export
 from psp_export.cli import app
 from psp_export.deploy import custom_ops
 from psp_export.deploy.generator import DeployedGenerator
 from psp_export.deploy.precision import to_half
-from psp_export.export import Options, engine_info
+from psp_export.export import Options, engine_info, export
 from psp_export.graphs.functions import add_bodies
 from psp_export.graphs.inspect import tensor_types
 from psp_export.graphs.trace import OPSETS
-from psp_export.plans import source
+from psp_export.plans.source import inlined
 from psp_export.verify.cases import pictures, reference_cases
 from psp_export.verify.headroom import HEADROOM, fp16_peaks
 from psp_runtime import load
@@ -35,7 +34,7 @@ def exported(tmp_path_factory):
     """An FP16 export with the custom operations, verified, parts included."""
     folder = tmp_path_factory.mktemp("custom")
     options = Options(folder / "psp", "fp16", "onnx", parts=True, custom_ops=True)
-    export.export(tiny_checkpoint(), options)
+    export(tiny_checkpoint(), options)
     return folder
 
 
@@ -51,7 +50,7 @@ class Picture(torch.nn.Module):
         super().__init__()
         self.generator = DeployedGenerator(tiny_model().decoder)
         if custom:
-            custom_ops.use_in(self)
+            custom_ops.use_custom_ops(self)
         if precision == "fp16":
             to_half(self)
 
@@ -134,7 +133,7 @@ def test_metadata_of_earlier_files_reads_as_without():
 def test_inlining_leaves_standard_operations(exported):
     """What TensorRT 8.6 gets."""
     model = onnx.load(exported / "psp.onnx")
-    plain = source.inlined(model)
+    plain = inlined(model)
     assert not plain.functions and {node.domain for node in plain.graph.node} <= {""}
     feeds = {
         "image": pictures("rgb", 0, 2, seed=1),
@@ -193,7 +192,7 @@ def test_the_option(monkeypatch, tmp_path):
         asked.append(options.custom_ops)
         return []
 
-    monkeypatch.setattr(export, "export", listen)
+    monkeypatch.setattr("psp_export.export.export", listen)
     for flags in ([], ["--custom-ops"]):
         result = CliRunner().invoke(app, ["--output", str(tmp_path / "psp"), "--backend", "onnx", *flags])
         assert result.exit_code == 0, result.output

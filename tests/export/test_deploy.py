@@ -7,9 +7,9 @@ import torch
 from hardened import harden_encoder, harden_generator, psnr
 from models import WideConvolutions, golden_model, inputs, relative_error, tiny_checkpoint, tiny_model
 
-from psp_export import export
 from psp_export.deploy import DeployedEncoder, DeployedGenerator, DeployedMapping, DeployedPSP
 from psp_export.deploy.precision import TARGET_PEAK, balance_encoder, channel_peaks, power_of_two, to_half
+from psp_export.export import Options, engine_info
 from psp_export.graphs.trace import save, to_onnx
 from psp_export.verify.cases import Case, pictures
 from psp_export.verify.headroom import HEADROOM, check_headroom, fp16_peaks
@@ -79,7 +79,7 @@ def test_plain_half_fails_on_hard_weights_and_ours_holds(hard_model, tmp_path):
     assert psnr(output, expected) >= 50
 
     # On a GPU the graph really computes in FP16: every one of its tensors must stay far from overflow.
-    info = export.engine_info(tiny_checkpoint(), export.Options(precision="fp16"))
+    info = engine_info(tiny_checkpoint(), Options(precision="fp16"))
     info = replace(info, output_size=64, styles=10, style_dim=512)
     path = tmp_path / "hard.onnx"
     save(to_onnx(deployed, info), path)
@@ -87,16 +87,16 @@ def test_plain_half_fails_on_hard_weights_and_ours_holds(hard_model, tmp_path):
     assert check_headroom(path, [Case(feeds, expected.numpy(), latents.numpy())]) >= HEADROOM
     assert len(fp16_peaks(path, [feeds])) > 300
 
-    # The same weights in a plain .half(): the encoder loses the codes. The generator in its training form holds, as it
-    # computes its scales from normalised styles too.
+    # The same weights in a plain .half(): the encoder loses the latents. The generator in its training form holds, as
+    # it computes its scales from normalised styles too.
     plain = golden_model("psp_64", 64)
     plain.load_state_dict(hard_model.state_dict())
     plain.half()
     latents = hard_model.encode(x)
     with WideConvolutions():
-        codes = plain.encoder(x.half())
+        plain_latents = plain.encoder(x.half())
         picture = plain.decoder(latents.half()).float()
-    assert not torch.isfinite(codes).all() or relative_error(codes.float(), latents.numpy()) > 0.1
+    assert not torch.isfinite(plain_latents).all() or relative_error(plain_latents.float(), latents.numpy()) > 0.1
     assert psnr(to_picture(picture), expected) >= 50
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from models import tiny_checkpoint, tiny_model
 
-from psp_export import cli, export
+from psp_export.cli import table
+from psp_export.export import Options, export
 from psp_runtime import read_info
 
 
@@ -65,10 +66,10 @@ def test_a_published_checkpoint(tmp_path):
         (("--checkpoint", "text.pt"), "text.pt is not a PyTorch checkpoint"),
         (("--checkpoint", "half.pt"), "half.pt is not a PyTorch checkpoint, or is cut off"),
         (("--checkpoint", "other.pt"), "other.pt is not a StyleGAN2 pSp checkpoint"),
-        (("--output", "folder"), "is a folder: give a name in it"),
+        (("--output", "folder"), "is a folder: give the name of a file in it"),
         (("--output", "nowhere/psp"), "there is no folder nowhere"),
         (("--output", "psp.pt/psp"), "there is no folder psp.pt"),
-        (("--output", "psp.encoder.onnx"), "that is what the encoder of psp is called; give another"),
+        (("--output", "psp.encoder.onnx"), "that is the name of the encoder of psp; give another"),
         (("--backend", "onnx", "--output", "taken"), "taken.onnx is a folder: give another --output"),
         (("--tune-batch", "9"), "--tune-batch 9: the plan serves batches of 1..8; raise --max-batch"),
     ],
@@ -167,47 +168,9 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_does_not_overwrite_the_stage_on_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with pytest.raises(ValueError, match="broken"), cli.Stages() as say:
-        say("first")
-        say("a stage with a long name")
-        raise ValueError("broken")
-    first, failed, end = capsys.readouterr().err.split("\n")
-    assert first.endswith(" s first") and failed.split() == ["...", "a", "stage", "with", "a", "long", "name"]
-    assert end == ""
-
-
-def test_what_happens_in_a_stage_takes_one_row_of_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((40, 24)))
-    with cli.Stages() as say:
-        say("building psp.trt")
-        say("building psp.trt", "Timing tactics, 31 of 340 and more words")
-        say("next")
-    rows = capsys.readouterr().err.replace("\n", "\r").split("\r")
-    assert rows[1] == "  ...    building psp.trt: Timing tacti"  # 39 characters: the cursor stays in the row
-    assert all(len(row) == 39 for row in rows if "..." in row)
-    assert rows[2] == " " * 39 and rows[3].endswith(" s building psp.trt")
-
-
-def test_what_happens_in_a_stage_is_not_written_to_a_file(capsys):
-    with cli.Stages() as say:
-        say("building psp.trt")
-        say("building psp.trt", "Timing tactics, 31 of 340")
-    assert len(capsys.readouterr().err.splitlines()) == 2
-
-
-def test_stages_end_with_the_time_in_all(capsys):
-    with cli.Stages() as say:
-        say("only")
-    only, total = capsys.readouterr().err.splitlines()
-    assert only.endswith(" s only") and total.endswith(" s in all")
-
-
 def test_table_shows_what_is_in_the_files(tmp_path):
-    files = export.export(tiny_checkpoint(), export.Options(tmp_path / "psp", "fp16", "onnx"))
-    lines = cli.table(files).splitlines()
+    files = export(tiny_checkpoint(), Options(tmp_path / "psp", "fp16", "onnx"))
+    lines = table(files).splitlines()
     assert len(lines) == 3
     assert lines[1].split()[1:4] == [f"{(tmp_path / 'psp.onnx').stat().st_size / 1e6:.1f}", "MB", "fp16"]
     assert "fp32" in lines[2]

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from models import tiny_checkpoint
 
-from psp_export import export
-from psp_export.export import Options
+from psp_export.export import Options, export
 from psp_export.output_files import files_of, put_in_place, stem
 from psp_runtime.errors import PspError
 
@@ -21,12 +20,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def drafts(folder: Path) -> list[Path]:
     """Finished files, the last one a folder as in a Triton repository."""
-    workshop = folder / ".workshop"
-    (workshop / "model" / "1").mkdir(parents=True)
+    staging = folder / ".staging"
+    (staging / "model" / "1").mkdir(parents=True)
     for name in NAMES[:3]:
-        (workshop / name).write_bytes(b"new " + name.encode())
-    (workshop / "model" / "1" / "model.onnx").write_bytes(b"new model")
-    return [workshop / name for name in NAMES]
+        (staging / name).write_bytes(b"new " + name.encode())
+    (staging / "model" / "1" / "model.onnx").write_bytes(b"new model")
+    return [staging / name for name in NAMES]
 
 
 def earlier_export(folder: Path) -> None:
@@ -41,11 +40,11 @@ def stopping_at(move: int, error: BaseException, after: bool = False):
     """An os.replace that fails at the n-th call, before or after it did its work, and works again from then on."""
     calls, real = [], os.replace
 
-    def replace(source, target):
+    def replace(source, place):
         calls.append(source)
         if len(calls) == move and not after:
             raise error
-        real(source, target)
+        real(source, place)
         if len(calls) == move:
             raise error
 
@@ -56,7 +55,7 @@ def test_new_files_replace_the_old_and_nothing_else_stays(tmp_path):
     made = drafts(tmp_path)
     earlier_export(tmp_path)
     assert put_in_place(made, tmp_path) == [tmp_path / name for name in NAMES]
-    (tmp_path / ".workshop").rmdir()
+    (tmp_path / ".staging").rmdir()
     assert contents(tmp_path) == {
         "psp.onnx": b"new psp.onnx",
         "psp.mapping.onnx": b"new psp.mapping.onnx",
@@ -90,11 +89,11 @@ def test_what_cannot_be_put_back_is_kept_and_named(tmp_path, monkeypatch):
     earlier_export(tmp_path)
     real, calls = os.replace, []
 
-    def replace(source, target):
+    def replace(source, place):
         calls.append(source)
         if len(calls) > 1:
             raise OSError(30, "Read-only file system")
-        real(source, target)
+        real(source, place)
 
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(PspError, match="Read-only file system; move the earlier files back from") as caught:
@@ -116,7 +115,7 @@ def test_an_export_the_system_stops_leaves_the_earlier_one_whole(tmp_path, monke
     before = contents(tmp_path)
     monkeypatch.setattr(os, "replace", stopping_at(4, PermissionError(13, "Permission denied")))
     with pytest.raises(PspError, match=r"psp\.mapping\.onnx: Permission denied; nothing was changed"):
-        export.export(tiny_checkpoint(), Options(tmp_path / "psp", backend="onnx", verify=False))
+        export(tiny_checkpoint(), Options(tmp_path / "psp", backend="onnx", verify=False))
     assert contents(tmp_path) == before
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from plan_inputs import BATCHES, inputs, onnx_check
 from tiny_engines import MAX_BATCH
-from tiny_plans import build_plan, need_plans_that_run
+from tiny_plans import need_plans_that_run, tiny_plan
 
 from psp_runtime.engines.info import read_info
 from psp_runtime.engines.session import open_session
@@ -19,7 +19,7 @@ from psp_runtime.errors import EngineError
 def test_a_plan_on_a_gpu_agrees_with_its_onnx(tmp_path: Path, cuda_graphs: bool) -> None:
     need_plans_that_run()
     reference = onnx_check(tmp_path)
-    session = TensorRTSession(build_plan(tmp_path), cuda_graphs)
+    session = TensorRTSession(tiny_plan(tmp_path), cuda_graphs)
     assert session.device == "cuda" and session.max_batch == MAX_BATCH
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # such as: CUDA graphs are not used
@@ -37,7 +37,7 @@ def test_a_plan_on_a_gpu_agrees_with_its_onnx(tmp_path: Path, cuda_graphs: bool)
 @pytest.mark.gpu
 def test_a_plan_cut_in_half_on_a_gpu(tmp_path: Path) -> None:
     need_plans_that_run()
-    plan = build_plan(tmp_path)
+    plan = tiny_plan(tmp_path)
     data = plan.read_bytes()
     end_of_metadata = data.index(b"psp:{") + len(read_info(plan).to_plan_name())
     assert end_of_metadata < len(data) * 0.9

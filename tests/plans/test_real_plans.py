@@ -11,10 +11,11 @@ from fake_gpu import FakeGpu
 from models import tiny_checkpoint
 from plan_inputs import inputs
 from tiny_engines import MAX_BATCH, tiny_info, write_onnx
-from tiny_plans import build_plan, need_plans_that_run
+from tiny_plans import need_plans_that_run, tiny_plan
 
 from psp_export.export import Options, export
-from psp_export.plans import build as engine
+from psp_export.plans import build
+from psp_export.plans.build import RTX, BuildSettings, build_plan
 from psp_export.verify.parity import GATES, psnr
 from psp_runtime.engines import devices
 from psp_runtime.engines.devices import cuda_devices
@@ -26,7 +27,7 @@ from psp_runtime.errors import EngineError
 
 def test_a_real_plan_carries_its_metadata_and_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "cuda_devices", lambda: 0)
-    plan = build_plan(tmp_path)
+    plan = tiny_plan(tmp_path)
     with pytest.warns(UserWarning, match=r"running psp\.onnx on the CPU"):
         assert open_session(plan).run(inputs(2))["output"].shape == (2, 64, 64, 3)
 
@@ -36,7 +37,7 @@ def test_a_plan_tensorrt_itself_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The real library, with a driver that is not there: what it logs ends up in the error and nowhere else."""
-    plan = build_plan(tmp_path)
+    plan = tiny_plan(tmp_path)
     monkeypatch.setattr(devices, "cuda_devices", lambda: 1)
     fake = FakeGpu()
     monkeypatch.setitem(sys.modules, "pycuda.driver", fake_gpu.Cuda(fake))
@@ -47,7 +48,7 @@ def test_a_plan_tensorrt_itself_refuses(
 
 
 class BuilderConfig:
-    """`IBuilderConfig` of TensorRT 8.6, as far as `engine` goes."""
+    """`IBuilderConfig` of TensorRT 8.6, as far as a build goes."""
 
     def __init__(self) -> None:
         self.previewed: dict[str, bool] = {}
@@ -63,9 +64,9 @@ def test_plans_of_8_6_let_execution_contexts_share_their_profile() -> None:
     names = SimpleNamespace(STRONGLY_TYPED=1)
     trt = SimpleNamespace(BuilderFlag=SimpleNamespace(TF32="TF32"), NetworkDefinitionCreationFlag=names)
     builder = SimpleNamespace(create_builder_config=BuilderConfig)
-    assert engine._config(trt, builder, None, tiny_info(), Path()).previewed == {}
+    assert build._config(trt, builder, None, tiny_info(), Path()).previewed == {}
     trt.PreviewFeature = SimpleNamespace(PROFILE_SHARING_0806="sharing")
-    assert engine._config(trt, builder, None, tiny_info(), Path()).previewed == {"sharing": True}
+    assert build._config(trt, builder, None, tiny_info(), Path()).previewed == {"sharing": True}
 
 
 def test_a_plan_is_built_for_a_batch_and_with_an_effort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +74,7 @@ def test_a_plan_is_built_for_a_batch_and_with_an_effort(tmp_path: Path, monkeypa
     shapes, levels = [], []
     real = trt.Builder.build_serialized_network
 
-    def build(builder: object, network: object, config: object) -> object:
+    def observed(builder: object, network: object, config: object) -> object:
         levels.append(config.builder_optimization_level)
         return real(builder, network, config)
 
@@ -81,14 +82,14 @@ def test_a_plan_is_built_for_a_batch_and_with_an_effort(tmp_path: Path, monkeypa
         def set_shape(self, name: str, *shape: tuple[int, ...]) -> None:
             shapes.append((name, *(one[0] for one in shape)))
 
-    monkeypatch.setattr(trt.Builder, "build_serialized_network", build)
+    monkeypatch.setattr(trt.Builder, "build_serialized_network", observed)
     source = write_onnx(tmp_path / "psp.onnx")
-    engine.build_plan(source, tmp_path / "psp.trt", engine.RTX, level=5, tuned_batch=2)
+    build_plan(source, tmp_path / "psp.trt", RTX, BuildSettings(level=5, tuned_batch=2))
     assert levels == [5] and read_info(tmp_path / "psp.trt").max_batch == MAX_BATCH
     image = SimpleNamespace(name="image", shape=(-1, 256, 256, 3))
     network = SimpleNamespace(num_inputs=1, get_input=lambda index: image)
     for tuned in (2, 99):
-        engine._profile(SimpleNamespace(create_optimization_profile=Profile), network, tuned, MAX_BATCH)
+        build._profile(SimpleNamespace(create_optimization_profile=Profile), network, tuned, MAX_BATCH)
     assert shapes == [("image", 1, 2, MAX_BATCH), ("image", 1, MAX_BATCH, MAX_BATCH)]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import typer
 
-from psp_export import cli
+from psp_export.stages import Stages
 from psp_runtime import console
 from psp_runtime.errors import PspError
 from psp_train.cli import main
@@ -104,7 +104,7 @@ def test_a_swallowed_ctrl_c_ends_the_next_stage(
     python_handles_ctrl_c: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work() -> None:
-        with cli.Stages() as say:
+        with Stages() as say:
             say("first")
             try:
                 os.kill(os.getpid(), signal.SIGINT)

@@ -14,7 +14,7 @@ from google.protobuf import text_format
 from tiny_family import write_family
 
 from psp_export import cli, triton
-from psp_export.export import Written
+from psp_export.output_files import Written
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.errors import PspError
 from psp_runtime.serving.config import Model, config_text, preferred_batches
@@ -56,7 +56,7 @@ def with_plan(files: list[Written], **changes: object) -> list[Written]:
 @pytest.mark.parametrize("kind", ["rgb", "sketch", "labels"])
 def test_configuration_has_the_tensors_of_the_engine(tmp_path: Path, kind: str) -> None:
     files = family(tmp_path, kind)
-    triton.write(tmp_path / "models", files, "psp")
+    triton.write_repository(tmp_path / "models", files, "psp")
     for name, file in (("psp", files[0]), ("psp_mapping", files[1])):
         home = tmp_path / "models" / name
         config = parse((home / "config.pbtxt").read_text())
@@ -73,7 +73,7 @@ def test_configuration_has_the_tensors_of_the_engine(tmp_path: Path, kind: str) 
 def test_configuration_batches_and_warms_up(tmp_path: Path) -> None:
     files = family(tmp_path)
     info = read_info(files[0].path)
-    triton.write(tmp_path / "models", files, "psp")
+    triton.write_repository(tmp_path / "models", files, "psp")
     config = parse((tmp_path / "models" / "psp" / "config.pbtxt").read_text())
     assert config.max_batch_size == info.max_batch == 4
     assert list(config.dynamic_batching.preferred_batch_size) == [2, 4]
@@ -107,7 +107,7 @@ def test_text_survives_quotes_and_backslashes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", ["10.7.0", "10.7.0.23", "10.7.0.post1"])
 def test_plan_of_a_release_is_served_as_plan(tmp_path: Path, version: str) -> None:
     files = with_plan(family(tmp_path), backend_version=version)
-    choice = triton.write(tmp_path / "models", files, "psp")
+    choice = triton.write_repository(tmp_path / "models", files, "psp")
     home = tmp_path / "models" / "psp"
     config = parse((home / "config.pbtxt").read_text())
     assert config.backend == "tensorrt" and choice.release == triton.RELEASES["10.7.0"]
@@ -119,13 +119,16 @@ def test_plan_of_a_release_is_served_as_plan(tmp_path: Path, version: str) -> No
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"backend": "tensorrt_rtx", "backend_version": "10.7.0"}, "no known Triton has tensorrt_rtx 10.7.0"),
-        ({"backend_version": "9.9.9"}, "no known Triton has tensorrt 9.9.9"),
-        ({"backend_version": "10.7.0", "custom_ops": True}, "plugins of ours"),
+        (
+            {"backend": "tensorrt_rtx", "backend_version": "10.7.0"},
+            "no known release of Triton has tensorrt_rtx 10.7.0",
+        ),
+        ({"backend_version": "9.9.9"}, "no known release of Triton has tensorrt 9.9.9"),
+        ({"backend_version": "10.7.0", "custom_ops": True}, "plugins Triton does not have"),
     ],
 )
 def test_other_plans_are_served_as_onnx_and_it_says_why(tmp_path: Path, changes: dict, reason: str) -> None:
-    choice = triton.write(tmp_path / "models", with_plan(family(tmp_path), **changes), "psp")
+    choice = triton.write_repository(tmp_path / "models", with_plan(family(tmp_path), **changes), "psp")
     assert choice.backend == "onnxruntime" and reason in choice.reason
     assert reason in (tmp_path / "models" / "README.md").read_text()
     assert [path.name for path in (tmp_path / "models" / "psp" / "1").iterdir()] == ["model.onnx"]
@@ -133,9 +136,9 @@ def test_other_plans_are_served_as_onnx_and_it_says_why(tmp_path: Path, changes:
 
 def test_second_export_replaces_the_model_and_leaves_others(tmp_path: Path) -> None:
     files, models = family(tmp_path), tmp_path / "models"
-    triton.write(models, with_plan(files, backend_version="10.7.0"), "psp")
-    triton.write(models, files, "other")
-    triton.write(models, files, "psp")
+    triton.write_repository(models, with_plan(files, backend_version="10.7.0"), "psp")
+    triton.write_repository(models, files, "other")
+    triton.write_repository(models, files, "psp")
     assert [path.name for path in (models / "psp" / "1").iterdir()] == ["model.onnx"]
     assert sorted(path.name for path in models.iterdir()) == [
         "README.md", "other", "other_mapping", "psp", "psp_mapping",
@@ -152,12 +155,12 @@ def test_folders_that_will_not_do(tmp_path: Path) -> None:
         (tmp_path / "file", "psp", "is not a folder: give a folder, or a name for a new one"),
         (tmp_path / "dangling", "psp", "is not a folder"),
         (tmp_path / "none" / "models", "psp", "there is no folder"),
-        (tmp_path / "models", "psp", "no model of Triton"),
+        (tmp_path / "models", "psp", "is not a model for Triton"),
         (tmp_path / "models", "my psp", "letters, digits"),
-        (tmp_path / "project", "psp", r"README\.md is there already and not of psp-export"),
+        (tmp_path / "project", "psp", r"README\.md exists and was not written by psp-export"),
     ):
         with pytest.raises(PspError, match=words):
-            triton.check(folder, name)
+            triton.check_repository(folder, name)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, monkeypatch) -> None:
@@ -168,7 +171,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pa
     (tmp_path / "models").mkdir()
     for folder, refused in (("models", tmp_path / "models"), ("new", tmp_path)):
         with pytest.raises(PspError, match=f"cannot write into {refused}: Permission denied"):
-            triton.check(tmp_path / folder, "psp")
+            triton.check_repository(tmp_path / folder, "psp")
     assert not (tmp_path / "new").exists()
 
 
@@ -187,11 +190,11 @@ def test_a_repository_the_system_stops_stays_as_it_was(tmp_path: Path, monkeypat
             raise OSError(28, "No space left on device")
         real(source, target)
 
-    triton.write(tmp_path / "models", with_plan(files, backend_version="10.7.0"), "psp")
+    triton.write_repository(tmp_path / "models", with_plan(files, backend_version="10.7.0"), "psp")
     before = contents()
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(PspError, match="No space left on device; nothing was changed"):
-        triton.write(tmp_path / "models", files, "psp")
+        triton.write_repository(tmp_path / "models", files, "psp")
     assert contents() == before
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["README.md", "psp", "psp_mapping"]
 
@@ -199,7 +202,7 @@ def test_a_repository_the_system_stops_stays_as_it_was(tmp_path: Path, monkeypat
 def test_readme_survives_any_folder_name(tmp_path: Path) -> None:
     """Spaces are quoted for the shell, and a name that is no text does not end the export at its last file."""
     folder = tmp_path / os.fsdecode("my models ü \udcff".encode("utf-8", "surrogateescape"))
-    triton.write(folder, family(tmp_path), "psp")
+    triton.write_repository(folder, family(tmp_path), "psp")
     line = next(one for one in (folder / "README.md").read_bytes().splitlines() if b"docker run" in one)
     words = shlex.split(os.fsdecode(line.removesuffix(b"\\")))
     assert words[words.index("-v") + 1] == f"{folder}:/models"
@@ -229,7 +232,7 @@ def test_engine_files_are_listed_though_the_repository_fails(tmp_path: Path, mon
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("psp_export.export.export", lambda checkpoint, options, say: family(tmp_path))
-    monkeypatch.setattr("psp_export.triton.write", refuse)
+    monkeypatch.setattr("psp_export.triton.write_repository", refuse)
     monkeypatch.setattr(sys, "argv", ["psp-export", "--backend", "onnx", "--triton", "models"])
     with pytest.raises(SystemExit) as end:
         cli.main()

@@ -5,12 +5,12 @@ import math
 import torch
 from models import inputs
 
-from psp_export.verify import parity as verify
+from psp_export.verify import parity
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Of uint8 pictures; a picture with NaN never gets here, its uint8 is just wrong."""
-    return verify.psnr((a.int() - b.int()).numpy())
+    """Compare uint8 pictures; a picture with NaN never gets here, its uint8 is just wrong."""
+    return parity.psnr((a.int() - b.int()).numpy())
 
 
 def spread(name: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -60,7 +60,7 @@ def write_plan(path: Path, kind: str = "rgb", **changes: object) -> Path:
 
 
 def expected_output(pixels: np.ndarray, latents: np.ndarray) -> np.ndarray:
-    """What the engine makes of one rgb picture uint8 [256,256,3] and its mixed codes [L,S]."""
+    """What the engine makes of one rgb picture uint8 [256,256,3] and its mixed latents [L,S]."""
     return np.clip(pixels[::4, ::4].astype(np.float32) + 100 * latents.mean(), 0, 255).astype(np.uint8)
 
 

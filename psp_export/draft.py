@@ -1,0 +1,42 @@
+"""Write one ONNX file of an export: first unverified, for the verification to run, then with the parity it found."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from psp_export.graphs.functions import add_bodies
+from psp_export.graphs.inspect import stored_precision
+from psp_export.graphs.trace import save, set_info, to_onnx
+from psp_export.output_files import Written
+from psp_export.verify.parity import MappingParity, Parity
+from psp_runtime.engines.info import EngineInfo
+from psp_runtime.engines.session import OnnxSession
+
+
+class Draft:
+    """An ONNX file in the making: on disk, and in memory (up to 1.2 GB) until its parity is known."""
+
+    def __init__(self, module: nn.Module, info: EngineInfo, opset: int, stem: Path) -> None:
+        """Trace a deployable module of the part `info.part` and write it beside `stem`; raises as `to_onnx` does."""
+        part = "" if info.part == "full" else f".{info.part}"
+        self.path = stem.with_name(f"{stem.name}{part}.onnx")
+        self.parity = "not verified"
+        self.model = to_onnx(module, info, opset)
+        self.info = replace(info, custom_ops=add_bodies(self.model))
+        set_info(self.model, self.info)
+        save(self.model, self.path)
+
+    def session(self) -> OnnxSession:
+        """Open the file on the CPU."""
+        return OnnxSession(self.path, "cpu")
+
+    def verified(self, parity: Parity | MappingParity) -> None:
+        """Write the measured parity into the file."""
+        self.parity = str(parity)
+        set_info(self.model, replace(self.info, parity=parity.to_metadata()))
+        save(self.model, self.path)
+
+    def written(self) -> Written:
+        """Describe the finished file."""
+        return Written(self.path, self.info.part, stored_precision(self.path), self.parity)
