@@ -30,7 +30,7 @@ from psp_export.verify.cases import CALIBRATION_SEED, Case, pictures, reference_
 from psp_export.verify.headroom import check_headroom
 from psp_export.verify.parity import chained, compare, compare_mapping
 from psp_runtime.engines.info import EngineInfo, read_info
-from psp_runtime.engines.session import lacking_for_plan, open_session
+from psp_runtime.engines.session import open_session, plan_obstacle
 from psp_runtime.errors import EngineError, PspError
 from psp_runtime.tasks import INPUT_SIZE
 from psp_train.checkpoints.psp import Checkpoint
@@ -241,7 +241,7 @@ class Exporter:
     def _verify_plans(self, plans: list[Written], source: Written) -> list[Written]:
         """Run the plans where this machine can, encoder and generator as one."""
         info = read_info(plans[0].path)
-        obstacle = lacking_for_plan(plans[0].path, info)
+        obstacle = plan_obstacle(plans[0].path, info)
         if obstacle:
             parity = f"not run here: it needs {obstacle}; {source.path.name}: {source.parity}"
             return [replace(plan, parity=parity if plan.part == "full" else "not run here") for plan in plans]

@@ -31,7 +31,7 @@ from psp_runtime.latents import (
 )
 from psp_runtime.pictures.decoding import Picture
 from psp_runtime.pictures.loading import load
-from psp_runtime.prefetch import THREADS, map_ahead, map_batches
+from psp_runtime.prefetch import THREADS, map_batches, parallel_map
 
 #: Prepared pictures, uint8 [B,256,256,3], [B,256,256,1] or [B,256,256], or W+ latents, float32 [B,L,S].
 Source = NDArray[np.uint8] | NDArray[np.float32]
@@ -221,7 +221,7 @@ class Pipeline:
         from being used. Takes only a few batches of `pictures` in advance, so a folder of any size fits in memory.
         """
         batch = batch or self.batch
-        with closing(map_ahead(self._try_load, pictures, threads, ahead=2 * batch + threads)) as loaded:
+        with closing(parallel_map(self._try_load, pictures, threads, prefetch=2 * batch + threads)) as loaded:
             yield from map_batches(self._translate_each, loaded, batch, self.at_once)
 
     def close(self) -> None:

@@ -52,16 +52,16 @@ class Stage:
         return self.seconds / (elapsed * self.threads)
 
 
-def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
+def parallel_map(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, prefetch: int
 ) -> Generator[Result, None, None]:
-    """`map` in threads, in order, taking at most `ahead` items before their results are asked for."""
+    """`map` in threads, in order, taking at most `prefetch` items before their results are asked for."""
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
                 pending.append(pool.submit(function, item))
-                if len(pending) >= ahead:
+                if len(pending) >= prefetch:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -88,6 +88,6 @@ def map_batches(
 
     items = iter(items)
     chunks = iter(lambda: list(islice(items, batch)), [])
-    with closing(map_ahead(whole, chunks, at_once, at_once)) as done:
+    with closing(parallel_map(whole, chunks, at_once, at_once)) as done:
         for results in done:
             yield from results

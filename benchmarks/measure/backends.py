@@ -78,7 +78,7 @@ class Side:
         """What torch.compile calls: for C++ on a CPU, for Triton's launchers, in C, on a GPU."""
         return os.environ.get("CXX", "g++") if self.device == "cpu" else os.environ.get("CC", "gcc")
 
-    def lacking(self, piece: Piece) -> str:
+    def obstacle(self, piece: Piece) -> str:
         """Why a piece cannot run here; empty when it can be tried."""
         if self.backend in ("torch", "torch.compile") and self.device == "cuda" and not torch.cuda.is_available():
             return f"torch {torch.__version__} sees no GPU"
@@ -92,9 +92,9 @@ class Side:
 
     def prepared(self, workload: Workload, piece: Piece) -> "Side":
         """Itself, with the engine file of a piece in the cache. Raises `PspError` when the piece cannot run here."""
-        lacking = self.lacking(piece)
-        if lacking:
-            raise PspError(lacking)
+        obstacle = self.obstacle(piece)
+        if obstacle:
+            raise PspError(obstacle)
         if self.backend not in ("torch", "torch.compile"):
             self.engine(workload, piece)
         return self

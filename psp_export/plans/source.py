@@ -23,10 +23,10 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
 def plan_source(path: Path, flavour: str) -> Iterator[Path]:
     """Provide the file to build a plan from: `path`, or its standard operations where TensorRT cannot take the plugins.
 
-    Registers the plugins for a file with custom nodes; where something is lacking, a warning says what.
+    Registers the plugins for a file with custom nodes; where TensorRT needs more, a warning says what.
     """
     info, trt = read_info(path), importlib.import_module(flavour)
-    obstacle = plugins.lacking(trt) if info.custom_ops else ""
+    obstacle = plugins.obstacle(trt) if info.custom_ops else ""
     if info.custom_ops and not obstacle:
         plugins.register(trt)
     if not obstacle:

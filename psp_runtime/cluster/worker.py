@@ -19,7 +19,7 @@ from psp_runtime.engines.info import read_info
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pipeline import Pipeline
-from psp_runtime.prefetch import map_ahead
+from psp_runtime.prefetch import parallel_map
 from psp_runtime.run import files
 from psp_runtime.run.execution import Run
 from psp_runtime.run.plan import Plan, make_tools
@@ -139,7 +139,7 @@ class Worker:
             self._task.out.write(str(path.relative_to(scratch / "out")), path.read_bytes())
 
         made = [path for path in paths if path.is_file()]
-        for _ in map_ahead(send, made, SENDERS, 2 * SENDERS):
+        for _ in parallel_map(send, made, SENDERS, 2 * SENDERS):
             pass
 
     def _row(self, picture: Picture, error: str | None, seconds: float) -> manifest.Row:

@@ -26,7 +26,7 @@ __all__ = [
     "OnnxSession",
     "OpenVINOSession",
     "Session",
-    "lacking_for_plan",
+    "plan_obstacle",
     "open_session",
     "run_batches",
 ]
@@ -73,12 +73,12 @@ def open_session(path: str | Path, device: str = "auto", runs: int | None = None
         return _open_onnx(path, device, runs)
     if device == "cpu":
         return _open_onnx_beside(path, info, device, runs, f"{path.name} runs on NVIDIA GPUs only")
-    lacking = lacking_for_plan(path, info)
-    if not lacking:
+    obstacle = plan_obstacle(path, info)
+    if not obstacle:
         return _open_plan(path)
     if device == "cuda":
-        raise DeviceError(f"{path.name} needs {lacking}, which this machine lacks")
-    return _open_onnx_beside(path, info, device, runs, f"{path.name} needs {lacking}")
+        raise DeviceError(f"{path.name} needs {obstacle}, which this machine lacks")
+    return _open_onnx_beside(path, info, device, runs, f"{path.name} needs {obstacle}")
 
 
 def _open_plan(path: Path) -> Session:
@@ -118,7 +118,7 @@ def _open_onnx_beside(plan: Path, info: EngineInfo, device: str, runs: int | Non
     return session
 
 
-def lacking_for_plan(path: Path, info: EngineInfo) -> str:
+def plan_obstacle(path: Path, info: EngineInfo) -> str:
     """What running a plan lacks on this machine; empty when it can be tried."""
     from psp_runtime.engines.tensorrt.session import PLAN_MODULES, plan_module
 

@@ -18,7 +18,7 @@ from psp_runtime.errors import PictureError
 from psp_runtime.pictures import encoding, png, sheets
 from psp_runtime.pictures import loading as images
 from psp_runtime.pipeline import Pipeline
-from psp_runtime.prefetch import Stage, map_ahead, map_batches
+from psp_runtime.prefetch import Stage, map_batches, parallel_map
 from psp_runtime.run.files import Job
 from psp_runtime.run.plan import Plan
 
@@ -71,9 +71,9 @@ class Run:
         waiting = max(2, 2 * threads // self.application.count)  # results in memory: each may be a long sweep
         load, make, save = (self.decode.timed(self._load), self.engine.timed(self._make), self.encode.timed(self._save))
         with (
-            closing(map_ahead(load, self.plan.jobs, threads, 2 * batch + threads)) as loaded,
+            closing(parallel_map(load, self.plan.jobs, threads, 2 * batch + threads)) as loaded,
             closing(
-                map_ahead(save, map_batches(make, loaded, batch, self.pipeline.at_once), threads, waiting)
+                parallel_map(save, map_batches(make, loaded, batch, self.pipeline.at_once), threads, waiting)
             ) as saved,
         ):
             for result in _with_progress(saved, 1 if self.options.quiet else len(self.plan.jobs)):
@@ -126,7 +126,7 @@ class Run:
             notes = [self._note(job, how) for how in self.application.notes]
             # Where inputs are fewer than threads, the pictures of each are shared out.
             writers = self.options.pool // self.encode.threads
-            for _ in map_ahead(self._write, zip(frames, job.outputs, notes, strict=True), writers, 2 * writers):
+            for _ in parallel_map(self._write, zip(frames, job.outputs, notes, strict=True), writers, 2 * writers):
                 pass
         if job.changed:
             self._write((sheets.shown(result.source, self.pipeline.info.input, len(result.source)), job.changed, ""))

@@ -24,7 +24,7 @@ from psp_runtime.errors import PspError
 from psp_runtime.latents import as_latents
 from psp_runtime.pictures.loading import load
 from psp_runtime.pipeline import Pipeline, Source
-from psp_runtime.prefetch import MOST_THREADS, THREADS, map_ahead
+from psp_runtime.prefetch import MOST_THREADS, THREADS, parallel_map
 from psp_runtime.run import files
 from psp_runtime.run.latents_files import read_array, save_array
 from psp_runtime.run.options import INPUT, MOST_BATCH, SAVE, WHERE, option
@@ -121,7 +121,7 @@ def _encode(options: Direction, info: EngineInfo, paths: list[Path]) -> NDArray[
     runs = len(paths)
     with Pipeline(open_session(options.engine, options.device, runs), options.batch, runs) as pipeline:
         waiting = 2 * pipeline.batch + options.threads
-        with closing(map_ahead(partial(_read, info), paths, options.threads, waiting)) as sources:
+        with closing(parallel_map(partial(_read, info), paths, options.threads, waiting)) as sources:
             return np.concatenate(list(_each(pipeline, sources)))
 
 

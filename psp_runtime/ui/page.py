@@ -9,7 +9,7 @@ from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.loading import load
 from psp_runtime.ui.canvas import SIDE, Pixels, blank, brush_colours, coloured, face_labels, legend, pencilled
-from psp_runtime.ui.runs import MAKES, Runs, lacking
+from psp_runtime.ui.runs import MAKES, Runs, obstacle
 
 # Only the extra `ui` has it; `ui` says so where it is missing.
 gr: Any = importlib.import_module("gradio")
@@ -174,7 +174,7 @@ class _Tab:
 
     def _make(self, *given: Any) -> tuple[Any, ...]:
         values = dict(zip(self.controls, given, strict=True))
-        if missing := lacking(values):
+        if missing := obstacle(values):
             return gr.skip(), missing, gr.skip(), gr.skip()
         if self.info.input != "rgb":
             values["picture"] = self.runs.save_drawing(values["picture"]["composite"], self.info.input)

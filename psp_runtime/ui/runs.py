@@ -64,7 +64,7 @@ class Shown(NamedTuple):
     warnings: list[str]
 
 
-def lacking(values: Mapping[str, Any]) -> str:
+def obstacle(values: Mapping[str, Any]) -> str:
     """Which picture is still missing for what `make` says, in words; empty when all are there."""
     others = [name for name in ("to", "style_of") if name in MAKES[values["make"]].options]
     if all(values.get(name) for name in ("picture", *others)):
@@ -77,7 +77,7 @@ def as_options(engine: Path, values: Mapping[str, Any], device: Device = "auto")
 
     Raises `PspError` where a picture is missing.
     """
-    if missing := lacking(values):
+    if missing := obstacle(values):
         raise PspError(missing)
     make = MAKES[values["make"]]
     given = {name: values[name] for name in (*CHANGES, *make.options) if values.get(name) not in (None, "")}

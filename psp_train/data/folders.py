@@ -14,7 +14,7 @@ import numpy as np
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.encoding import FORMATS
 from psp_runtime.pictures.loading import CHANNELS, load
-from psp_runtime.prefetch import THREADS, map_ahead
+from psp_runtime.prefetch import THREADS, parallel_map
 from psp_runtime.tasks import Task
 from psp_train.progress import Progress
 
@@ -104,7 +104,7 @@ def check_label_maps(samples: Sequence[SampleFiles], task: Task) -> None:
     read = partial(load, kind="labels", classes=CHANNELS["labels"])
     with (
         Progress("checking label maps", len(maps), unit="maps") as progress,
-        closing(map_ahead(read, maps, THREADS, ahead=4 * THREADS)) as results,
+        closing(parallel_map(read, maps, THREADS, prefetch=4 * THREADS)) as results,
     ):
         for _ in results:
             progress.advance()

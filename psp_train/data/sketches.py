@@ -11,7 +11,7 @@ from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures.encoding import save
 from psp_runtime.pictures.loading import load
 from psp_runtime.pictures.sketching import sketch
-from psp_runtime.prefetch import THREADS, map_ahead
+from psp_runtime.prefetch import THREADS, parallel_map
 from psp_train.data.folders import pictures
 from psp_train.progress import Progress
 
@@ -29,7 +29,7 @@ def make_sketches(source: Path, target: Path) -> list[Path]:
     unread: dict[Path, PictureError] = {}
     with (
         Progress("sketching", len(due), unit="pictures") as progress,
-        closing(map_ahead(_make, due, THREADS, ahead=4 * THREADS)) as results,
+        closing(parallel_map(_make, due, THREADS, prefetch=4 * THREADS)) as results,
     ):
         for (photo, _), error in zip(due, results, strict=True):
             progress.advance()

@@ -24,7 +24,7 @@ from psp_runtime.console import Device
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.transforms import MAX_FACTOR
-from psp_runtime.prefetch import THREADS, map_ahead
+from psp_runtime.prefetch import THREADS, parallel_map
 from psp_runtime.tasks import Task
 from psp_train.evaluation.metrics import Metric, demo_metrics, published_metrics, resize_to_256
 from psp_train.evaluation.models import Array, LazySample, ModelUnderTest, drawn_samples, folder_samples, open_model
@@ -137,7 +137,7 @@ def measure(
     values: dict[str, dict[str, float]] = {}
     with (
         Progress(f"evaluating {model.name}", len(lazy), unit="pictures") as progress,
-        closing(map_ahead(lambda load: load(), lazy, THREADS, 2 * model.batch + THREADS)) as samples,
+        closing(parallel_map(lambda load: load(), lazy, THREADS, 2 * model.batch + THREADS)) as samples,
     ):
         while batch := list(islice(samples, model.batch)):
             outputs = resize_to_256(model.run(np.stack([sample.source for sample in batch])))

@@ -102,10 +102,10 @@ def test_a_gpu_that_cannot_run_the_plan_does_not_cost_the_onnx_file(tmp_path, mo
     """A GPU without pycuda, say: the plan is written, and the table says that it was not run."""
     if not HAS_RTX:
         pytest.skip("no TensorRT that builds here")
-    monkeypatch.setattr("psp_export.export.lacking_for_plan", lambda path, info: "the Python package pycuda")
+    monkeypatch.setattr("psp_export.export.plan_obstacle", lambda path, info: "the Python package pycuda")
     files = {f.path.name: f for f in export(tiny_checkpoint(), Options(tmp_path / "psp"))}
     assert "not run here: it needs the Python package pycuda" in files["psp.trt"].parity
-    monkeypatch.setattr("psp_export.export.lacking_for_plan", lambda path, info: "")
+    monkeypatch.setattr("psp_export.export.plan_obstacle", lambda path, info: "")
 
     def refuse(path, device):
         raise EngineError("this GPU cannot run it")

@@ -36,7 +36,7 @@ from pathlib import Path
 from psp_export.plans.build import build_plan
 from psp_runtime.engines.tensorrt import plugins
 trt = importlib.import_module(sys.argv[2])
-assert plugins.lacking(trt) == "", plugins.lacking(trt)
+assert plugins.obstacle(trt) == "", plugins.obstacle(trt)
 plugins.register(trt)
 plugins.register(trt)
 build_plan(Path(sys.argv[1]), Path(sys.argv[1]).with_suffix(".trt"), sys.argv[2])
@@ -113,7 +113,7 @@ def test_a_real_plan_with_the_plugins(source):
 
 
 @linux_rtx
-@pytest.mark.skipif(plugins.lacking(trt) != "", reason="this TensorRT-RTX lacks its library under the plain name")
+@pytest.mark.skipif(plugins.obstacle(trt) != "", reason="this TensorRT-RTX lacks its library under the plain name")
 def test_plugins_in_this_process(source):
     with plan_source(source, FLAVOUR) as path:
         build_plan(path, source.with_suffix(".trt"), FLAVOUR)
@@ -121,7 +121,7 @@ def test_plugins_in_this_process(source):
 
 
 @linux_rtx
-@pytest.mark.skipif(plugins.lacking(trt) == "", reason="this TensorRT-RTX has its library under the plain name")
+@pytest.mark.skipif(plugins.obstacle(trt) == "", reason="this TensorRT-RTX has its library under the plain name")
 def test_a_plan_without_the_library_is_built_without_plugins(source):
     """In this very process: no abort, a warning that says what to do, and a plan that needs no plugin."""
     plan = source.with_suffix(".trt")
@@ -135,7 +135,7 @@ def test_a_plan_without_the_library_is_built_without_plugins(source):
 
 def test_the_plugins_are_registered_for_files_that_have_the_nodes(source, monkeypatch):
     registered: list[str] = []
-    monkeypatch.setattr(plugins, "lacking", lambda trt: "")
+    monkeypatch.setattr(plugins, "obstacle", lambda trt: "")
     monkeypatch.setattr(plugins, "register", lambda trt: registered.append(trt.__name__))
     with plan_source(source, FLAVOUR) as path:
         assert path == source and registered == [FLAVOUR]

@@ -99,7 +99,7 @@ def test_formats():
 
 def test_tensorrt_8_has_no_such_plugins():
     old = SimpleNamespace(__name__="tensorrt", __version__="8.6.1")
-    assert plugins.lacking(old) == "TensorRT 10.7 (this is 8.6.1)"
+    assert plugins.obstacle(old) == "TensorRT 10.7 (this is 8.6.1)"
     with pytest.raises(EngineError, match="need TensorRT 10.7 or newer, this is 8.6.1"):
         plugins.register(old)
 
@@ -108,7 +108,7 @@ def test_tensorrt_8_has_no_such_plugins():
 def test_a_parser_that_prefers_function_bodies_gets_no_plugins(version, ignored):
     """It would say nothing, and the plan hold none."""
     trt = SimpleNamespace(__name__="tensorrt", __version__=version, IPluginV3=object)
-    assert plugins.lacking(trt) == (f"TensorRT 10.7 (this is {version})" if ignored else "")
+    assert plugins.obstacle(trt) == (f"TensorRT 10.7 (this is {version})" if ignored else "")
 
 
 def test_a_gpu_that_cannot_take_the_kernels_is_told_when_the_plan_opens(monkeypatch):
@@ -142,12 +142,12 @@ def test_rtx_needs_its_library_under_the_plain_name(tmp_path, monkeypatch):
     monkeypatch.setattr(plugins.ctypes, "CDLL", missing)
     monkeypatch.setattr(plugins.sys, "platform", "linux")
     library = site / "tensorrt_rtx_libs" / "libtensorrt_rtx.so"
-    assert plugins.lacking(rtx) == f"the library under its plain name: ln -s libtensorrt_rtx.so.1 {library}"
+    assert plugins.obstacle(rtx) == f"the library under its plain name: ln -s libtensorrt_rtx.so.1 {library}"
     assert asked == ["libtensorrt_rtx.so"]
     library.touch()
-    assert plugins.lacking(rtx) == ""
+    assert plugins.obstacle(rtx) == ""
     monkeypatch.setattr(plugins.sys, "platform", "win32")
-    assert plugins.lacking(rtx).startswith("Linux")
+    assert plugins.obstacle(rtx).startswith("Linux")
 
 
 def test_ctypes_structures_have_the_size_of_the_sources():

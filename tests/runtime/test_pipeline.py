@@ -12,7 +12,7 @@ from tiny_engines import MAX_BATCH, STYLE_DIM, STYLES, expected_output, write_on
 
 import psp_runtime
 from psp_runtime import EngineError, PictureError, Pipeline, PspError, Translation
-from psp_runtime.pipeline import map_ahead
+from psp_runtime.pipeline import parallel_map
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (8, 256, 256, 3), np.uint8)
@@ -185,7 +185,7 @@ def test_map_ahead_works_in_threads_in_order() -> None:
         time.sleep(0.01 * (number % 2))
         return number * number
 
-    assert list(map_ahead(meet, range(6), threads=2, ahead=4)) == [0, 1, 4, 9, 16, 25]
+    assert list(parallel_map(meet, range(6), threads=2, prefetch=4)) == [0, 1, 4, 9, 16, 25]
 
 
 def test_map_ahead_passes_errors_on_and_stops() -> None:
@@ -198,7 +198,7 @@ def test_map_ahead_passes_errors_on_and_stops() -> None:
         return number
 
     with pytest.raises(ValueError, match="three"):
-        list(map_ahead(fail_at_three, range(100), threads=1, ahead=2))
+        list(parallel_map(fail_at_three, range(100), threads=1, prefetch=2))
     assert len(done) < 8
 
 

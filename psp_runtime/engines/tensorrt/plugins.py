@@ -27,7 +27,7 @@ FIRST_TENSORRT = (10, 7)
 _DTYPES = {"FLOAT": "float32", "HALF": "float16"}
 
 
-def lacking(trt: Any) -> str:
+def obstacle(trt: Any) -> str:
     """What a plan with plugins needs to be built and is not there; empty where nothing is missing."""
     if trt.__name__ != "tensorrt_rtx":
         major, minor = (int(number) for number in trt.__version__.split(".")[:2])
@@ -35,10 +35,10 @@ def lacking(trt: Any) -> str:
         return "" if known else f"TensorRT {'.'.join(map(str, FIRST_TENSORRT))} (this is {trt.__version__})"
     if not sys.platform.startswith("linux"):
         return "Linux (TensorRT-RTX's parser has not been seen to accept Python plugins elsewhere)"
-    return _lacking_library(trt)
+    return _library_obstacle(trt)
 
 
-def _lacking_library(trt: Any) -> str:
+def _library_obstacle(trt: Any) -> str:
     """TensorRT-RTX's parser opens libtensorrt_rtx.so by this very name, and ends the process where it is missing."""
     folder = Path(trt.__file__).parent.parent / "tensorrt_rtx_libs"
     if (folder / "libtensorrt_rtx.so").exists():
