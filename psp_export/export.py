@@ -142,7 +142,7 @@ def engine_info(checkpoint: Checkpoint, options: Options) -> EngineInfo:
         output_size=generator.size,
         styles=generator.styles,
         style_dim=generator.style_dim,
-        mix_layers=task.mix_layers(generator.styles),
+        mix_layers=checkpoint.mix_layers,
         mix_alpha=task.mix_alpha,
         max_batch=options.max_batch,
         precision=options.precision,

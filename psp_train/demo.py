@@ -18,6 +18,11 @@ GENERATOR_FILE = "demo_generator.safetensors"
 GENERATOR = GeneratorConfig(size=256, style_dim=FACE_DIM, mapping_layers=4, channels=(96, 96, 96, 96, 64, 32, 16))
 
 
+#: The coarsest layer from which random styles leave 95 % of the pixels in their class. The generator is small and has
+#: its colours in coarser layers than the published ones, which have them from 8 on.
+MIX_FROM = 4
+
+
 def encoder_config(task: str) -> EncoderConfig:
     """Return the configuration of a task's demo encoder: a narrow, shallow pSp encoder."""
     return EncoderConfig(

@@ -16,7 +16,7 @@ from psp_runtime.console import Device
 from psp_runtime.engines.contract import require_full
 from psp_runtime.engines.info import read_info
 from psp_runtime.errors import PspError
-from psp_runtime.ui.demo_engines import MIX_LAYERS, demo_engines
+from psp_runtime.ui.demo_engines import demo_engines
 
 HOST, PORT = "127.0.0.1", 7860
 #: Uploads may be so large.
@@ -51,7 +51,7 @@ def psp_ui(
     check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="psp-ui-") as folder:
         engines = engine or demo_engines(Path(folder))
-        _serve(engines, Path(folder), device, host, port, "" if engine else MIX_LAYERS)
+        _serve(engines, Path(folder), device, host, port)
 
 
 def _check_engines(engines: list[Path]) -> None:
@@ -62,7 +62,7 @@ def _check_engines(engines: list[Path]) -> None:
         raise PspError(f"--engine {min(twice)} is given twice")
 
 
-def _serve(engines: list[Path], folder: Path, device: Device, host: str, port: int, layers: str) -> None:
+def _serve(engines: list[Path], folder: Path, device: Device, host: str, port: int) -> None:
     """Show the page until Ctrl-C or SIGTERM. Everything uploaded or made lies in `folder`."""
     # Gradio reads these when it is imported.
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
@@ -72,7 +72,7 @@ def _serve(engines: list[Path], folder: Path, device: Device, host: str, port: i
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     runs = Runs(folder, device)
-    page = make_page(engines, runs, layers)
+    page = make_page(engines, runs)
     try:
         _, url, _ = page.launch(
             server_name=host, server_port=port, share=False, ssr_mode=False, quiet=True, show_error=True, css=CSS,

@@ -12,8 +12,6 @@ from psp_runtime.errors import PspError
 
 #: The tasks there is a bundled model for.
 TASKS = ("inversion", "sketch", "segmentation", "super_resolution", "inpainting", "frontalization")
-#: Layers to mix: the demo generator is small, and has its colours from layer 5 on instead of the task's 8.
-MIX_LAYERS = "5-"
 
 
 def demo_engines(temporary: Path) -> list[Path]:

@@ -34,8 +34,8 @@ footer { display: none !important }
 """
 
 
-def make_page(engines: list[Path], runs: Runs, layers: str = "") -> Any:
-    """A `gradio.Blocks` with a tab for each engine file. `layers` is what stands in the field of that name.
+def make_page(engines: list[Path], runs: Runs) -> Any:
+    """A `gradio.Blocks` with a tab for each engine file.
 
     Raises `EngineError` for a file that is no engine, or only a part of one.
     """
@@ -44,7 +44,7 @@ def make_page(engines: list[Path], runs: Runs, layers: str = "") -> Any:
         gr.Markdown(HEAD)
         for engine, info in zip(engines, infos, strict=True):
             with gr.Tab(_title(engine, info)), gr.Row():
-                _Tab(engine, info, runs, layers)
+                _Tab(engine, info, runs)
     return page.queue(max_size=WAITING, api_open=False)
 
 
@@ -56,14 +56,14 @@ def _title(engine: Path, info: EngineInfo) -> str:
 class _Tab:
     """The components of one engine, and what happens between them."""
 
-    def __init__(self, engine: Path, info: EngineInfo, runs: Runs, layers: str) -> None:
+    def __init__(self, engine: Path, info: EngineInfo, runs: Runs) -> None:
         self.engine, self.info, self.runs = engine, info, runs
         self.controls: dict[str, Any] = {}
         self.faces: list[Any] = []
         with gr.Column():
             self._input()
             self._changes()
-            self._makes(layers)
+            self._makes()
             button = gr.Button("Make", variant="primary")
         with gr.Column():
             self.pictures = gr.Gallery(
@@ -108,7 +108,7 @@ class _Tab:
         if self.info.task == "inpainting":
             self.controls["mask"] = gr.Checkbox(True, label="Hide the triangle the task was trained with")
 
-    def _makes(self, layers: str) -> None:
+    def _makes(self) -> None:
         """What is made, and its sliders; those of the others are out of sight."""
         info, controls = self.info, self.controls
         controls["make"] = gr.Radio(list(MAKES), value="one picture", label="Make")
@@ -119,7 +119,7 @@ class _Tab:
             controls["steps"] = gr.Slider(2, MOST, 7, step=1, label="Steps", info="both ends included")
             controls["alpha"] = gr.Slider(0, 1, info.mix_alpha, step=0.05, label="α", info="how much is mixed in")
             controls["layers"] = gr.Textbox(
-                layers, label="Layers", info=f"of 0-{info.styles - 1}", placeholder="the task's own", max_lines=1
+                label="Layers", info=f"of 0-{info.styles - 1}", placeholder="the task's own", max_lines=1
             )
         other = _picture("The other picture", 256)
         controls["to"] = controls["style_of"] = other

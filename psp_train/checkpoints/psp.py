@@ -9,7 +9,7 @@ Everything about the architecture is read off the shapes in the file, so old fil
 import argparse
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +52,14 @@ class Checkpoint:
     sha256: str
     license: str
     name: str
+
+    @property
+    def mix_layers(self) -> tuple[int, ...]:
+        """Name the layers random styles replace by default: those of the task, coarser ones of the demo generator."""
+        task = self.task
+        if self.generator == demo.GENERATOR:
+            task = replace(task, mix_from=min(task.mix_from, demo.MIX_FROM))
+        return task.mix_layers(self.generator.styles)
 
 
 def load_checkpoint(path: str | Path, task: str | None = None) -> Checkpoint:
