@@ -1,5 +1,6 @@
 """From what a training was asked for to a running one: its recipe, its settings, its folder."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,22 @@ def train(settings: Settings, process: distributed.Process, new: bool) -> None:
     folder = RunFolder(settings.out)
     if new and process.is_first:
         folder.check_new()
+    if not new and process.is_first and not folder.steps():
+        warnings.warn(f"{settings.out} holds no checkpoint yet: it is trained from the first step on", stacklevel=1)
     with distributed.first_goes_first(process):
         setup = build(settings, read_label_maps=process.is_first)
     Trainer(settings, setup, process).run()
+    if process.is_first:
+        print(what_next(settings.out))
+
+
+def what_next(run: Path) -> str:
+    """Name the files of a finished run, and the commands that use them."""
+    folder = RunFolder(run)
+    best = run / "best.pt"  # there once a validation was
+    checkpoint = best if best.is_file() else folder.checkpoint(max(folder.steps()))
+    files = f"{checkpoint}, {run / 'metrics.jsonl'}"
+    return f"{files}: next, psp export --checkpoint {checkpoint} --fp16, psp train plot {run}"
 
 
 def chosen_recipe(task: str | None, variant: str | None, demo: bool, overrides: dict[str, Any]) -> recipes.Recipe:

@@ -113,7 +113,10 @@ def test_a_run_from_the_beginning_and_on(psp_train, drawn, generator, tiny, tmp_
     args = ("--task", "sketch", "--data", drawn / "sketches", "--target", drawn / "faces", "--generator", generator)
     every = ("--held-out", 2, "--log-every", 1, "--validate-every", 2, "--save-every", 1, "--workers", 0)
     code, out, err = psp_train(*args, *every, "--out", run, "--steps", 1, "--set", "batch_size=2")
-    assert (code, out) == (0, "") and "training sketch 1/1" in err
+    assert code == 0 and "training sketch 1/1" in err
+    assert out.startswith(f"{run}/") and f"psp export --checkpoint {run}/" in out and out.endswith(f"plot {run}\n")
+    named = Path(out.partition(",")[0])
+    assert named.is_file() and named.suffix == ".pt"
     assert RunFolder(run).steps() == [1]
     before = (run / "metrics.jsonl").read_text()
     assert_mistake(psp_train(*args, "--out", run), "already holds a training", "--resume")
@@ -124,6 +127,10 @@ def test_a_run_from_the_beginning_and_on(psp_train, drawn, generator, tiny, tmp_
     assert stored.recipe == make_recipe("sketch", overrides=dict(batch_size=2, steps=2))
     assert (stored.data, stored.out, stored.held_out) == (drawn / "sketches", run, 2)
     assert psp_train("--resume", run)[0] == 0 and RunFolder(run).steps() == [1, 2]
+    for file in run.glob("step_*"):
+        file.unlink()
+    code, _, err = psp_train("--resume", run)
+    assert code == 0 and f"warning: {run} holds no checkpoint yet: it is trained from the first step on" in err
 
 
 def test_a_run_cannot_take_back_steps(psp_train, drawn, tmp_path):
