@@ -21,14 +21,14 @@ import torch
 from drawings import HELD_OUT_SEED, Drawings
 from examples import Examples
 from loop import Training, run, save
-from model import everywhere, load, render
+from model import average_w, everywhere, load, render
 from muon import Muon
 from pictures import picture_loss, psnr, to_tensor
 from style_distance import StyleDistance
 from torch import Tensor, nn
 
 from psp_runtime.tasks import get_task
-from psp_train import demo, faces
+from psp_train import demo
 from psp_train.checkpoints import checkpoint_dict
 from psp_train.networks import PSP
 from psp_train.networks.encoder import build_encoder
@@ -38,7 +38,7 @@ from psp_train.recipes import make_recipe
 
 TASKS = ("inversion", "frontalization", "sketch", "segmentation", "super_resolution", "inpainting")
 TRAIN_FACES, HELD_OUT_FACES, REPORTED = 20_000, 500, 32
-TORCH_SEED, AVERAGED = 0, 100_000
+TORCH_SEED = 0
 ADAM_RATE = 2e-3
 #: Of the codes' distance beside the losses of pictures, and of edges beside squared errors.
 CODES, EDGES = 0.1, 0.25
@@ -81,9 +81,9 @@ class Lesson:
         self.task, self.work = get_task(task), work
         self.examples = Examples(self.task, Drawings(work, count))
         self.held_out = Examples(self.task, Drawings(work, HELD_OUT_FACES, HELD_OUT_SEED))
-        self.generator = load(work / "generator_256.pt")
+        self.generator = load(work / "generator_256.pt").half().float()  # as it will be packed
         self.small = first_layers(self.generator, SMALL)
-        self.latent_avg = everywhere(self.generator, average_w(self.generator))[0]
+        self.latent_avg = everywhere(self.generator, average_w(self.generator)[None])[0]
         self.distance = StyleDistance(self.generator, self.latent_avg[0])
         recipe = make_recipe(task)
         self.objective = Objective(recipe, demo_networks(recipe), self.latent_avg)
@@ -153,13 +153,6 @@ class Lesson:
         model.encoder, model.decoder = encoder, self.generator
         model.latent_avg.copy_(self.latent_avg)
         save(checkpoint_dict(model, self.objective.recipe), self.work / f"{self.task.name}.pt")
-
-
-@torch.no_grad()
-def average_w(generator: nn.Module) -> Tensor:
-    """The mean w of many seeded face vectors: [S]."""
-    z = torch.randn(AVERAGED, faces.FACE_DIM, generator=torch.Generator().manual_seed(0))
-    return generator.map(z).mean(0)
 
 
 def make_optimizers(encoder: nn.Module, rate: float, rms: dict[str, float]) -> list[torch.optim.Optimizer]:

@@ -10,6 +10,7 @@ from psp_train.networks import Generator, GeneratorConfig
 
 CHANNELS = (160, 160, 128, 96, 64, 32, 16)
 MAPPING_LAYERS = 4
+AVERAGED = 20_000
 #: What the fine layers decide, and the first of these: multi-modal synthesis replaces the layers from there, too.
 COLOURS = (
     "skin_tone", "skin_warmth", "hair_colour", "eye_colour", "lip_colour", "background_hue", "background_lightness",
@@ -47,6 +48,13 @@ def load(path: Path) -> Generator:
     generator = generator_at(4 * 2**doublings)
     generator.load_state_dict(state)
     return generator.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def average_w(generator: Generator) -> Tensor:
+    """The mean w of many seeded face vectors, as it is packed, in half precision: [S]."""
+    z = torch.randn(AVERAGED, faces.FACE_DIM, generator=torch.Generator().manual_seed(0))
+    return generator.map(z).mean(0).half().float()
 
 
 def render(generator: Generator, z: Tensor) -> Tensor:
