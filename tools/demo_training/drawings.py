@@ -9,6 +9,8 @@ at 256 uint8 [CHUNK,256,256,5] (RGB, label, sketch), below [CHUNK,size,size,3], 
 import argparse
 import os
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -55,19 +57,24 @@ def chunk_file(work: Path, seed: int, size: int, number: int) -> Path:
     return work / f"drawn_{seed}" / f"{size}_{number:04}.npy"
 
 
-def draw_missing(work: Path, count: int, seed: int) -> None:
+def draw_missing(work: Path, count: int, seed: int, jobs: int = 1) -> None:
     """Draw the chunks that are not there; the smallest size is written last and marks a chunk as done."""
-    for number in range(chunks(count)):
-        if not chunk_file(work, seed, SIZES[-1], number).exists():
-            for size, array in pyramid(draw_chunk(seed, number)):
-                write(chunk_file(work, seed, size, number), array)
-            print(f"drawn: faces {number * CHUNK} to {(number + 1) * CHUNK - 1} of seed {seed}", flush=True)
+    missing = [n for n in range(chunks(count)) if not chunk_file(work, seed, SIZES[-1], n).exists()]
+    if jobs == 1 or not missing:
+        for number in missing:
+            draw_chunk(work, seed, number)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        list(pool.map(draw_chunk, repeat(work), repeat(seed), missing))
 
 
-def draw_chunk(seed: int, number: int) -> Array:
-    """uint8 [CHUNK,256,256,5]."""
+def draw_chunk(work: Path, seed: int, number: int) -> None:
+    """Draw faces [CHUNK,256,256,5] and store them at all sizes."""
     drawn = (faces.draw(z) for z in faces.sample(CHUNK, seed, number * CHUNK))
-    return np.stack([np.dstack([face.image, face.labels, face.sketch]) for face in drawn])
+    chunk = np.stack([np.dstack([face.image, face.labels, face.sketch]) for face in drawn])
+    for size, array in pyramid(chunk):
+        write(chunk_file(work, seed, size, number), array)
+    print(f"drawn: faces {number * CHUNK} to {(number + 1) * CHUNK - 1} of seed {seed}", flush=True)
 
 
 def pyramid(chunk: Array) -> Iterator[tuple[int, Array]]:
@@ -100,8 +107,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/demo"), help="folder of intermediate results")
     parser.add_argument("--count", type=int, default=20_000, help=f"faces to draw, rounded up to {CHUNK}s")
     parser.add_argument("--seed", type=int, default=TRAIN_SEED, help="whose faces")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that draw")
     options = parser.parse_args()
-    draw_missing(options.work, options.count, options.seed)
+    draw_missing(options.work, options.count, options.seed, options.jobs)
 
 
 if __name__ == "__main__":

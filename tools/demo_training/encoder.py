@@ -66,32 +66,34 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/demo"), help="folder of intermediate results")
     parser.add_argument("--steps", type=int, nargs=len(STAGES), help="steps of the stages instead of ours")
     parser.add_argument("--faces", type=int, default=TRAIN_FACES, help="drawn faces to train on")
+    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     if not (options.work / "generator_256.pt").is_file():
         parser.error(f"no generator_256.pt in {options.work}: train the generator first")
-    torch.set_num_threads(1)
     steps = options.steps or [stage.steps for stage in STAGES.values()]
-    Lesson(options.task, options.work, options.faces).teach(dict(zip(STAGES, steps, strict=True)))
+    Lesson(options.task, options.work, options.faces, options.device).teach(dict(zip(STAGES, steps, strict=True)))
 
 
 class Lesson:
     """One task: its examples, the frozen generator, and the losses of the stages."""
 
-    def __init__(self, task: str, work: Path, count: int) -> None:
-        self.task, self.work = get_task(task), work
+    def __init__(self, task: str, work: Path, count: int, device: torch.device) -> None:
+        self.task, self.work, self.device = get_task(task), work, device
         self.examples = Examples(self.task, Drawings(work, count))
         self.held_out = Examples(self.task, Drawings(work, HELD_OUT_FACES, HELD_OUT_SEED))
         self.generator = load(work / "generator_256.pt").half().float()  # as it will be packed
+        average = average_w(self.generator)
+        self.distance = StyleDistance(self.generator, average).to(device)
+        self.generator.to(device)
         self.small = first_layers(self.generator, SMALL)
-        self.latent_avg = everywhere(self.generator, average_w(self.generator)[None])[0]
-        self.distance = StyleDistance(self.generator, self.latent_avg[0])
+        self.latent_avg = everywhere(self.generator, average[None])[0].to(device)
         recipe = make_recipe(task)
-        self.objective = Objective(recipe, demo_networks(recipe), self.latent_avg)
+        self.objective = Objective(recipe, demo_networks(recipe), self.latent_avg).to(device)
 
     def teach(self, steps: dict[str, int]) -> None:
         """All stages; the last one's moving average becomes the task's checkpoint."""
         torch.manual_seed(TORCH_SEED)
-        encoder = build_encoder(demo.encoder_config(self.task.name)).to(memory_format=torch.channels_last)
+        encoder = build_encoder(demo.encoder_config(self.task.name)).to(self.device, memory_format=torch.channels_last)
         rms = {name: rms_of(p) for name, p in encoder.named_parameters()}  # of the start, for all stages
         for number, (name, stage) in enumerate(STAGES.items()):
             average = copy.deepcopy(encoder)
@@ -109,13 +111,13 @@ class Lesson:
         def of_step(step: int) -> Tensor:
             seed = [number, step]
             rows = np.random.default_rng(seed).choice(len(self.examples.drawings), batch, replace=False)
-            return loss(rows, encoder(self.examples.inputs(rows, seed)) + self.latent_avg)
+            return loss(rows, encoder(self.examples.inputs(rows, seed).to(self.device)) + self.latent_avg)
 
         return of_step
 
     def codes(self, rows: np.ndarray, codes: Tensor) -> Tensor:
         """How far the styles are from those of the face vectors."""
-        w = self.generator.map(self.examples.vectors(rows))
+        w = self.generator.map(self.examples.vectors(rows).to(self.device))
         return self.distance(codes, everywhere(self.generator, w))
 
     def pictures(self, rows: np.ndarray, codes: Tensor) -> Tensor:
@@ -132,17 +134,17 @@ class Lesson:
     def targets(self, rows: np.ndarray, size: int) -> Tensor:
         """What should come out, [B,3,size,size]: the drawings; for another view, what the generator makes of it."""
         if self.task.name != "frontalization":
-            return to_tensor(self.examples.drawings.pictures(rows, size))
+            return to_tensor(self.examples.drawings.pictures(rows, size)).to(self.device)
         with torch.no_grad():
-            return render(self.generator if size == 256 else self.small, self.examples.vectors(rows))
+            return render(self.generator if size == 256 else self.small, self.examples.vectors(rows).to(self.device))
 
     @torch.no_grad()
     def report(self, encoder: nn.Module) -> str:
         """Distance of codes and PSNR against the generator's own pictures, on held-out faces."""
         encoder.eval()
         rows = np.arange(REPORTED)
-        codes = encoder(self.held_out.inputs(rows, [2])) + self.latent_avg
-        true = everywhere(self.generator, self.generator.map(self.held_out.vectors(rows)))
+        codes = encoder(self.held_out.inputs(rows, [2]).to(self.device)) + self.latent_avg
+        true = everywhere(self.generator, self.generator.map(self.held_out.vectors(rows).to(self.device)))
         styles = self.small.config.styles
         value = psnr(self.small(codes[:, :styles]), self.small(true[:, :styles])).mean()
         return f"held-out codes {self.distance(codes, true):.4f} PSNR to the generator's own {value:.2f} dB"

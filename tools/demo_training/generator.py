@@ -55,18 +55,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/demo"), help="folder of intermediate results")
     parser.add_argument("--steps", type=int, nargs=len(STAGES), help="steps of the stages 16 .. 256 instead of ours")
     parser.add_argument("--faces", type=int, default=TRAIN_FACES, help="drawn faces to train on")
+    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
-    fit(options.work, Drawings(options.work, options.faces), options.steps)
+    fit(options.work, Drawings(options.work, options.faces), options.device, options.steps)
 
 
-def fit(work: Path, drawings: Drawings, steps: list[int] | None = None) -> Generator:
+def fit(work: Path, drawings: Drawings, device: torch.device, steps: list[int] | None = None) -> Generator:
     """All stages; the moving average of the last one."""
     held_out, average = Drawings(work, HELD_OUT_FACES, HELD_OUT_SEED), None
     for size, stage in stages(steps).items():
         torch.manual_seed(TORCH_SEED)  # a skipped stage must not change the next one
-        model = generator_at(size, average)
+        model = generator_at(size, average).to(device)
         average = copy.deepcopy(model)
         if size == max(STAGES):
             freeze_smaller(model)
@@ -88,18 +88,20 @@ def freeze_smaller(generator: Generator) -> None:
 
 
 def training(model, average, stage: Stage, drawings: Drawings, held_out: Drawings) -> Training:
-    size = model.config.size
-    z = torch.from_numpy(drawings.vectors)
+    size, device = model.config.size, model.input.input.device
+    z, seen = (torch.from_numpy(part.vectors).to(device) for part in (drawings, held_out))
+
+    def drawn(part: Drawings, rows) -> Tensor:
+        return to_tensor(part.pictures(rows, size)).to(device)
 
     def loss_of(step: int) -> Tensor:
         rows = np.random.default_rng([size, step]).choice(len(drawings), stage.batch, replace=False)
-        return picture_loss(model(mixed_codes(model, z[rows])), to_tensor(drawings.pictures(rows, size)), stage.edges)
+        return picture_loss(model(mixed_codes(model, z[rows])), drawn(drawings, rows), stage.edges)
 
     def report() -> str:
         with torch.no_grad():
-            image = render(average, torch.from_numpy(held_out.vectors[:REPORTED]))
-        drawn = to_tensor(held_out.pictures(np.arange(REPORTED), size))
-        return f"held-out PSNR {psnr(image, drawn).mean():.2f} dB"
+            image = render(average, seen[:REPORTED])
+        return f"held-out PSNR {psnr(image, drawn(held_out, np.arange(REPORTED))).mean():.2f} dB"
 
     return Training(model, average, optimizers(model, stage.rate), stage.steps, loss_of, report)
 

@@ -38,7 +38,6 @@ def main() -> None:
     if not options.generator.is_file():
         print(f"no file {options.generator}: expected a generator's .pt or .state", file=sys.stderr)
         raise SystemExit(2)
-    torch.set_num_threads(1)
     with torch.no_grad():
         print(json.dumps(measure(options.generator, options.work, options.sheet)))
 

@@ -33,7 +33,7 @@ class Training:
 def run(training: Training, file: Path) -> None:
     """Train to the last step and store the average's weights as `file`; a `.state` beside it is where to go on."""
     if file.exists():
-        training.average.load_state_dict(torch.load(file, weights_only=True))
+        training.average.load_state_dict(torch.load(file, "cpu", weights_only=True))
         return
     state = file.with_suffix(".state")
     step = restore(training, state) if state.exists() else 0
@@ -89,7 +89,7 @@ def state_of(training: Training, step: int) -> dict[str, Any]:
 
 def restore(training: Training, path: Path) -> int:
     """Take over a saved state, but not its rates; returns its step."""
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, "cpu", weights_only=True)
     training.model.load_state_dict(state["model"])
     training.average.load_state_dict(state["average"])
     for optimizer, values in zip(training.optimizers, state["optimizers"], strict=True):

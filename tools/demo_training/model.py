@@ -37,12 +37,12 @@ def ignore_unused_coordinates(weight: nn.Parameter) -> None:
     """Keep the mapping network's inputs at zero that no drawing depends on: the last ones of a face vector."""
     used = (torch.arange(faces.FACE_DIM) < len(faces.PARAMETERS)).float()
     weight.data *= used
-    weight.register_hook(lambda gradient: gradient * used)
+    weight.register_hook(lambda gradient: gradient * used.to(gradient.device))
 
 
 def load(path: Path) -> Generator:
     """The generator of a stage's file, or the moving average of a `.state`; frozen, of whatever size it is."""
-    stored = torch.load(path, weights_only=True)
+    stored = torch.load(path, "cpu", weights_only=True)
     state = stored.get("average", stored)
     doublings = len({key.split(".")[1] for key in state if key.startswith("to_rgbs.")})
     generator = generator_at(4 * 2**doublings)
@@ -72,10 +72,10 @@ def mixed_codes(generator: Generator, z: Tensor) -> Tensor:
 
     The coarse layers then know another face's colours and the fine ones another's shapes, which they have to ignore.
     """
-    z, half = generator.style[0](z), len(z) // 2
+    z, half, colour = generator.style[0](z), len(z) // 2, IS_COLOUR.to(z.device)
     other = torch.cat([z.roll(1, 0)[:half], z[half:]])
-    coarse = generator.style[1:](torch.where(IS_COLOUR, other, z))
-    fine = generator.style[1:](torch.where(IS_COLOUR, z, other))
+    coarse = generator.style[1:](torch.where(colour, other, z))
+    fine = generator.style[1:](torch.where(colour, z, other))
     return join(everywhere(generator, coarse), everywhere(generator, fine))
 
 

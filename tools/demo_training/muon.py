@@ -46,7 +46,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
         return orthogonal(matrix.T).T
     a, b, c = COEFFICIENTS
     x = matrix / (matrix.norm() + 1e-7)
-    gram, identity = x @ x.T, torch.eye(len(x))
+    gram, identity = x @ x.T, torch.eye(len(x), dtype=x.dtype, device=x.device)
     factor = identity
     for _ in range(ROUNDS):
         polynomial = a * identity + b * gram + c * gram @ gram
