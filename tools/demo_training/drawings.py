@@ -6,13 +6,13 @@ A seed's folder `drawn_SEED` grows: a larger count adds files and keeps those th
 at 256 uint8 [CHUNK,256,256,5] (RGB, label, sketch), below [CHUNK,size,size,3], the means of the pixels above.
 """
 
-import argparse
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
 
+import command
 import numpy as np
 
 from psp_train import faces
@@ -103,11 +103,10 @@ def write(path: Path, array: Array) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, default=Path("runs/demo"), help="folder of intermediate results")
-    parser.add_argument("--count", type=int, default=20_000, help=f"faces to draw, rounded up to {CHUNK}s")
-    parser.add_argument("--seed", type=int, default=TRAIN_SEED, help="whose faces")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that draw")
+    parser = command.parser(__doc__)
+    parser.add_argument("--count", type=command.count, default=20_000, help=f"faces to draw, rounded up to {CHUNK}s")
+    parser.add_argument("--seed", type=command.at_least(0), default=TRAIN_SEED, help="whose faces")
+    parser.add_argument("--jobs", type=command.count, default=1, help="processes that draw")
     options = parser.parse_args()
     draw_missing(options.work, options.count, options.seed, options.jobs)
 

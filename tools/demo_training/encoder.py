@@ -9,7 +9,6 @@ skipped when that is there; stopped within a stage, the same command goes on fro
 writes `TASK.pt`, a checkpoint for `tools/pack_demo.py`.
 """
 
-import argparse
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from command import training_parser
 from drawings import HELD_OUT_SEED, Drawings
 from examples import Examples
 from loop import Training, run, save
@@ -61,12 +61,8 @@ Loss = Callable[[np.ndarray, Tensor], Tensor]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = training_parser(__doc__, STAGES, TRAIN_FACES)
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--work", type=Path, default=Path("runs/demo"), help="folder of intermediate results")
-    parser.add_argument("--steps", type=int, nargs=len(STAGES), help="steps of the stages instead of ours")
-    parser.add_argument("--faces", type=int, default=TRAIN_FACES, help="drawn faces to train on")
-    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     if not (options.work / "generator_256.pt").is_file():
         parser.error(f"no generator_256.pt in {options.work}: train the generator first")

@@ -7,13 +7,13 @@ only, so that the 128x128 generator stays a part of the whole one. A stage leave
 folder and is skipped when that is there; stopped within a stage, the same command goes on from its `.state`.
 """
 
-import argparse
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from command import training_parser
 from drawings import HELD_OUT_SEED, Drawings
 from loop import Training, run
 from model import generator_at, mixed_codes, render
@@ -43,20 +43,15 @@ class Stage:
 
 STAGES = {
     16: Stage(400, 32, 0.04),
-    32: Stage(2000, 32, 0.03),
-    64: Stage(3000, 16, 0.02),
-    128: Stage(5000, 8, 0.015, edges=0.25),
-    256: Stage(1500, 8, 0.015, edges=0.25),
+    32: Stage(1200, 32, 0.03),
+    64: Stage(2000, 16, 0.02),
+    128: Stage(4000, 8, 0.015, edges=0.25),
+    256: Stage(1000, 8, 0.015, edges=0.25),
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, default=Path("runs/demo"), help="folder of intermediate results")
-    parser.add_argument("--steps", type=int, nargs=len(STAGES), help="steps of the stages 16 .. 256 instead of ours")
-    parser.add_argument("--faces", type=int, default=TRAIN_FACES, help="drawn faces to train on")
-    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
-    options = parser.parse_args()
+    options = training_parser(__doc__, STAGES, TRAIN_FACES).parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     fit(options.work, Drawings(options.work, options.faces), options.device, options.steps)
 

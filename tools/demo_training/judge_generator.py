@@ -7,11 +7,10 @@ from the other (by the drawing of the mixed face, label maps, yaw and colours); 
 reads the `.state` of a running stage. Prints one JSON line.
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
+import command
 import numpy as np
 import torch
 from drawings import HELD_OUT_SEED, Drawings, halve
@@ -30,14 +29,12 @@ COLUMNS, CELL = 8, 160
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command.parser(__doc__)
     parser.add_argument("generator", type=Path, help="a stage's .pt or .state")
-    parser.add_argument("--work", type=Path, default=Path("runs/demo"), help="folder of the drawn faces")
     parser.add_argument("--sheet", type=Path, help="picture file of random, interpolated and mixed faces")
     options = parser.parse_args()
     if not options.generator.is_file():
-        print(f"no file {options.generator}: expected a generator's .pt or .state", file=sys.stderr)
-        raise SystemExit(2)
+        parser.error(f"no file {options.generator}: expected a generator's .pt or .state")
     with torch.no_grad():
         print(json.dumps(measure(options.generator, options.work, options.sheet)))
 

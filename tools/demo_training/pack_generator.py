@@ -7,10 +7,9 @@ Writes psp_train/weights/demo_generator.safetensors: FP16, under the published k
 encoders bundled so far do not fit it: pack those trained over it next, as in the second line.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
+import command
 from model import average_w, load
 from safetensors.torch import save_file
 
@@ -18,8 +17,7 @@ from psp_train import demo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, default=Path("runs/demo"), help="folder of intermediate results")
+    parser = command.parser(__doc__)
     path = parser.parse_args().work / "generator_256.pt"
     if not path.is_file():
         parser.error(f"no file {path}: train the generator first")
