@@ -23,10 +23,11 @@ from psp_runtime.pictures.previews import preview
 from psp_runtime.pictures.transforms import triangle
 from psp_runtime.tasks import get_task
 from psp_train import demo
+from psp_train.checkpoints.psp import load_checkpoint
 from psp_train.data.samples import degrade
 from psp_train.drawn.faces import draw, parameters, sample, with_parameters
 from psp_train.drawn.judges import Judges, load_judges
-from psp_train.networks.psp import to_input, to_picture
+from psp_train.networks.psp import PSP, to_input, to_picture
 
 FACES, SEED, TRAIN_SEED = 200, 2, 1
 COLUMNS, CELL = 8, 160
@@ -39,10 +40,12 @@ Score = dict[str, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tasks", nargs="*", default=list(CASES), help=", ".join(CASES))
+    parser.add_argument("--models", type=Path, help="folder of TASK.pt to judge instead of the bundled models")
+    options = parser.parse_args()
     judges, drawn = load_judges(), Held()
     results = {}
-    for name in parser.parse_args().tasks:
-        results[name] = judge(name, drawn, judges)
+    for name in options.tasks:
+        results[name] = judge(name, drawn, judges, options.models)
         print(f"{name:22}", "  ".join(f"{key} {value:.3f}" for key, value in results[name].items()), flush=True)
     print(json.dumps({"faces": FACES, "seed": SEED, "results": results}))
 
@@ -62,19 +65,19 @@ class Held:
         self.mean = np.repeat(training.mean(0).astype(np.uint8)[None], FACES, axis=0)
 
 
-def judge(name: str, held: Held, judges: Judges) -> Score:
+def judge(name: str, held: Held, judges: Judges, models: Path | None = None) -> Score:
     """Run a case; keep its grid; return its numbers, those of the mean face named `mean_face_…`."""
     task, source, target, score = CASES[name](held)
-    outputs = translate(task, source)
+    outputs = translate(load_checkpoint(models / f"{task}.pt").model if models else demo.load_demo(task), task, source)
     save_grid(name, task, source, target, outputs)
     ours, baseline = score(outputs, judges), score(held.mean, judges)
     return ours | {f"mean_face_{key}": value for key, value in baseline.items() if "input" not in key}
 
 
 @torch.no_grad()
-def translate(task: str, source: Array) -> Array:
-    """The demo model's pictures, uint8 [N,256,256,3]."""
-    model, kind = demo.load_demo(task), get_task(task).input
+def translate(model: PSP, task: str, source: Array) -> Array:
+    """The model's pictures, uint8 [N,256,256,3]."""
+    kind = get_task(task).input
     parts = [torch.from_numpy(part) for part in np.array_split(source, max(1, len(source) // 8))]
     return np.concatenate([to_picture(model(to_input(p, kind, get_task(task).channels))[0]).numpy() for p in parts])
 
@@ -138,11 +141,11 @@ def super_resolution(factor: int):
 
 
 def similar(target: Array) -> Callable[[Array, Judges], Score]:
-    """PSNR and feature distance to the target pictures."""
+    """PSNR, mean and worst, and feature distance to the target pictures."""
 
     def score(outputs: Array, judges: Judges) -> Score:
-        distance = apply(judges.perceptual, outputs, target)
-        return {"psnr": psnr(outputs, target), "feature_distance": float(distance.mean())}
+        distance = float(apply(judges.perceptual, outputs, target).mean())
+        return {"psnr": psnr(outputs, target), "psnr_worst": min(psnrs(outputs, target)), "feature_distance": distance}
 
     return score
 
@@ -168,7 +171,12 @@ def apply(network: Callable[..., torch.Tensor], *pictures: Array) -> Array:
 
 def psnr(a: Array, b: Array) -> float:
     """Mean over the pictures of their PSNR, dB."""
-    return float(np.mean([verify.psnr(difference) for difference in a.astype(np.float64) - b]))
+    return float(np.mean(psnrs(a, b)))
+
+
+def psnrs(a: Array, b: Array) -> list[float]:
+    """PSNR of every picture, dB."""
+    return [float(verify.psnr(difference)) for difference in a.astype(np.float64) - b]
 
 
 CASES: dict[str, Callable] = {
