@@ -4,9 +4,9 @@
     python benchmarks/latency.py --peers --plot latency.png --json benchmarks/results
     python benchmarks/latency.py --engine psp.onnx    # one file of yours
 
-The models are the published architecture on seeded weights. Sides: the reference form (`reference_form.py`) in eager
+The models are the published architecture on seeded weights. Sides: the baseline (`baseline.py`) in eager
 torch and as torch exports it to ONNX; the files psp-export writes, in ONNX Runtime, OpenVINO and TensorRT; with --peers
-also the reference form on OpenVINO and in torch.compile. Engine files are made in the first run and cached
+also the baseline on OpenVINO and in torch.compile. Engine files are made in the first run and cached
 (`workloads.py`).
 
 Protocol. Timed is from uint8 host array to uint8 host array, copies and waiting for the GPU included; reading and
@@ -18,7 +18,7 @@ and the 95th percentile (of fewer than 20 runs: the slowest).
 Thread counts are the libraries' defaults; leave OMP_NUM_THREADS alone, it would slow torch and not ONNX Runtime.
 
 What is compared. `x paper` is against the paper's seconds on a Tesla P40; `x eager`, `x ONNX` and `x OpenVINO` against
-the reference form on torch, ONNX Runtime and OpenVINO in the same run; `of floor` is the floor of `roofline.py` over
+the baseline on torch, ONNX Runtime and OpenVINO in the same run; `of floor` is the floor of `roofline.py` over
 the time, 1 at best; its limits are measured between the pieces. The generator is timed once for the encoders that
 share it. ALAE, IDInvert and Rotate-and-Render are other architectures: their rows show the paper's number alone.
 
@@ -79,7 +79,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="the widths of the bundled demo model, up to 256 pixels")
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="only these, peers included")
     parser.add_argument("--precision", action="append", choices=["fp32", "fp16"], help="of our engines")
-    parser.add_argument("--peers", action="store_true", help="also the reference form on OpenVINO and torch.compile")
+    parser.add_argument("--peers", action="store_true", help="also the baseline on OpenVINO and torch.compile")
     parser.add_argument("--engine", type=Path, help="time this engine file alone")
     parser.add_argument("--seconds", type=float, default=2.0, help="of turns for a piece on every side")
     parser.add_argument("--json", type=Path, help="also write the result to this file, or dated into this folder")
@@ -131,7 +131,7 @@ def time_piece(
 ) -> dict[str, dict[str, float]]:
     """The times of every side that can run a piece; why the others cannot goes into `notes`.
 
-    Only two are open at a time, our first one and one other: the reference form alone takes 6 GB in ONNX Runtime.
+    Only two are open at a time, our first one and one other: the baseline alone takes 6 GB in ONNX Runtime.
     """
     # Files first: making one takes as much memory as running it.
     ready = [attempt(side, piece, notes, lambda side: side.prepared(workload, piece)) for side in competitors]

@@ -29,7 +29,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from measure import machine, roofline
-from measure.backends import OURS, REFERENCE, Side, default_device
+from measure.backends import BASELINE, OURS, Side, default_device
 from measure.workloads import SIZES, Piece, Workload
 
 from psp_runtime.engines import contract
@@ -85,7 +85,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, choices=SIZES, default=1024)
     parser.add_argument("--small", action="store_true", help="the widths of the bundled demo model, up to 256 pixels")
     parser.add_argument("--part", choices=["full", "encoder", "generator"], default="full")
-    parser.add_argument("--form", choices=[OURS, REFERENCE], default=OURS)
+    parser.add_argument("--form", choices=[OURS, BASELINE], default=OURS)
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--runs", type=int, default=5)

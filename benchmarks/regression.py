@@ -3,7 +3,7 @@
     python benchmarks/regression.py                   # measures first: latency.py
     python benchmarks/regression.py RESULT.json       # a result that is already there
 
-Compared are ratios, never seconds: how much faster our engines are than the reference form in the same run (eager
+Compared are ratios, never seconds: how much faster our engines are than the baseline in the same run (eager
 torch, ONNX Runtime), and their share of the roofline measured in the same run. A slower or busier machine changes
 seconds, and hits both sides of a ratio, if not alike: between a busy and an idle machine (2 cores, 1024) the ratios to
 eager torch were seen to differ by 35 %, those to ONNX Runtime by 8, the shares of the roofline by 12. So compare idle
@@ -26,7 +26,7 @@ from psp_runtime.errors import PspError
 
 TOLERANCE = 0.12
 #: Ratios of a row, all of them the higher the better.
-RATIOS = ("x_torch_reference", "x_onnxruntime_reference", "roofline")
+RATIOS = ("x_torch_baseline", "x_onnxruntime_baseline", "roofline")
 
 
 class Change(NamedTuple):

@@ -87,7 +87,7 @@ def _cell(entry: dict | None) -> str:
     if entry is None:
         return "—"
     words = clock(entry["seconds"]["median"])
-    speedup = entry.get("x_torch_reference")
+    speedup = entry.get("x_torch_baseline")
     if not entry["ours"] or speedup is None:
         return words
     return f"**{words}** ({speedup:.1f}×, {100 * entry['roofline']:.0f} %)"

@@ -4,17 +4,17 @@
     python benchmarks/training_step.py --demo --batch 8
 
 The step is encoder, generator, squared error at 256x256, backward, Adam on the encoder. The loss networks of a real
-step are the same on both sides and left out. Reference form: `reference_form.py`, FP32, contiguous, with gradients of
+step are the same on both sides and left out. Baseline: `baseline.py`, FP32, contiguous, with gradients of
 the generator's weights that nobody uses. Ours: `psp_train`'s generator, frozen, channels-last, as
 `psp_train.training.trainer` runs it; with --amp and --compile in further rows. All have the same weights and inputs,
 and before anything is timed both forms must give the same picture and the same gradient of the codes. On a GPU the
-published code runs FIR and activation in CUDA kernels, the reference form here in torch: there the ratio says nothing
+published code runs FIR and activation in CUDA kernels, the baseline here in torch: there the ratio says nothing
 about the published code.
 
 Cost model, 2 x multiply-accumulate, of one picture at 256 with the published widths: encoder E = 119 GFLOP,
 generator G = 91 GFLOP. A backward pass costs the same again for the gradient of the activations and once more
-for the gradient of the weights. So the reference form needs 3 E + 3 G = 630, ours 3 E + 2 G = 539: arithmetic alone
-would make 1.17x. The rest is memory: the reference form's weights per picture and single-channel FIR.
+for the gradient of the weights. So the baseline needs 3 E + 3 G = 630, ours 3 E + 2 G = 539: arithmetic alone
+would make 1.17x. The rest is memory: the baseline's weights per picture and single-channel FIR.
 
 Every side runs in a process of its own, so that peak memory is its own (CPU: largest resident set; GPU:
 `max_memory_allocated`); the sides take turns, `--repeats` times `--steps` steps each. The last line is JSON.
@@ -35,7 +35,7 @@ from multiprocessing.connection import Connection
 
 import torch
 import torch.nn.functional as F
-from measure import machine, reference_form
+from measure import baseline, machine
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -60,7 +60,7 @@ class Side:
 
 def sides(options: argparse.Namespace) -> list[Side]:
     """The two sides, and one row for each option, and for both together."""
-    found = [Side("reference form", reference=True), Side("ours")]
+    found = [Side("baseline", reference=True), Side("ours")]
     if options.amp:
         found.append(Side("ours, bf16", amp=True))
     if options.compile:
@@ -103,7 +103,7 @@ def make_forward(model: PSP, side: Side) -> Callable[[torch.Tensor], torch.Tenso
     if side.compile:
         model.encoder.compile()
         model.decoder.compile()
-    synthesise = partial(reference_form.synthesise, model.decoder) if side.reference else model.decoder
+    synthesise = partial(baseline.synthesise, model.decoder) if side.reference else model.decoder
     return lambda x: synthesise(model.encode(x).float()).float()
 
 
@@ -121,7 +121,7 @@ def make_step(side: Side, options: argparse.Namespace) -> Callable[[], None]:
             picture = forward(x)
         F.mse_loss(F.adaptive_avg_pool2d(picture, 256), x).backward()
         optimizer.step()
-        optimizer.zero_grad()  # the encoder's: those of the reference form's generator are nobody's to clear
+        optimizer.zero_grad()  # the encoder's: those of the baseline's generator are nobody's to clear
 
     return step
 
@@ -184,13 +184,13 @@ def picture_and_gradient(synthesise: Callable, codes: torch.Tensor) -> tuple[tor
 
 
 def differences(options: argparse.Namespace) -> dict[str, float]:
-    """How far ours is from the reference form: largest difference over largest value, in FP32 without TF32."""
+    """How far ours is from the baseline: largest difference over largest value, in FP32 without TF32."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     decoder = channels_last(build(options)).decoder.to(options.device).requires_grad_(False)
     shape = options.batch, decoder.config.styles, decoder.config.style_dim
     codes = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(options.device)
     ours = picture_and_gradient(decoder, codes)
-    reference = picture_and_gradient(lambda w: reference_form.synthesise(decoder, w), codes)
+    reference = picture_and_gradient(lambda w: baseline.synthesise(decoder, w), codes)
     pairs = zip(("picture", "gradient"), ours, reference)
     return {name: float((a - b).abs().max() / b.abs().max()) for name, a, b in pairs}
 
@@ -200,7 +200,7 @@ def gigaflops(options: argparse.Namespace) -> dict[str, float]:
     with FakeTensorMode():
         model = PSP(*configs(options)).eval()
         pieces = {"encoder": (model.encoder, torch.empty(1, 3, 256, 256))}
-        generator = partial(reference_form.synthesise, model.decoder)  # plain operations, all of which are counted
+        generator = partial(baseline.synthesise, model.decoder)  # plain operations, all of which are counted
         pieces["generator"] = generator, torch.empty(1, *model.latent_avg.shape)
         counts = {}
         for name, (network, x) in pieces.items():
@@ -211,7 +211,7 @@ def gigaflops(options: argparse.Namespace) -> dict[str, float]:
 
 
 def summary(seconds: dict[str, list[float]], peaks: dict[str, int], batch: int) -> dict[str, dict]:
-    """Per side: median, least and most seconds per step, pictures/s, times the reference form, peak GiB."""
+    """Per side: median, least and most seconds per step, pictures/s, times the baseline, peak GiB."""
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     base = next(iter(medians.values()))
     return {
@@ -257,7 +257,7 @@ def main() -> None:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # its memory is not that of a side
         difference = pool.submit(differences, options).result()
     if any(difference[name] > limit for name, limit in TOLERANCE.items()):
-        sys.exit(f"ours and the reference form differ by {difference} of the largest value, more than {TOLERANCE}")
+        sys.exit(f"ours and the baseline differ by {difference} of the largest value, more than {TOLERANCE}")
     rows = summary(*measure(sides(options), options), options.batch)
     show(rows)
     result = {

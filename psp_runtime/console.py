@@ -1,4 +1,4 @@
-"""How our command line tools end: one line on stderr and an exit code a script can rely on."""
+"""How our commands begin and end: plain help, one line on stderr for a mistake, exit codes a script can rely on."""
 
 import io
 import os

@@ -187,7 +187,7 @@ def latency(precision: str, work: Path, size: int) -> Result:
     chosen = [word for backend in backends for word in ("--backend", backend)]
     words = ["--size", str(size), "--precision", precision, *chosen]
     found = script("benchmarks/latency.py", *words, work=work, size=size)
-    # One reference form cannot be exported; whatever else was not measured should have been.
+    # One baseline cannot be exported; whatever else was not measured should have been.
     lost = {reason: what for reason, what in found["notes"].items() if "cannot be exported" not in reason}
     if lost:
         raise RuntimeError(f"not measured: {lost}")

@@ -1,6 +1,6 @@
 """The sides of a comparison: what runs the model, in which form and precision.
 
-Reference form: `reference_form.py`, in eager torch, and as the ONNX file torch's exporter makes of it. Ours: the files
+Baseline: `baseline.py`, in eager torch, and as the ONNX file torch's exporter makes of it. Ours: the files
 psp-export writes. ONNX files open with psp_runtime's own sessions on both sides, so that only the graph differs.
 Everything takes and gives host arrays, as the engine contract (docs/design.md) has them.
 """
@@ -16,16 +16,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from measure.reference_form import ReferenceForm
+from measure.baseline import Baseline
 from measure.workloads import (
     Piece,
     Workload,
+    baseline_engine,
+    baseline_info,
+    baseline_inputs,
     inputs,
     our_engine,
     our_plan,
-    reference_engine,
-    reference_info,
-    reference_inputs,
     seeded_checkpoint,
 )
 from psp_runtime.engines import contract
@@ -34,7 +34,7 @@ from psp_runtime.engines.session import OnnxSession, OpenVINOSession, Session, o
 from psp_runtime.engines.tensorrt.session import TensorRTSession
 from psp_runtime.errors import PspError
 
-REFERENCE, OURS = "reference form", "ours"
+BASELINE, OURS = "baseline", "ours"
 #: Backends and what tables call them.
 BACKENDS = {
     "torch": "PyTorch eager",
@@ -71,7 +71,7 @@ class Side:
     @property
     def peer(self) -> bool:
         """What people would run instead of this toolkit; timed only where it is asked for, because it takes minutes."""
-        return self.form == REFERENCE and self.backend in ("openvino", "torch.compile")
+        return self.form == BASELINE and self.backend in ("openvino", "torch.compile")
 
     @property
     def compiler(self) -> str:
@@ -112,13 +112,13 @@ class Side:
 
     def engine(self, workload: Workload, piece: Piece) -> Path:
         """The engine file of a piece, from the cache or made now."""
-        if self.form == REFERENCE:
-            return reference_engine(workload, piece)
+        if self.form == BASELINE:
+            return baseline_engine(workload, piece)
         return (our_plan if self.backend == "tensorrt" else our_engine)(workload, piece, self.precision)
 
     def inputs(self, workload: Workload, piece: Piece) -> dict[str, np.ndarray]:
         """The inputs this form takes."""
-        return (reference_inputs if self.form == REFERENCE else inputs)(workload, piece)
+        return (baseline_inputs if self.form == BASELINE else inputs)(workload, piece)
 
 
 def default_device() -> str:
@@ -127,25 +127,25 @@ def default_device() -> str:
 
 
 def sides(device: str, backends: list[str], precisions: list[str]) -> list[Side]:
-    """Every side of some backends. The reference form is FP32: in half precision it overflows."""
-    found = [Side("torch", REFERENCE, device=device), Side("onnxruntime", REFERENCE, device=device)]
+    """Every side of some backends. The baseline is FP32: in half precision it overflows."""
+    found = [Side("torch", BASELINE, device=device), Side("onnxruntime", BASELINE, device=device)]
     found += [Side("onnxruntime", OURS, precision, device) for precision in precisions]
     if device == "cuda":
         found += [Side("tensorrt", OURS, precision, device) for precision in precisions]
     else:
-        found += [Side("openvino", REFERENCE), Side("openvino", OURS)]
-    found.append(Side("torch.compile", REFERENCE, device=device))
+        found += [Side("openvino", BASELINE), Side("openvino", OURS)]
+    found.append(Side("torch.compile", BASELINE, device=device))
     return [side for side in found if side.backend in backends]
 
 
 def _open_torch(side: Side, workload: Workload, piece: Piece) -> Runner:
     torch.backends.cudnn.allow_tf32 = False  # FP32 is FP32: by default, convolutions are not
     with _refusals(side):
-        module = ReferenceForm(seeded_checkpoint(workload, piece.kind).model, piece.part).eval().to(side.device)
+        module = Baseline(seeded_checkpoint(workload, piece.kind).model, piece.part).eval().to(side.device)
     if side.backend == "torch.compile":
         module.compile()
     (x,) = (torch.from_numpy(array) for array in side.inputs(workload, piece).values())
-    names = list(contract.outputs(reference_info(workload, piece)))
+    names = list(contract.outputs(baseline_info(workload, piece)))
     clock = _GPUClock() if side.device == "cuda" else None
 
     @torch.inference_mode()

@@ -48,7 +48,7 @@ def _bars(axes: Axes, entries: list[dict]) -> None:
     colours = [ACCENT if entry["ours"] else GREY for entry in entries]
     bars = axes.barh(names, medians, xerr=[[0.0] * len(late), late], color=colours, ecolor=FAINT, height=0.62)
     for bar, entry, extra in zip(bars, entries, late):
-        seconds, speedup = entry["seconds"]["median"], entry.get("x_torch_reference", 1)
+        seconds, speedup = entry["seconds"]["median"], entry.get("x_torch_baseline", 1)
         axes.annotate(
             report.clock(seconds) + (f"   {speedup:.1f}×" if speedup != 1 else ""),
             (seconds + extra, bar.get_y() + bar.get_height() / 2),

@@ -7,7 +7,7 @@ each row of the paper and side, with the ratios. Ratios are of medians of the sa
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from measure.backends import OURS, REFERENCE, Side
+from measure.backends import BASELINE, OURS, Side
 from measure.roofline import Limits, Work
 from measure.workloads import FULL, GENERATOR, Piece, Workload
 
@@ -43,9 +43,9 @@ HEADLINE = "pSp inversion"
 #: Ratios of an entry, and what tables call them.
 RATIOS = {
     "x_paper": "x paper",
-    "x_torch_reference": "x eager",
-    "x_onnxruntime_reference": "x ONNX",
-    "x_openvino_reference": "x OpenVINO",
+    "x_torch_baseline": "x eager",
+    "x_onnxruntime_baseline": "x ONNX",
+    "x_openvino_baseline": "x OpenVINO",
     "roofline": "of floor",
 }
 
@@ -86,8 +86,8 @@ def _times(pieces: Pieces, row: PaperRow, side: Side) -> dict[str, float] | None
 
 
 def _bases(medians: dict[Side, float]) -> dict[str, float]:
-    """What is compared with: the reference form on each backend and peer that ran it."""
-    return {f"x_{side.backend}_reference": t for side, t in medians.items() if side.form == REFERENCE}
+    """What is compared with: the baseline on each backend and peer that ran it."""
+    return {f"x_{side.backend}_baseline": t for side, t in medians.items() if side.form == BASELINE}
 
 
 def _ratio(base: float, seconds: float) -> float:

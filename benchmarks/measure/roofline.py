@@ -1,6 +1,6 @@
 """The least time a machine could take: the work of a model, and the speed limits measured in the same run.
 
-Work is counted on shapes alone, 2 x multiply-accumulate of every convolution and linear layer of the reference form,
+Work is counted on shapes alone, 2 x multiply-accumulate of every convolution and linear layer of the baseline,
 for one picture. It is the same number whatever form runs: 145 GFLOP (encoder) + 151 (generator) = 296 for the published
 model at 1024. Weights are read at least once per batch.
 
@@ -19,8 +19,8 @@ from onnx import TensorProto, helper
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from measure.reference_form import ReferenceForm
-from measure.workloads import Piece, Workload, configs, reference_inputs
+from measure.baseline import Baseline
+from measure.workloads import Piece, Workload, baseline_inputs, configs
 from psp_train.networks import PSP
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -63,11 +63,11 @@ def work(workload: Workload, piece: Piece) -> Work:
     """The work of a piece for one picture."""
     if piece.part == "full":
         return work(workload, piece._replace(part="encoder")) + work(workload, piece._replace(part="generator"))
-    (array,) = reference_inputs(replace(workload, batch=1), piece).values()
+    (array,) = baseline_inputs(replace(workload, batch=1), piece).values()
     with FakeTensorMode():
         model = PSP(*configs(workload, piece.kind)).eval()
         with FlopCounterMode(display=False) as counter:
-            ReferenceForm(model, piece.part)(torch.from_numpy(array))
+            Baseline(model, piece.part)(torch.from_numpy(array))
         network = model.encoder if piece.part == "encoder" else model.decoder
         # The mapping network z -> w belongs to the generator, but no engine of pictures runs it.
         weights = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("style."))

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 #: Turns of a side: at least, and at most.
 LEAST, MOST = 3, 200
 #: Runs before anything is timed. ONNX Runtime lays its memory out in the first run and again in the second (that one
-#: took four times as long on the reference form at 1024); a plan sets up a batch, then records its CUDA graph.
+#: took four times as long on the baseline at 1024); a plan sets up a batch, then records its CUDA graph.
 WARM_RUNS = {"cpu": 2, "cuda": 5}
 
 

@@ -24,7 +24,7 @@ import torch
 
 import psp_export
 import psp_train
-from measure.reference_form import ReferenceForm
+from measure.baseline import Baseline
 from psp_export.export import Options, engine_info, export
 from psp_export.graphs.trace import DEFAULT_OPSET, save, set_info
 from psp_export.plans.build import BuildSettings, build_plan, choose_flavour
@@ -40,7 +40,7 @@ from psp_train.networks.config import EncoderKind
 from psp_train.seeded import seeded_state_dict, unit_uniform
 
 SIZES = (64, 128, 256, 512, 1024)
-#: Encoders whose reference form torch's tracing exporter refuses, and why.
+#: Encoders whose baseline torch's tracing exporter refuses, and why.
 NOT_EXPORTABLE = {"naive_wplus": "its adaptive pooling from 16 to 7 has no ONNX form in torch's tracing exporter"}
 #: What a plan is built for at most.
 MAX_BATCH = 16
@@ -131,13 +131,13 @@ def _plan_maker(flavour: str) -> str:
     return f"{flavour} {importlib.import_module(flavour).__version__} {gpu_name()}"
 
 
-def reference_engine(workload: Workload, piece: Piece) -> Path:
-    """The reference form of a piece as torch's tracing exporter writes it: FP32, the batch fixed.
+def baseline_engine(workload: Workload, piece: Piece) -> Path:
+    """The baseline of a piece as torch's tracing exporter writes it: FP32, the batch fixed.
 
     Raises `PspError` for the one that cannot be exported.
     """
     if piece.kind in NOT_EXPORTABLE:
-        raise PspError(f"the reference form of {piece.kind} cannot be exported: {NOT_EXPORTABLE[piece.kind]}")
+        raise PspError(f"the baseline of {piece.kind} cannot be exported: {NOT_EXPORTABLE[piece.kind]}")
     name = f"reference-{_name(workload, piece)}-{piece.part}-batch{workload.batch}"
     return cached(name, functools.partial(_export_reference, workload, piece)) / f"{_stem(piece)}.onnx"
 
@@ -185,7 +185,7 @@ def _sources() -> str:
     files = [*folders[0].rglob("*.py"), folders[1] / "seeded.py"]
     for folder in ("networks", "ops", "drawn"):  # drawn faces calibrate the FP16 engines
         files += (folders[1] / folder).glob("*.py")
-    files += [Path(__file__).with_name("reference_form.py"), Path(__file__)]
+    files += [Path(__file__).with_name("baseline.py"), Path(__file__)]
     digest = hashlib.sha256(f"{torch.__version__} {onnx.__version__}".encode())
     for file in sorted(files):
         digest.update(file.read_bytes())
@@ -210,24 +210,24 @@ def _export_ours(workload: Workload, piece: Piece, precision: str, folder: Path)
 
 
 def _export_reference(workload: Workload, piece: Piece, folder: Path) -> None:
-    checkpoint, info = seeded_checkpoint(workload, piece.kind), reference_info(workload, piece)
+    checkpoint, info = seeded_checkpoint(workload, piece.kind), baseline_info(workload, piece)
     file = folder / f"{_stem(piece)}.onnx"
-    _trace(ReferenceForm(checkpoint.model, piece.part).eval(), info, reference_inputs(workload, piece), file)
+    _trace(Baseline(checkpoint.model, piece.part).eval(), info, baseline_inputs(workload, piece), file)
 
 
-def reference_info(workload: Workload, piece: Piece) -> EngineInfo:
-    """The metadata of an engine of the reference form."""
+def baseline_info(workload: Workload, piece: Piece) -> EngineInfo:
+    """The metadata of an engine of the baseline."""
     info = engine_info(seeded_checkpoint(workload, piece.kind), Options())
     return replace(info, part=piece.part, max_batch=workload.batch)
 
 
-def reference_inputs(workload: Workload, piece: Piece) -> dict[str, np.ndarray]:
-    """Inputs of the reference form by name: it mixes nothing."""
+def baseline_inputs(workload: Workload, piece: Piece) -> dict[str, np.ndarray]:
+    """Inputs of the baseline by name: it mixes nothing."""
     return {name: array for name, array in inputs(workload, piece).items() if name not in ("style", "alpha")}
 
 
 def _trace(module: torch.nn.Module, info: EngineInfo, arrays: dict[str, np.ndarray], file: Path) -> None:
-    """Export without dynamic axes, as the grouped convolutions of the reference form need it."""
+    """Export without dynamic axes, as the grouped convolutions of the baseline need it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that Python values become constants: so they should
         torch.onnx.export(

@@ -60,7 +60,7 @@ def test_latency_measures_every_row(measured, capsys):
         assert f"{row.name}: {row.paper} s in the paper" in text
     assert "timing of pSp inversion" in text and "not measured: naive_wplus encoder on ONNX Runtime, reference" in text
     entries = [entry for entry in result["rows"] if entry["row"] == report.HEADLINE]
-    assert [entry["side"].split(", ")[1] for entry in entries] == ["reference form", "reference form", "ours"]
+    assert [entry["side"].split(", ")[1] for entry in entries] == ["baseline", "baseline", "ours"]
     for entry in result["rows"]:
         assert 0 < entry["seconds"]["median"] <= entry["seconds"]["p95"] and entry["roofline"] > 0
     assert result["gflop"]["psp full"] == pytest.approx(roofline.work(SMALL, FULL).gflop, abs=1e-3)
@@ -138,7 +138,7 @@ def test_table_goes_between_the_markers(measured, tmp_path):
     assert "the newer run" in text and "Another machine" in text
     assert not any(words in text for words in ("old\n", "the older run", "a small model"))
     entry = next(e for e in result["rows"] if e["row"] == report.HEADLINE and e["ours"])
-    cell = f"**{report.clock(entry['seconds']['median'])}** ({entry['x_torch_reference']:.1f}×"
+    cell = f"**{report.clock(entry['seconds']['median'])}** ({entry['x_torch_baseline']:.1f}×"
     assert cell in next(line for line in text.splitlines() if line.startswith("| pSp inversion | 0.105 s |"))
     assert "| ALAE | 0.207 s | — | — | — |" in text
 

@@ -16,7 +16,7 @@ from measure import (
     timing,
     workloads,
 )
-from measure.reference_form import ReferenceForm
+from measure.baseline import Baseline
 from measure.workloads import Piece, Workload
 from models import tiny_model
 from torch import nn
@@ -28,8 +28,8 @@ from psp_runtime.errors import PspError
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 SMALL = Workload(64, 1, small=True)
-EAGER, ONNX_REFERENCE = "PyTorch eager, reference form", "ONNX Runtime, reference form"
-OPENVINO = ["OpenVINO, reference form", "OpenVINO, ours"]
+EAGER, ONNX_BASELINE = "PyTorch eager, baseline", "ONNX Runtime, baseline"
+OPENVINO = ["OpenVINO, baseline", "OpenVINO, ours"]
 FULL, GENERATOR, ENCODER = workloads.FULL, workloads.GENERATOR, Piece("psp", "encoder")
 
 
@@ -53,16 +53,16 @@ def test_a_machine_without_cpuinfo_has_a_name(tmp_path, monkeypatch):
     assert len(machine.cpu_name()) > 0
 
 
-def test_reference_form_is_the_trained_model():
+def test_baseline_is_the_trained_model():
     model = tiny_model()
     image = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (2, 256, 256, 3), np.uint8))
-    picture, latents = ReferenceForm(model)(image)
+    picture, latents = Baseline(model)(image)
     expected, codes = model(workloads_input(image))
     assert picture.dtype == torch.uint8 and picture.shape == (2, 64, 64, 3)
     torch.testing.assert_close(latents, codes)
-    torch.testing.assert_close(ReferenceForm(model, "encoder")(image), codes)
+    torch.testing.assert_close(Baseline(model, "encoder")(image), codes)
     exact = ((expected + 1) / 2).clamp(0, 1).mul(255).permute(0, 2, 3, 1)
-    for found in (picture, ReferenceForm(model, "generator")(codes)):
+    for found in (picture, Baseline(model, "generator")(codes)):
         assert (found.float() - exact.floor()).abs().max() <= 1
     assert exact.std() > 10
 
@@ -193,7 +193,7 @@ def test_p95_leaves_out_one_in_twenty():
 
 def test_rows_are_sums_and_ratios_of_medians():
     eager, onnx, ours = backends.sides("cpu", ["torch", "onnxruntime"], ["fp32"])
-    assert [side.form for side in (eager, onnx, ours)] == ["reference form", "reference form", "ours"]
+    assert [side.form for side in (eager, onnx, ours)] == ["baseline", "baseline", "ours"]
     seconds = {
         FULL: {eager: 10, onnx: 3, ours: 2},
         ENCODER: {eager: 1},
@@ -211,21 +211,21 @@ def test_rows_are_sums_and_ratios_of_medians():
 
     row = by_key["W encoder", ours.name]
     assert row["seconds"] == {"median": 1.5, "p95": 3}
-    assert row["x_torch_reference"] == pytest.approx(10 / 1.5, abs=1e-3) and row["x_onnxruntime_reference"] == 2
+    assert row["x_torch_baseline"] == pytest.approx(10 / 1.5, abs=1e-3) and row["x_onnxruntime_baseline"] == 2
     assert row["x_paper"] == pytest.approx(2 * 0.064 / 1.5, abs=1e-3)  # two pictures
     assert row["roofline"] == pytest.approx(2 * 200 / 400 / 1.5, abs=1e-3)
-    assert ("naive W+", onnx.name) not in by_key and "x_onnxruntime_reference" not in by_key["naive W+", ours.name]
+    assert ("naive W+", onnx.name) not in by_key and "x_onnxruntime_baseline" not in by_key["naive W+", ours.name]
     inversion, frontalization = (by_key[name, ours.name] for name in ("pSp inversion", "pSp frontalization"))
     assert inversion["seconds"] == frontalization["seconds"] == {"median": 2, "p95": 4}
-    assert inversion["x_torch_reference"] == 5 and inversion["roofline"] == 0.25
+    assert inversion["x_torch_baseline"] == 5 and inversion["roofline"] == 0.25
     assert frontalization["x_paper"] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        ([], [EAGER, ONNX_REFERENCE, "ONNX Runtime, ours", "OpenVINO, ours"]),
-        (["--peers"], [EAGER, ONNX_REFERENCE, "ONNX Runtime, ours", *OPENVINO, "torch.compile, reference form"]),
+        ([], [EAGER, ONNX_BASELINE, "ONNX Runtime, ours", "OpenVINO, ours"]),
+        (["--peers"], [EAGER, ONNX_BASELINE, "ONNX Runtime, ours", *OPENVINO, "torch.compile, baseline"]),
         (["--backend", "openvino"], OPENVINO),
     ],
 )
@@ -245,17 +245,17 @@ def test_torch_compile_without_a_compiler_is_a_note(monkeypatch, device, variabl
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv(variable, "no-such-compiler")
     with pytest.raises(PspError, match="no-such-compiler was not found"):
-        backends.Side("torch.compile", backends.REFERENCE, device=device).prepared(SMALL, FULL)
+        backends.Side("torch.compile", backends.BASELINE, device=device).prepared(SMALL, FULL)
 
 
 def test_a_side_that_torch_cannot_run_is_a_note(monkeypatch):
     def full(self, *arguments):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nSee the documentation.")
 
-    monkeypatch.setattr(ReferenceForm, "forward", full)
+    monkeypatch.setattr(Baseline, "forward", full)
     notes: latency.Notes = {}
-    times = latency.time_piece(ENCODER, [backends.Side("torch", backends.REFERENCE)], SMALL, 0.0, notes)
-    side = "PyTorch eager, reference form"
+    times = latency.time_piece(ENCODER, [backends.Side("torch", backends.BASELINE)], SMALL, 0.0, notes)
+    side = "PyTorch eager, baseline"
     assert (times, notes) == ({}, {f"{side}: CUDA out of memory.": [f"psp encoder on {side}"]})
 
 
@@ -279,10 +279,10 @@ def test_other_pictures_are_not_timed(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:You are using the legacy")
-def test_the_reference_form_that_does_not_export():
+def test_the_baseline_that_does_not_export():
     """What `NOT_EXPORTABLE` says is so: torch's exporter refuses it."""
     with pytest.raises(PspError, match="cannot be exported"):
-        workloads.reference_engine(SMALL, Piece("naive_wplus", "encoder"))
+        workloads.baseline_engine(SMALL, Piece("naive_wplus", "encoder"))
     with pytest.raises(torch.onnx.errors.SymbolicValueError, match="adaptive_avg_pool2d"):
         torch.onnx.export(nn.AdaptiveAvgPool2d(7), (torch.zeros(1, 1, 16, 16),), "unused.onnx", dynamo=False)
 

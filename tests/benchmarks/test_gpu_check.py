@@ -138,7 +138,7 @@ def test_latency_is_measured_of_what_can_use_the_gpu(
 ) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
     monkeypatch.setattr(gpu_checks, "choose_flavour", lambda: flavour)
-    notes = {"the reference form of naive_wplus cannot be exported: …": ["naive_wplus encoder on ONNX Runtime"]}
+    notes = {"the baseline of naive_wplus cannot be exported: …": ["naive_wplus encoder on ONNX Runtime"]}
     monkeypatch.setattr(gpu_checks, "script", lambda *command, **_: {"command": command, "notes": notes})
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     script, *words = gpu_checks.latency("fp16", tmp_path, 64)["command"]

@@ -21,7 +21,7 @@ from psp_train.networks.stylegan2 import Generator, ModulatedConv, StyledConv, T
 DEMODULATION_EPS = 1e-8
 
 
-class ReferenceForm(nn.Module):
+class Baseline(nn.Module):
     """One part of a model as an engine has it: "full" and "encoder" take pictures, "generator" takes codes.
 
     Pictures are uint8 [B,256,256,3] in and uint8 [B,H,W,3] out, codes float32 [B,L,S]. The results are those of
