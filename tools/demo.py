@@ -4,27 +4,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from psp_runtime.pictures.encoding import save
-from psp_train.drawn.faces import draw, sample
-
 DEMO = Path("demo")
-SEED = 5
 
 
 def main() -> None:
     DEMO.mkdir(exist_ok=True)
-    picture = DEMO / "face.png"
-    save(draw(sample(1, SEED)[0]).image, picture)
-    run("psp_export", "--task", "inversion", "--fp16", "--output", DEMO / "psp")
-    run("psp_runtime", picture, "--engine", DEMO / "psp.onnx", "--out", DEMO / "face_out.png")
-    print(f"input   {picture.resolve()}\noutput  {(DEMO / 'face_out.png').resolve()}")
+    picture, output = DEMO / "face.png", DEMO / "face_out.png"
+    run("sample", picture)
+    run("export", "--task", "inversion", "--fp16", "--output", DEMO / "psp")
+    run("run", picture, "--engine", DEMO / "psp.onnx", "--out", output)
+    print(f"input   {picture.resolve()}\noutput  {output.resolve()}")
 
 
-def run(module: str, *args: object) -> None:
-    """Run one of our tools as a user would, showing the command."""
-    tool = {"psp_export": "psp-export", "psp_runtime": "psp-run"}[module]
-    print("$", tool, *args, flush=True)
-    finished = subprocess.run([sys.executable, "-m", module, *map(str, args)])
+def run(*words: object) -> None:
+    """Run a verb of psp as a user would, showing the command."""
+    print("$ psp", *words, flush=True)
+    finished = subprocess.run([sys.executable, "-c", "from psp_runtime.cli import psp; psp()", *map(str, words)])
     if finished.returncode:
         sys.exit(finished.returncode)
 

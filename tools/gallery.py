@@ -3,8 +3,8 @@
     python tools/gallery.py [NAME ...]
 
 Draws faces no encoder was trained on, with their label maps and sketches, exports the demo model of each task in FP16
-with its parts, and runs the `psp-run` commands below, as printed. Prints where the contact sheets are. A sheet that
-cannot be made, for want of a demo model for example, is named at the end, and the exit code is 1.
+with its parts, and runs the commands below, as printed and as docs/gallery.md has them. Prints where the contact sheets
+are. A sheet that cannot be made, for want of a demo model for example, is named at the end, and the exit code is 1.
 """
 
 import argparse
@@ -28,24 +28,23 @@ GALLERY = Path("docs/gallery")
 HELD_OUT_SEED, TRAIN_SEED = 2, 1  # faces shown, faces that directions are learnt from
 SHOWN, LEARNT = 6, 300
 
-#: Each sheet: the task of its engine, the inputs, and the options that make it. The demo generator has its colours
-#: from layers 4 and 5 on, where published ones have them from 8: layers are given wherever colours are to change.
+#: Each sheet: the verb and the task of its engine, the inputs, and the options that make it.
 SHEETS = {
-    "inversion": ("inversion", "faces", ""),
-    "frontalization": ("frontalization", "faces", ""),
-    "sketch": ("sketch", "sketches", "--mix 5 --seed 7 --mix-layers 5-13"),
-    "sketch_from_photo": ("sketch", "faces", "--sketch-from-photo"),
-    "segmentation": ("segmentation", "labels", "--mix 5 --seed 7 --mix-layers 5-13 --mix-alpha 0.7"),
-    "local_editing": ("segmentation", "labels", "--swap 13=0"),
-    "super_resolution": ("super_resolution", "faces", "--downsample 8"),
-    "super_resolution_mix": ("super_resolution", "faces/1.png faces/3.png", "--downsample 16 --mix 5"),
-    "inpainting": ("inpainting", "faces", "--mask triangle"),
-    "interpolation": ("inversion", "faces/0.png faces/1.png faces/2.png", "--to faces/3.png --steps 7"),
-    "transfer": ("inversion", "faces", "--style-of faces/3.png --mix-layers 4-13"),
-    "glasses": ("inversion", "faces/0.png faces/1.png faces/2.png", "--edit glasses.npy --strength -3:3:7"),
-    "hair": ("inversion", "faces/0.png faces/2.png faces/4.png", "--edit hair.npy --strength -3:3:7"),
-    "turn": ("inversion", "faces/0.png faces/2.png faces/4.png", "--edit turn.npy --strength -2:2:7"),
-    "random": ("inversion", "faces/0.png", "--mix 7 --psi 0.7 --mix-layers 0-13 --mix-alpha 1"),
+    "inversion": ("run", "inversion", "faces", ""),
+    "frontalization": ("run", "frontalization", "faces", ""),
+    "sketch": ("mix", "sketch", "sketches", "-n 5 --seed 7 --layers 5-13"),
+    "sketch_from_photo": ("run", "sketch", "faces", "--sketch-from-photo"),
+    "segmentation": ("mix", "segmentation", "labels", "-n 5 --seed 7 --layers 5-13 --alpha 0.7"),
+    "local_editing": ("swap", "segmentation", "labels", "--classes 13=0"),
+    "super_resolution": ("run", "super_resolution", "faces", "--downsample 8"),
+    "super_resolution_mix": ("mix", "super_resolution", "faces/1.png faces/3.png", "--downsample 16 -n 5"),
+    "inpainting": ("run", "inpainting", "faces", "--mask triangle"),
+    "interpolation": ("morph", "inversion", "faces/0.png faces/1.png faces/2.png", "--to faces/3.png --steps 7"),
+    "transfer": ("transfer", "inversion", "faces", "--style-of faces/3.png"),
+    "glasses": ("edit", "inversion", "faces/0.png faces/1.png faces/2.png", "-d glasses.npy --strength -3:3:7"),
+    "hair": ("edit", "inversion", "faces/0.png faces/2.png faces/4.png", "-d hair.npy --strength -3:3:7"),
+    "turn": ("edit", "inversion", "faces/0.png faces/2.png faces/4.png", "-d turn.npy --strength -2:2:7"),
+    "random": ("mix", "inversion", "faces/0.png", "-n 7 --psi 0.7 --layers 0-13 --alpha 1"),
 }
 #: Directions that sheets need, and the faces that have the property.
 PROPERTIES = {
@@ -75,24 +74,29 @@ def main() -> None:
 
 def make(name: str, here: Path) -> None:
     """Make one sheet in a working folder, and put it into the gallery."""
-    task, pictures, options = SHEETS[name]
-    engine = exported(task, here)
+    engine = exported(SHEETS[name][1], here)
     if name in PROPERTIES:
         learn(name, engine, here)
-    run(here, " ".join(f"{pictures} --engine {engine} {options} --size 128 --grid {name}.png".split()))
+    run(here, command(name))
     shutil.copyfile(here / f"{name}.png", GALLERY / f"{name}.png")
     print(GALLERY / f"{name}.png", flush=True)
 
 
+def command(name: str) -> str:
+    """Spell the command of a sheet, as docs/gallery.md has it."""
+    verb, task, pictures, options = SHEETS[name]
+    return " ".join(f"psp {verb} {pictures} --engine {task}.onnx {options} --size 128 --grid {name}.png".split())
+
+
 @cache
 def exported(task: str, here: Path) -> str:
-    """The engine of a task's demo model."""
+    """Export the engine of a task's demo model."""
     export(load_demo_checkpoint(task), Options(here / task, "fp16", "onnx", parts=True))
     return f"{task}.onnx"
 
 
 def learn(name: str, engine: str, here: Path) -> None:
-    """The direction of a property, from drawn faces that have it or not."""
+    """Learn the direction of a property, from drawn faces that have it or not."""
     drawn = here / "drawn"
     drawn.mkdir(exist_ok=True)
     vectors = sample(LEARNT, TRAIN_SEED)
@@ -101,21 +105,22 @@ def learn(name: str, engine: str, here: Path) -> None:
     for index, z in enumerate(vectors):
         if not (drawn / f"{index}.png").exists():
             save(draw(z).image, drawn / f"{index}.png")
-    run(here, f"--find-direction {name}.csv --engine {engine}")
+    run(here, f"psp direction {name}.csv --engine {engine}")
 
 
 def draw_inputs(here: Path) -> None:
-    """faces/, labels/ and sketches/ of the same held-out faces."""
+    """Draw faces/, labels/ and sketches/ of the same held-out faces."""
     for index, z in enumerate(sample(SHOWN, HELD_OUT_SEED)):
         for kind, pixels in zip(("faces", "labels", "sketches"), draw(z), strict=True):
             (here / kind).mkdir(exist_ok=True)
             Image.fromarray(pixels).save(here / kind / f"{index}.png")
 
 
-def run(here: Path, arguments: str) -> None:
-    """psp-run as a user would, showing the command."""
-    print("$ psp-run", arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "psp_runtime", *shlex.split(arguments)], cwd=here, check=True)
+def run(here: Path, words: str) -> None:
+    """Run a command of psp as a user would, showing it."""
+    print("$", words, flush=True)
+    program = [sys.executable, "-c", "from psp_runtime.cli import psp; psp()"]
+    subprocess.run([*program, *shlex.split(words)[1:]], cwd=here, check=True)
 
 
 if __name__ == "__main__":

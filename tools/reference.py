@@ -91,13 +91,18 @@ def section(heading: str, code: str, docstring: str) -> list[str]:
 
 def find(module: str, name: str) -> tuple[Definition, str]:
     """Find a definition and the source it is in, through the imports of packages that pass it on."""
-    for node in tree(module).body:
+    for node in statements(module):
         named = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else getattr(node, "name", "")
         if isinstance(node, Definition) and named == name:
             return node, source(module)
         if isinstance(node, ast.ImportFrom) and node.module and name in [alias.name for alias in node.names]:
             return find(node.module, name)
     raise SystemExit(f"{module} has no {name}: correct API in tools/reference.py")
+
+
+def statements(module: str) -> list[ast.stmt]:
+    """List the statements of a module, with those under an `if`: imports for type checkers stand there."""
+    return [inner for node in tree(module).body for inner in (node.body if isinstance(node, ast.If) else [node])]
 
 
 def members(node: Definition) -> dict[str, list[ast.FunctionDef]]:
@@ -118,6 +123,7 @@ def declaration(node: Definition, text: str) -> str:
     # A body on the line of the signature is `...`; an overload is spelled so.
     signature = segment(text, node, node.body[0]).rpartition(":")[0]
     signature = re.sub(r"\((\s*)(?:self|cls)(?:,\s+|(?=\)))", r"(\1", signature, count=1)
+    signature = re.sub(r'-> "([\w.]+)"$', r"-> \1", signature)  # quoted where the name is imported later
     if any(ast.unparse(decorator) == "property" for decorator in node.decorator_list):
         return signature.removeprefix("def ").replace("() -> ", ": ")
     return signature

@@ -3,7 +3,7 @@
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum
 from importlib import import_module
 from inspect import cleandoc, signature
@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 from typer import Typer
 from typer.models import ArgumentInfo, OptionInfo
 
-#: Each command, and where its typer app is, as MODULE:NAME; the module of psp-train imports PyTorch.
-COMMANDS = {
-    "psp-run": "psp_runtime.cli:app",
-    "psp-export": "psp_export.cli:app",
-    "psp-train": "psp_train.cli:app",
-    "psp-eval": "psp_train.evaluation.cli:app",
-    "psp-serve": "psp_runtime.serving.cli:app",
-    "psp-ui": "psp_runtime.ui.cli:app",
-}
+from psp_runtime.cli import VERBS
+from psp_runtime.run.verbs import VERBS as MAKING
+
+#: Each command, and where its typer app is, as MODULE:NAME; those of psp train and psp eval import PyTorch.
+COMMANDS = {f"psp {verb}": place for verb, (_, place, _) in VERBS.items()}
+#: The commands that run an engine over inputs. Most of their options are the same, and stand in a table of their own.
+MAKERS = [f"psp {one.verb}" for one in MAKING]
+SHARED = "Options of most verbs that run engines"
 INTRODUCTION = """\
 # Commands
 
@@ -29,9 +28,10 @@ Written by `make reference` from the commands themselves: change their help text
 
 `--help` shows the same in a terminal.
 Where the default is a dash, the help text names in brackets what happens without the option.
+`psp-run`, `psp-export`, `psp-train`, `psp-eval`, `psp-serve` and `psp-ui` are the verbs of these names.
 [environment.md](../environment.md) has exit codes, environment variables and the files that each command writes.
 """
-ARGUMENTS, OPTIONS = "Arguments", "Options"
+PANEL = "Options"
 #: Defaults that stand for an option that is not given.
 NOT_GIVEN = (None, (), [], Path())
 KINDS = {Path: "path", str: "text", int: "whole number", float: "number"}
@@ -48,13 +48,19 @@ class Parameter(NamedTuple):
     default: str
     help: str
 
+    @property
+    def is_argument(self) -> bool:
+        """Whether it is given by its place, not by its name."""
+        return not self.name.startswith("-")
+
 
 def commands_page() -> str:
     """Write all commands and sub-commands with their options as Markdown."""
-    lines = [INTRODUCTION]
+    common = shared()
+    lines = [INTRODUCTION, *described_shared(common)]
     for name, place in COMMANDS.items():
         for words, function in functions(name, app_of(place)):
-            lines += described(words, function)
+            lines += described(words, function, common if name in MAKERS else {})
     return "\n".join(lines)
 
 
@@ -62,6 +68,23 @@ def app_of(place: str) -> Typer:
     """Import the typer app at MODULE:NAME."""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
+
+
+def shared() -> dict[Parameter, list[str]]:
+    """Find the options that more than half of the MAKERS have, and the MAKERS that lack each."""
+    found = {name: parameters(functions(name, app_of(COMMANDS[name]))[0][1]) for name in MAKERS}
+    lacking = {one: [name for name in MAKERS if one not in found[name]] for every in found.values() for one in every}
+    return {one: names for one, names in lacking.items() if 2 * len(names) < len(MAKERS) and not one.is_argument}
+
+
+def described_shared(common: dict[Parameter, list[str]]) -> list[str]:
+    """Write the options that MAKERS share as Markdown; those that not all of them have say so."""
+    rows = []
+    for one, lacking in common.items():
+        but = f" Not of {' and '.join(f'`{name}`' for name in lacking)}." if lacking else ""
+        rows.append(one._replace(help=one.help + but))
+    names = [f"[`{name}`](#{name.replace(' ', '-')})" for name in MAKERS]
+    return [f"## {SHARED}\n", f"{', '.join(names[:-1])} and {names[-1]} take these besides their own.\n", *table(rows)]
 
 
 def functions(name: str, app: Typer) -> list[tuple[str, Callable[..., Any]]]:
@@ -74,34 +97,38 @@ def functions(name: str, app: Typer) -> list[tuple[str, Callable[..., Any]]]:
     return [(name, main), *subs] if main else subs
 
 
-def described(name: str, function: Callable[..., Any]) -> list[str]:
-    """Write a command as Markdown: how it is called, what it does, and a table for each panel of its help."""
+def described(name: str, function: Callable[..., Any], common: Collection[Parameter]) -> list[str]:
+    """Write a command as Markdown: how it is called, what it does, and a table of what is not `common`."""
     found = parameters(function)
-    usage = " ".join([name, "[OPTIONS]", *(one.name for one in found if one.panel == ARGUMENTS)])
-    lines = [f"## {name}\n", f"```\n{usage}\n```\n", prose(cleandoc(function.__doc__ or ""))]
-    for panel in dict.fromkeys(one.panel for one in found):
-        lines.append(f"### {name}: {panel[0].lower()}{panel[1:]}\n")
-        first = "argument" if panel == ARGUMENTS else "option"
-        lines += [row(first, "values", "default", "meaning"), row(*["---"] * 4)]
-        lines += [row(f"`{one.name}`", *one[2:]) for one in found if one.panel == panel]
-        lines.append("")
-    return lines
+    usage = " ".join([name, *(one.name for one in found if one.is_argument), "[OPTIONS]"])
+    own = [one for one in found if one not in common]
+    more = [f"And the [{SHARED.lower()}](#{SHARED.lower().replace(' ', '-')}).\n"] if common else []
+    return [f"## {name}\n", f"```\n{usage}\n```\n", prose(cleandoc(function.__doc__ or "")), *table(own), *more]
+
+
+def table(found: list[Parameter]) -> list[str]:
+    """Write a table of parameters, those of a panel of the help together."""
+    panels = list(dict.fromkeys(one.panel for one in found))
+    rows = [
+        row(f"`{one.name}`", one.values, one.default, one.help)
+        for one in sorted(found, key=lambda one: panels.index(one.panel))
+    ]
+    return [row("", "values", "default", "meaning"), row(*["---"] * 4), *rows, ""] if rows else []
 
 
 def parameters(function: Callable[..., Any]) -> list[Parameter]:
-    """Collect the arguments and options of a command, those of a panel together."""
+    """Collect the arguments and options of a command."""
     found = []
     for name, one in signature(function, eval_str=True).parameters.items():
         kind, *infos = typing.get_args(one.annotation) or (None,)
         if infos and isinstance(infos[0], Info):  # not typer's own context
             found.append(parameter(name, kind, infos[0], one.default))
-    panels = [ARGUMENTS, *(one.panel for one in found)]
-    return sorted(found, key=lambda one: panels.index(one.panel))
+    return found
 
 
 def parameter(name: str, kind: Any, info: Info, default: Any) -> Parameter:
     """Make the row of one parameter of a command's function, of the type `kind`."""
-    panel = info.rich_help_panel or (ARGUMENTS if isinstance(info, ArgumentInfo) else OPTIONS)
+    panel = info.rich_help_panel or PANEL
     text, otherwise = info.help or "", shown(default)
     if name == "threads":  # else the cores of this machine would stand there
         text, otherwise = re.sub(r"\d+\)", "one per core)", text), re.sub(r"`\d+`", "one per core", otherwise)
@@ -111,7 +138,8 @@ def parameter(name: str, kind: Any, info: Info, default: Any) -> Parameter:
 def spelled(name: str, kind: Any, info: Info, default: Any) -> str:
     """Spell a parameter as typer does: a flag that names no opposite gets one."""
     if isinstance(info, ArgumentInfo):
-        return f"[{name.upper()}]..." if default is None else name.upper()
+        word = info.metavar or name.upper()
+        return word if default is signature(spelled).empty else f"[{word}]..."
     declared = [one for one in (info.default, *(info.param_decls or ())) if isinstance(one, str)]
     flag = name.replace("_", "-")
     return ", ".join(declared) or (f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import reference
-from reference_commands import COMMANDS, app_of
+from reference_commands import COMMANDS, MAKERS, SHARED, app_of
 from typer.main import get_command
 
 ROOT = Path(__file__).parents[2]
@@ -24,11 +24,19 @@ def test_the_reference_is_that_of_the_code(pages, name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_options_are_spelled_as_typer_takes_them(pages, name):
-    section = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", pages["commands.md"], re.M | re.S).group(1)
-    shown = {word for cell in re.findall(r"^\| `(.+?)` \|", section, re.M) for word in re.findall(r"--[\w-]+", cell)}
+    found = options(pages["commands.md"], name)
+    if name in MAKERS:
+        found |= options(pages["commands.md"], SHARED, lacking=f"`{name}`")
     params = get_command(app_of(COMMANDS[name])).params
     taken = {word for param in params for word in (*param.opts, *param.secondary_opts) if word.startswith("--")}
-    assert shown == taken
+    assert found == taken
+
+
+def options(page: str, heading: str, lacking: str = "nothing") -> set[str]:
+    """Collect the options in the tables of a section, but for rows that are not of `lacking`."""
+    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", page, re.M | re.S).group(1)
+    rows = [line for line in re.findall(r"^\| `-.+", section, re.M) if lacking not in line]
+    return {word for line in rows for word in re.findall(r"--[\w-]+", line.split("` |")[0])}
 
 
 def test_defaults_that_depend_on_the_machine_are_not_shown(pages):

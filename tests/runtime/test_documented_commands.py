@@ -1,0 +1,186 @@
+"""Every command of the documentation: each is read as its command line would be, and those of the README are run."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gallery
+import pytest
+import typer
+
+from psp_runtime.run.values import parse_classes, parse_layers, parse_strengths
+from psp_train.recipes import parse_overrides
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+#: Pages whose blocks show commands; those of the reference show how commands are spelled.
+PAGES = [README, *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent.name != "reference")]
+#: What the README says from there on is to be tried.
+USE = README.read_text(encoding="utf-8").partition("## Use it")[2]
+#: Each program and the function it calls.
+PROGRAMS = dict(re.findall(r'^(psp[\w-]*) = "([\w.]+:\w+)"$', (ROOT / "pyproject.toml").read_text(), re.M))
+IS_COMMAND = re.compile(rf"(?:{'|'.join(PROGRAMS)})(?= |$)")
+
+#: Lines of the README that are not run: what is in them, and why.
+NOT_RUN = {
+    r"^pip install": "changes this Python",
+    r"psp_ffhq_encode\.pt|stylegan2-ffhq|pretrained/": "published weights",
+    r"psp\.trt": "an NVIDIA GPU",
+    r"^psp (ui|serve)": "runs until Ctrl-C",
+    r"--url": "a server",
+    r"--triton": "the first export once more; tests/serving reads what it adds",
+    r"runs/demo": "hundreds of training steps",
+    r"^torchrun|--target faces/": "data of your own, left out in part",
+}
+#: What is read later than the command line, for want of an engine: here for the published 1024² and 19 classes.
+READ_LATER: dict[str, Callable[[Any], Any]] = {
+    "strength": parse_strengths,
+    "layers": lambda text: parse_layers(text, 18),
+    "classes": lambda text: parse_classes(text, 19),
+    "set_": parse_overrides,
+}
+
+
+def blocks(text: str, language: str = "") -> list[str]:
+    """Collect the blocks of code of a page; those of commands name no language."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+    return [block for named, block in found if named == language]
+
+
+def commands(page: Path) -> list[str]:
+    """Collect the commands in the blocks of a page, in order, also in lines of several and in loops."""
+    lines = "".join(blocks(page.read_text(encoding="utf-8"))).splitlines()
+    lines = [re.sub(r"\s+#.*", "", line) for line in lines]
+    parts = [part for line in lines for part in re.split(r"; (?:do )?", line)]
+    return [part for part in parts if IS_COMMAND.match(part)]
+
+
+def program(name: str) -> Callable[[], Any]:
+    """Import the function that a program calls."""
+    module, _, function = PROGRAMS[name].partition(":")
+    return getattr(import_module(module), function)
+
+
+ALL = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
+
+
+@pytest.fixture
+def only_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands read what they are given and do nothing."""
+    made = typer.main.get_command
+
+    def get_command(app: typer.Typer) -> Any:
+        command = made(app)
+        for one in (command, *getattr(command, "commands", {}).values()):
+            one.callback = read_rest
+        return command
+
+    monkeypatch.setattr(typer.main, "get_command", get_command)
+
+
+def read_rest(**given: Any) -> None:
+    """Read what a command reads once it has an engine, and see that it is given inputs and one engine."""
+    for name, read in READ_LATER.items():
+        if given.get(name):
+            read(given[name])
+    if "url" in given:
+        assert given["inputs"], "no inputs"
+        assert (str(given["engine"] or ".") != ".") != bool(given["url"]), "not one of --engine and --url"
+
+
+@pytest.mark.parametrize("command", ALL)
+def test_commands_are_read(command: str, only_read: None, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    words = shlex.split(re.sub(r"\$\w+", "1", command.replace(" …", "")))
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as end:
+        program(words[0])()
+    assert not end.value.code, capsys.readouterr().err
+
+
+def test_the_commands_of_the_pages_are_found() -> None:
+    assert {"README.md", "gallery.md", "scale.md", "serving.md", "training.md", "ui.md"} <= {
+        page.name for page in PAGES if commands(page)
+    }
+    verbs = {command.split()[1] for command in ALL if command.startswith("psp ")}
+    assert verbs > {"run", "mix", "morph", "transfer", "edit", "swap", "decode", "direction", "export", "sample"}
+
+
+def test_the_gallery_has_the_commands_that_make_it() -> None:
+    assert commands(ROOT / "docs" / "gallery.md") == [gallery.command(name) for name in gallery.SHEETS]
+
+
+def lines_to_try() -> list[str]:
+    """Collect the lines of the README's blocks, from "Use it" on."""
+    return list(filter(None, "".join(blocks(USE)).splitlines()))
+
+
+def not_run(line: str) -> str:
+    """Say why a line of the README is not run; empty where it is."""
+    return next((reason for pattern, reason in NOT_RUN.items() if re.search(pattern, line)), "")
+
+
+def test_every_reason_not_to_run_a_line_is_needed() -> None:
+    for pattern in NOT_RUN:
+        assert any(re.search(pattern, line) for line in lines_to_try()), pattern
+
+
+def promised(line: str) -> set[str]:
+    """Name the files that a line says it makes: in its options, and after the arrow of its comment."""
+    command, _, comment = line.partition(" #")
+    named = re.findall(r"--(?:out|grid|gif|webp|save-latents|triton) (\S+)|psp sample ([\w./]+)", command)
+    engines = [f"{name}.onnx" for name in re.findall(r"--output (\S+)", command)]
+    return {*filter(None, sum(named, ())), *engines, *re.findall(r"[\w./]+\.\w+", comment.partition("->")[2])} - {""}
+
+
+def contents(folder: Path) -> dict[Path, tuple[int, int]]:
+    """List the files below a folder with their time and size."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
+
+
+class Shell(NamedTuple):
+    """Runs lines in a folder, where our programs are those of this checkout."""
+
+    folder: Path
+    variables: dict[str, str]
+
+    def run(self, line: str) -> None:
+        """Run a line; it must neither fail nor warn."""
+        how = dict(cwd=self.folder, env=self.variables, capture_output=True, text=True)
+        done = subprocess.run(["bash", "-c", line], **how)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        assert "warning:" not in done.stderr, f"{line}\n{done.stderr}"
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """Make an empty folder, and our programs in another one."""
+    programs, work = tmp_path / "programs", tmp_path / "work"
+    for folder in (programs, work):
+        folder.mkdir()
+    for name, place in PROGRAMS.items():
+        module, _, function = place.partition(":")
+        (programs / name).write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
+        (programs / name).chmod(0o755)
+    path = os.pathsep.join([str(programs), os.environ["PATH"]])
+    return Shell(work, os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_readme_run_as_written(shell: Shell) -> None:
+    for line in filter(lambda line: not not_run(line), lines_to_try()):
+        before = contents(shell.folder)
+        shell.run(line)
+        after = contents(shell.folder)
+        assert not [path for path in before if after.get(path) != before[path]], f"{line} changes an earlier file"
+        for name in promised(line):
+            path = shell.folder / name
+            assert path.exists() and path not in before, f"{line} does not make {name}"
+    for block in blocks(USE, "python"):
+        shell.run(f"{shlex.quote(sys.executable)} -c {shlex.quote(block)}")
