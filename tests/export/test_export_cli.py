@@ -65,7 +65,7 @@ def test_a_published_checkpoint(tmp_path):
         (("--checkpoint", "missing.pt"), "no checkpoint at missing.pt"),
         (("--checkpoint", "text.pt"), "text.pt is not a PyTorch checkpoint"),
         (("--checkpoint", "half.pt"), "half.pt is not a PyTorch checkpoint, or is cut off"),
-        (("--checkpoint", "other.pt"), "other.pt is not a StyleGAN2 pSp checkpoint"),
+        (("--checkpoint", "other.pt"), "other.pt is not a checkpoint of pSp over StyleGAN2: it lacks"),
         (("--output", "folder"), "is a folder: give the name of a file in it"),
         (("--output", "nowhere/psp"), "there is no folder nowhere"),
         (("--output", "psp.pt/psp"), "there is no folder psp.pt"),

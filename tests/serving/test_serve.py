@@ -133,7 +133,8 @@ def big_request(port: int) -> int:
 def test_psp_run_over_http_makes_the_same_pictures(server: Server, engine: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 2)):
         Image.fromarray(pixels(1, seed)[0]).save(tmp_path / f"{name}.png")
-    command = [server.python, "-m", "psp_runtime", "a.png", "--to", "b.png", "--steps", "3"]
+    psp = "from psp_runtime.cli import psp; psp()"
+    command = [server.python, "-c", psp, "morph", "a.png", "--to", "b.png", "--steps", "3"]
     outputs = []
     for where in (["--url", f"http://127.0.0.1:{server.port}"], ["--engine", str(engine), "--device", "cpu"]):
         done = subprocess.run(
