@@ -133,6 +133,9 @@ def _exit_code(app: Callable[[], object]) -> int | str | None:
         error(mistake)
         return MISTAKE
     except _UsageError as wrong:
+        if type(wrong).__name__ == "NoArgsIsHelpError":  # a verb without arguments: its message is the help
+            print(wrong.format_message(), file=sys.stderr)
+            return MISTAKE
         command = wrong.ctx.command_path if wrong.ctx else _command()
         error(f"{wrong.format_message().rstrip('.')}: see {command} --help")
         return MISTAKE

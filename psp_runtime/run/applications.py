@@ -71,8 +71,9 @@ def make_reader(options: Options, info: EngineInfo) -> Reader:
         return lambda path: transforms.hide(load(path, "rgb", size), mask)
     if options.sketch_from_photo:
         return lambda path: sketch(load(path, "rgb", size))[..., None]
-    if options.classes is not None:
-        ids = parse_classes(options.classes, info.classes)
+    classes = getattr(options, "classes", None)  # of psp swap alone
+    if classes is not None:
+        ids = parse_classes(classes, info.classes)
         return lambda path: _with_classes(load(path, info.input, size, info.classes), path, ids)
     return lambda path: load(path, info.input, size, info.classes)
 

@@ -86,7 +86,6 @@ class Options:
     gif: Path | None = None
     webp: Path | None = None
     save_latents: str | None = None
-    classes: str | None = None
     ray: str | None = None
     actors: int | None = None
 

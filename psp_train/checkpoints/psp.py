@@ -38,6 +38,18 @@ PUBLISHED_LICENSE = (
 DEMO_LICENSE = "Weights: the bundled demo model, under the MIT licence of this toolkit."
 
 
+#: The published checkpoints, and where they are.
+PUBLISHED_NAMES = (
+    "psp_ffhq_encode.pt",
+    "psp_ffhq_frontalization.pt",
+    "psp_ffhq_toonify.pt",
+    "psp_celebs_sketch_to_face.pt",
+    "psp_celebs_seg_to_face.pt",
+    "psp_celebs_super_resolution.pt",
+)
+PUBLISHED_AT = "https://github.com/eladrich/pixel2style2pixel#pretrained-models"
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A loaded model (FP32, eval mode) with what its file says about it.
@@ -98,6 +110,8 @@ class _Contents(NamedTuple):
 
 
 def _read_contents(path: Path) -> _Contents:
+    if path.name in PUBLISHED_NAMES and not path.is_file():
+        raise WeightsError(f"no checkpoint at {path}: it is published at {PUBLISHED_AT}, download it first")
     data = read_state_file(path, "expected a complete pSp .pt file")
     if "g_ema" in data:
         raise WeightsError(f"{path} is a StyleGAN2 generator without an encoder: expected a pSp checkpoint")

@@ -65,6 +65,10 @@ def test_a_published_checkpoint(tmp_path):
         (("--checkpoint", "missing.pt"), "no checkpoint at missing.pt"),
         (("--checkpoint", "text.pt"), "text.pt is not a PyTorch checkpoint"),
         (("--checkpoint", "half.pt"), "half.pt is not a PyTorch checkpoint, or is cut off"),
+        (
+            ("--checkpoint", "weights/psp_ffhq_encode.pt"),
+            "no checkpoint at weights/psp_ffhq_encode.pt: it is published at https://github.com/eladrich/",
+        ),
         (("--checkpoint", "other.pt"), "other.pt is not a checkpoint of pSp over StyleGAN2: it lacks"),
         (("--output", "folder"), "is a folder: give the name of a file in it"),
         (("--output", "nowhere/psp"), "there is no folder nowhere"),

@@ -493,6 +493,7 @@ def mistake(outcome: Outcome, *known: str) -> str:
         ("edit a.png --direction smile.npy --psi 1", "No such option: --psi"),
         ("morph a.png", "Missing option '--to'"),
         ("edit a.png", "Missing option '--direction'"),
+        ("swap map.png", "Missing option '--classes'"),
         ("mix --seed 3", "expected pictures: psp mix INPUTS --engine ENGINE"),
         ("decode --device cpu", "expected saved latents: psp decode INPUTS"),
         ("mix a.png --url http://127.0.0.1:1", "expected one of --engine ENGINE and --url URL"),

@@ -60,6 +60,12 @@ def test_the_help_of_a_verb_fits_a_screen(psp: PspRun, verb: str) -> None:
     assert len(lines) <= ROWS and max(map(len, lines)) <= COLUMNS
 
 
+@pytest.mark.parametrize("verb", ["run", "mix", "decode", "info", "sample", "train", "eval", "serve"])
+def test_a_verb_without_arguments_shows_its_help(psp: PspRun, verb: str) -> None:
+    code, out, err = psp(verb)
+    assert code in (0, 2) and (out + err).startswith(f"Usage: psp {verb} ") and "--help" in out + err
+
+
 def test_the_version(psp: PspRun) -> None:
     assert re.fullmatch(r"psp \d+\.\d+\.\d+\n", psp("--version")[1])
 
