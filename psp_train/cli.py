@@ -71,6 +71,7 @@ def psp_train(
                 raise PspError(f"--masks are for --set mask=labels, but the recipe has mask={recipe.mask}")
             files = dict(data=data, target=target, masks=masks, generator=generator, weights=weights, init=init)
             how = dict(held_out=held_out, amp=amp, compile=compile_, workers=workers, demo=demo)
+            how |= dict(faces=start.faces_needed(recipe, held_out, process.world))
             every = dict(log_every=log_every, validate_every=validate_every, save_every=save_every)
             settings = Settings(recipe, _needed(out), **files, **how, **every)
         start.train(settings, process, new=resume is None)

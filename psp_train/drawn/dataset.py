@@ -37,10 +37,10 @@ def sample_files(
 def draw_folder(folder: Path, count: int = FACES, seed: int = TRAIN_SEED) -> None:
     """Write faces/, labels/ and sketches/ of the face vectors 0 .. count - 1 of a seed, 256x256 PNG, unless there.
 
-    Raises `PspError` for a folder that holds anything else.
+    More of them may be there: a face depends on its number alone. Raises `PspError` for a folder of anything else.
     """
     mark, asked = folder / "drawn.json", {"count": count, "seed": seed}
-    if mark.exists() and json.loads(mark.read_text()) == asked:
+    if _holds(mark, asked):
         return
     if folder.exists() and not (folder.is_dir() and (mark.exists() or not any(folder.iterdir()))):
         raise PspError(f"{folder} holds other files: faces are drawn into a new or empty folder, give another --data")
@@ -49,12 +49,18 @@ def draw_folder(folder: Path, count: int = FACES, seed: int = TRAIN_SEED) -> Non
     # Apart first: another run may be drawing the same, and be done and read it before this one is.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".drawing-") as workshop:
         _draw_all(Path(workshop), count, seed)
-        if json.loads(mark.read_text()) == asked:
+        if _holds(mark, asked):
             return
         for kind in KINDS:
             shutil.rmtree(folder / kind, ignore_errors=True)  # other faces
             os.replace(Path(workshop) / kind, folder / kind)
         mark.write_text(json.dumps(asked))
+
+
+def _holds(mark: Path, asked: dict[str, int]) -> bool:
+    """Tell whether a folder has the faces asked for, by its mark."""
+    drawn = json.loads(mark.read_text()) if mark.exists() else {}
+    return drawn.get("seed") == asked["seed"] and drawn.get("count", 0) >= asked["count"]
 
 
 def _draw_all(folder: Path, count: int, seed: int) -> None:

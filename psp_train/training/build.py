@@ -68,7 +68,8 @@ def find_files(settings: Settings, read_label_maps: bool = True) -> list[folders
     task = settings.recipe.task
     if settings.demo:
         with_masks = settings.recipe.mask == "labels"
-        return dataset.sample_files(task, settings.data or settings.out / "drawn", masks=with_masks)
+        folder = settings.data or settings.out / "drawn"
+        return dataset.sample_files(task, folder, masks=with_masks, count=settings.faces)
     if settings.data is None:
         raise PspError("give --data, the folder of training pictures, or --demo for drawn faces")
     check_apart(settings)

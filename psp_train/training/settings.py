@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from psp_runtime.errors import PspError
+from psp_train.drawn.dataset import FACES
 from psp_train.recipes import Recipe
 
 Precision = Literal["none", "bf16", "fp16"]
@@ -17,7 +18,7 @@ class Settings:
 
     `data`, `target`, `masks`: folders of sources, their faces, label maps of those. `generator`: StyleGAN2 `.pt`.
     `weights`: folder of published networks. `init`: a pSp checkpoint whose encoder to continue. `demo`: the bundled
-    generator on drawn faces. `held_out` samples are for validation.
+    generator on `faces` drawn faces. `held_out` samples are for validation.
     """
 
     recipe: Recipe
@@ -29,6 +30,7 @@ class Settings:
     weights: Path | None = None
     init: Path | None = None
     demo: bool = False
+    faces: int = FACES
     held_out: int = 100
     amp: Precision = "none"
     compile: bool = False
@@ -45,6 +47,7 @@ class Settings:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Settings":
         """Read what `to_json` gave. Raises `PspError` for values of another version."""
+        values = {"faces": FACES} | dict(values)  # earlier runs drew them all
         named = {field.name: field.type for field in fields(cls)}
         if set(values) != set(named):
             differing = ", ".join(sorted(set(values) ^ set(named)))

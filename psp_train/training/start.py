@@ -7,6 +7,7 @@ from typing import Any
 
 from psp_runtime.errors import PspError
 from psp_train import recipes
+from psp_train.drawn.dataset import FACES
 from psp_train.training import distributed
 from psp_train.training.build import build
 from psp_train.training.run_folder import RunFolder
@@ -35,6 +36,11 @@ def what_next(run: Path) -> str:
     checkpoint = best if best.is_file() else folder.checkpoint(max(folder.steps()))
     files = f"{checkpoint}, {run / 'metrics.jsonl'}"
     return f"{files}: next, psp export --checkpoint {checkpoint} --fp16, psp train plot {run}"
+
+
+def faces_needed(recipe: recipes.Recipe, held_out: int, world: int) -> int:
+    """Count the faces a demo has to draw: one for each sample of its steps and those held out, at most FACES."""
+    return min(FACES, held_out + recipe.steps * recipe.batch_size * recipe.accumulate * world)
 
 
 def chosen_recipe(task: str | None, variant: str | None, demo: bool, overrides: dict[str, Any]) -> recipes.Recipe:
