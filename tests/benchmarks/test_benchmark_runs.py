@@ -58,7 +58,7 @@ def test_latency_measures_every_row(measured, capsys):
     text = "\n".join(lines)
     for row in report.ROWS:
         assert f"{row.name}: {row.paper} s in the paper" in text
-    assert "timing of pSp inversion" in text and "not measured: naive_wplus encoder on ONNX Runtime, reference" in text
+    assert "timing of pSp inversion" in text and "not measured: naive_wplus encoder on ONNX Runtime, baseline" in text
     entries = [entry for entry in result["rows"] if entry["row"] == report.HEADLINE]
     assert [entry["side"].split(", ")[1] for entry in entries] == ["baseline", "baseline", "ours"]
     for entry in result["rows"]:

@@ -21,7 +21,7 @@ def test_an_error_does_not_overwrite_the_stage_on_a_terminal(monkeypatch, capsys
 
 def test_what_happens_in_a_stage_takes_one_row_of_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((40, 24)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: os.terminal_size((40, 24)))
     with Stages() as say:
         say("building psp.trt")
         say("building psp.trt", "Timing tactics, 31 of 340 and more words")
