@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install serving demo test lint grid gallery reference bench bench-check ptx
+.PHONY: install serving demo test lint readme grid gallery reference bench bench-check ptx
 
 install: .venv/installed
 
@@ -27,6 +27,10 @@ test: install serving lint
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The examples of the README as written, in order, in one folder; `make test` only parses them.
+readme: install
+	$(BIN)/python -m pytest -m readme tests/runtime/test_documented_commands.py
 
 # The picture grid of the README.
 grid: install

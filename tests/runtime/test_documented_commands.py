@@ -172,7 +172,7 @@ def shell(tmp_path: Path) -> Shell:
     return Shell(work, os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)})
 
 
-@pytest.mark.slow
+@pytest.mark.readme
 def test_the_lines_of_the_readme_run_as_written(shell: Shell) -> None:
     for line in filter(lambda line: not not_run(line), lines_to_try()):
         before = contents(shell.folder)
