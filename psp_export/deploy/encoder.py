@@ -14,7 +14,7 @@ from psp_train.networks.resnet import ResNetEncoder
 
 
 class DeployedEncoder(nn.Module):
-    """uint8 picture -> W+ latents [B,L,S] FP32, the average w included."""
+    """The encoder: uint8 picture -> W+ latents [B,L,S] FP32, the average w included."""
 
     def __init__(self, encoder: Encoder, latent_avg: torch.Tensor, kind: InputKind) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class DeployedEncoder(nn.Module):
 
 
 class Prepare(nn.Module):
-    """uint8 picture -> FP32 [B,C,256,256]: RGB to [-1,1], sketches to [0,1], class ids to one-hot.
+    """The input layer: uint8 picture -> FP32 [B,C,256,256], RGB to [-1,1], sketches to [0,1], class ids to one-hot.
 
     TensorRT takes uint8 only into a cast, so the cast comes before the transpose.
     """

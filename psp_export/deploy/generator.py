@@ -15,7 +15,7 @@ from psp_train.networks.stylegan2 import EqualLinear, StyledConv, ToRGB
 
 
 class DeployedGenerator(nn.Module):
-    """W+ latents [B,L,S] FP32 -> uint8 [B,H,W,3]."""
+    """The generator: W+ latents [B,L,S] FP32 -> uint8 [B,H,W,3]."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Style(nn.Module):
 
 
 class Demodulation(nn.Module):
-    """√2 / sqrt(sum_i s² W2 + eps), FP32, for a normalised style and weight.
+    """Demodulation: √2 / sqrt(sum_i s² W2 + eps), FP32, for a normalised style and weight.
 
     With s = m s' and W = g W' the factors m g leave the fraction as an epsilon of 1e-8 / (m g)²: the result is
     exactly the reference's. √2 is the gain of the activation, which is positively homogeneous.
@@ -68,7 +68,7 @@ class Demodulation(nn.Module):
 
 
 class DeployedStyledConv(nn.Module):
-    """x [B,I,H,W], w [B,S] -> [B,O,H,W], or [B,O,2H,2W] for an upsampling layer."""
+    """A styled convolution: x [B,I,H,W], w [B,S] -> [B,O,H,W], or [B,O,2H,2W] for an upsampling layer."""
 
     def __init__(self, layer: StyledConv, noise: torch.Tensor) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class DeployedStyledConv(nn.Module):
 
 
 class DeployedToRGB(nn.Module):
-    """x [B,I,H,W], w [B,S] -> RGB [B,3,H,W] in FP32. Nothing demodulates here: the scale is put back in FP32."""
+    """A toRGB layer: x [B,I,H,W], w [B,S] -> [B,3,H,W] FP32. Nothing demodulates: the scale is put back in FP32."""
 
     def __init__(self, layer: ToRGB) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class DeployedToRGB(nn.Module):
 
 
 class DeployedMapping(nn.Module):
-    """Mapping network, FP32: z [B,S] -> w [B,S]."""
+    """The mapping network, FP32: z [B,S] -> w [B,S]."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
