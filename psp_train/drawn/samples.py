@@ -27,7 +27,7 @@ app = console.new_app()
 
 
 def main() -> NoReturn:
-    """The command `psp sample` by itself."""
+    """Run the command `psp sample` by itself."""
     console.run(app)
 
 
@@ -48,7 +48,7 @@ def psp_sample(
 
 
 def drawn(kind: Kind, seed: int, size: int) -> np.ndarray:
-    """A picture uint8 [H,W,3], a sketch [H,W] or class ids [H,W], with H = `size`."""
+    """Draw a picture uint8 [H,W,3], a sketch [H,W] or class ids [H,W], with H = `size` (64 to 1024)."""
     if kind == "scene":
         return draw_scene(seed, size)
     face = draw(sample(1, seed)[0], size)
@@ -56,7 +56,7 @@ def drawn(kind: Kind, seed: int, size: int) -> np.ndarray:
 
 
 def draw_scene(seed: int, height: int) -> np.ndarray:
-    """FACES people before a wall, uint8 [height, 16/9 height, 3]: of several sizes, their heads tilted."""
+    """Draw FACES people before a wall, uint8 [height, 16/9 height, 3]: of several sizes, their heads tilted."""
     random, width = np.random.default_rng(seed), round(SCENE * height)
     scene = Image.fromarray(_wall(width, height))
     for place, z in enumerate(sample(FACES, seed)):
@@ -73,7 +73,7 @@ def _wall(width: int, height: int) -> np.ndarray:
 
 
 def _person(z: np.ndarray, side: int, tilt: float) -> tuple[Image.Image, Image.Image]:
-    """A drawn face cut out of its background: the picture, and where it is opaque."""
+    """Draw a face cut out of its background: the picture, and where it is opaque."""
     face = draw(z, side)
     outline = Image.fromarray(np.where(face.labels > 0, 255, 0).astype(np.uint8))
     soft = outline.filter(ImageFilter.MinFilter(3)).filter(ImageFilter.GaussianBlur(1))
