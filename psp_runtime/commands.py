@@ -62,9 +62,9 @@ def make_app(options: type[Asked], do: Callable[[Asked], None]) -> typer.Typer:
 
 def make(options: Verb) -> None:
     """Make what the options ask for, here, on a server or on a Ray cluster, and say where it is."""
-    _check_given(options)
     if options.verbose:
         os.environ[console.DEBUG] = "1"
+    _check_given(options)
     if options.ray:
         _on_ray(options, read_info(options.engine))
     elif options.url:

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from psp_runtime.disk import sha256_of
 from psp_runtime.tasks import TASKS, Task, get_task
 from psp_train import demo
 from psp_train.checkpoints.architecture import encoder_config, generator_config
-from psp_train.checkpoints.state_files import StateDict, WeightsError, file_hash, listed, load_strictly, read_state_file
+from psp_train.checkpoints.state_files import StateDict, WeightsError, listed, load_strictly, read_state_file
 from psp_train.networks import PSP, EncoderConfig, Generator, GeneratorConfig
 from psp_train.networks.config import EncoderKind
 from psp_train.recipes import Recipe
@@ -87,7 +88,7 @@ def load_checkpoint(path: str | Path, task: str | None = None) -> Checkpoint:
     if file.average is None and file.opts.get("start_from_latent_avg"):
         raise WeightsError(f"{path} lacks latent_avg, which its encoder starts from: take the file as published")
     model.latent_avg = _latent_avg(path, file.average, file.generator)
-    return Checkpoint(model, chosen, file.encoder, file.generator, file_hash(path), PUBLISHED_LICENSE, path.name)
+    return Checkpoint(model, chosen, file.encoder, file.generator, sha256_of(path), PUBLISHED_LICENSE, path.name)
 
 
 def load_encoder(path: str | Path) -> torch.nn.Module:
@@ -136,7 +137,7 @@ def load_demo_checkpoint(task: str | None = None) -> Checkpoint:
     """Load the bundled demo model of a task (by default of inversion). Raises `PspError` for a task without one."""
     chosen = get_task(task or "inversion")
     model = demo.load_demo(chosen.name)
-    digest = file_hash(*demo.weight_files(chosen.name))
+    digest = sha256_of(*demo.weight_files(chosen.name))
     config = demo.encoder_config(chosen.name)
     return Checkpoint(model, chosen, config, demo.GENERATOR, digest, DEMO_LICENSE, "bundled demo model")
 

@@ -5,7 +5,6 @@ because training scripts store their options as one, `argparse.Namespace`, which
 """
 
 import argparse
-import hashlib
 import pickle
 import warnings
 import zipfile
@@ -89,13 +88,3 @@ def listed(names: Collection[object]) -> str:
     """Name the first of `names`, and say how many more there are."""
     more = len(names) - NAMED
     return ", ".join(map(str, list(names)[:NAMED])) + (f" and {more} more" if more > 0 else "")
-
-
-def file_hash(*paths: Path) -> str:
-    """Compute the sha256 of the files' contents, in order, in hexadecimal."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()

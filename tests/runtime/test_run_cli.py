@@ -73,6 +73,28 @@ def test_out_names_the_picture_and_its_format(psp_run: PspRun, here: Path) -> No
     assert Image.open("new/result.JPG").format == "JPEG" and names("new") == ["result.JPG"]
 
 
+def test_quiet_prints_nothing_where_all_went_well(psp_run: PspRun) -> None:
+    assert psp_run("photos/p3.png", "--engine", "psp.onnx", "-q") == (0, "", "")
+    assert is_output_of("p3_out.png", PIXELS[3])
+    assert one_error(psp_run("missing.png", "--engine", "psp.onnx", "-q"))
+
+
+def test_verbose_names_every_file_before_the_summary(psp_run: PspRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PSP_DEBUG", "")  # -v sets it: the test's end takes it back
+    assert len(psp_run("photos", "--engine", "psp.onnx", "-o", "results")[1].splitlines()) == 1
+    code, out, _ = psp_run("photos", "--engine", "psp.onnx", "-o", "results", "-v")
+    *files, summary = out.splitlines()
+    assert code == 0 and summary.startswith("6 pictures in ")
+    assert sorted(files) == [str(Path("results", name)) for name in names("results")]
+
+
+def test_verbose_shows_what_is_behind_an_error(psp_run: PspRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PSP_DEBUG", "")
+    code, out, err = psp_run("missing.png", "--engine", "psp.onnx", "-v")
+    assert (code, out) == (2, "") and err.startswith("Traceback")
+    assert err.splitlines()[-1].startswith("error: ") and "missing.png" in err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("out", ["results", "results/", "made/before"])
 def test_out_names_a_folder(psp_run: PspRun, out: str) -> None:
     Path("made/before").mkdir(parents=True)
