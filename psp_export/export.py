@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +15,9 @@ from psp_export.deploy.custom_ops import use_custom_ops
 from psp_export.deploy.precision import balance_encoder, to_half
 from psp_export.draft import Draft
 from psp_export.graphs.inspect import stored_precision
-from psp_export.graphs.trace import DEFAULT_OPSET
-from psp_export.output_files import DEFAULT_OUTPUT, Written, check_output, files_of, put_in_place, staging, stem
+from psp_export.options import Options
+from psp_export.output_files import Written, check_output, files_of, put_in_place, staging, stem
 from psp_export.plans.build import (
-    DEFAULT_LEVEL,
     BuildError,
     BuildSettings,
     build_plan,
@@ -40,41 +39,8 @@ from psp_train.networks import PSP
 Say = Callable[..., object]
 
 CALIBRATION_PICTURES = 6
-#: Options of plans alone, and their names on the command line.
-PLAN_OPTIONS = {
-    "workspace_mb": "--workspace",
-    "optimization_level": "--optimization-level",
-    "tune_batch": "--tune-batch",
-}
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to export, and how: the options of `psp-export`.
-
-    `output` is what the names of all files begin with; `precision` is "fp32" or "fp16", `backend` "auto", "onnx" or
-    "tensorrt", `opset` 17 to 20. A plan serves batches of 1 to `max_batch`; it is built in `workspace_mb` MiB of
-    scratch memory, with kernel timings kept in the file `timing_cache`, with an effort of `optimization_level`, 0 to 5,
-    and tuned for batches of `tune_batch`. With `parts`, encoder and generator are also written separately.
-    """
-
-    output: Path = DEFAULT_OUTPUT
-    precision: str = "fp32"
-    backend: str = "auto"
-    max_batch: int = 8
-    workspace_mb: int = 4096
-    timing_cache: Path | None = None
-    opset: int = DEFAULT_OPSET
-    verify: bool = True
-    parts: bool = False
-    custom_ops: bool = False
-    optimization_level: int = DEFAULT_LEVEL
-    tune_batch: int = 1
-
-    @property
-    def build_settings(self) -> BuildSettings:
-        """Gather the options that a plan is built with."""
-        return BuildSettings(self.workspace_mb, self.timing_cache, self.optimization_level, self.tune_batch)
+#: Options that change nothing but plans.
+PLAN_OPTIONS = ("workspace", "optimization_level", "tune_batch")
 
 
 def check(options: Options) -> None:
@@ -82,13 +48,19 @@ def check(options: Options) -> None:
     check_output(options.output)
     flavour = _flavour(options)
     check_timing_cache(options.timing_cache, flavour)
-    unused = [flag for name, flag in PLAN_OPTIONS.items() if getattr(options, name) != getattr(Options, name)]
+    unused = [
+        f"--{name.replace('_', '-')}" for name in PLAN_OPTIONS if getattr(options, name) != getattr(Options, name)
+    ]
     if unused and flavour is None:
         warnings.warn(f"ignoring {', '.join(unused)}: no plan is built", stacklevel=2)
     if options.tune_batch > options.max_batch:
         raise PspError(
             f"--tune-batch {options.tune_batch}: the plan serves batches of 1..{options.max_batch}; raise --max-batch"
         )
+
+
+def _build_settings(options: Options) -> BuildSettings:
+    return BuildSettings(options.workspace, options.timing_cache, options.optimization_level, options.tune_batch)
 
 
 def export(checkpoint: Checkpoint, options: Options, say: Say = lambda *words: None) -> list[Written]:
@@ -235,7 +207,7 @@ class Exporter:
         stage = f"building {plan.name} with {flavour}"
         self.say(stage)
         with plan_source(source.path, flavour) as path:
-            build_plan(path, plan, flavour, self.options.build_settings, tell=partial(self.say, stage))
+            build_plan(path, plan, flavour, _build_settings(self.options), tell=partial(self.say, stage))
         return Written(plan, source.part, stored_precision(plan, source.path), "not verified")
 
     def _verify_plans(self, plans: list[Written], source: Written) -> list[Written]:

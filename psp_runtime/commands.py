@@ -1,11 +1,9 @@
 """The verbs of `psp` that run engines, as commands: from the options on a command line to files."""
 
-import inspect
 import os
-from collections.abc import Callable
-from dataclasses import MISSING, Field, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
+from typing import Annotated
 
 import typer
 
@@ -17,47 +15,9 @@ from psp_runtime.pipeline import Pipeline
 from psp_runtime.run.execution import Run
 from psp_runtime.run.find_direction import Direction, find_direction
 from psp_runtime.run.info import describe
-from psp_runtime.run.options import PANELS, Options
+from psp_runtime.run.options import Options
 from psp_runtime.run.plan import Plan, make_plan
 from psp_runtime.run.verbs import VERBS, Verb
-
-Asked = TypeVar("Asked")
-
-
-def as_command(options: type[Asked], do: Callable[[Asked], None]) -> Callable[..., None]:
-    """A function for typer: its parameters are the annotated fields of a dataclass, and `do` is called with one."""
-    hints = get_type_hints(options, include_extras=True)
-
-    def command(**given: Any) -> None:
-        do(options(**given))
-
-    shown = [field for field in fields(options) if get_origin(hints[field.name]) is Annotated]  # type: ignore[arg-type]
-    parameters = [
-        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=_default(one), annotation=hints[one.name])
-        for one in sorted(shown, key=lambda one: _place(hints[one.name]))
-    ]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__doc__ = options.__doc__
-    return command
-
-
-def _place(hint: Any) -> int:
-    """Where an option stands in the help: arguments first, then by panel."""
-    panel = hint.__metadata__[0].rich_help_panel
-    return PANELS.index(panel) if panel in PANELS else -1
-
-
-def _default(field: "Field[Any]") -> Any:
-    if field.default_factory is not MISSING:
-        return field.default_factory()
-    return inspect.Parameter.empty if field.default is MISSING else field.default
-
-
-def make_app(options: type[Asked], do: Callable[[Asked], None]) -> typer.Typer:
-    """A typer app of one command."""
-    app = console.new_app()
-    app.command(no_args_is_help=True, cls=console.Command)(as_command(options, do))
-    return app
 
 
 def make(options: Verb) -> None:
@@ -132,6 +92,6 @@ def _info() -> typer.Typer:
     return app
 
 
-run, mix, morph, transfer, edit, swap, decode = (make_app(verb, make) for verb in VERBS)
-direction = make_app(Direction, find_direction)
+run, mix, morph, transfer, edit, swap, decode = (console.make_app(verb, make) for verb in VERBS)
+direction = console.make_app(Direction, find_direction)
 info = _info()

@@ -1,5 +1,6 @@
 """How our commands begin and end: plain help, one line on stderr for a mistake, exit codes a script can rely on."""
 
+import inspect
 import io
 import os
 import signal
@@ -7,7 +8,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, MutableMapping
-from typing import Any, Literal, NoReturn
+from dataclasses import MISSING, Field, fields
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -16,6 +18,10 @@ from psp_runtime.errors import PspError
 
 #: Where engines run, as a value of --device.
 Device = Literal["auto", "cuda", "cpu"]
+#: The panels of a help page, in their order.
+PANELS = INPUT, MAKE, HOW, PLANS, SAVE, WHERE = (
+    "Input", "What is made", "How it is trained", "TensorRT plans", "What is saved", "Where it runs"
+)  # fmt: skip
 #: The value of --ray without an address.
 LOCAL_RAY = "local"
 
@@ -29,6 +35,8 @@ DEBUG = "PSP_DEBUG"
 WIDEST_HELP = 100
 #: What typer raises for a command line it cannot read. It has no public name there, one kind of it has.
 _UsageError: Any = typer.BadParameter.__base__
+
+Asked = TypeVar("Asked")
 
 
 class _PlainHelp:
@@ -72,6 +80,54 @@ class Group(_PlainHelp, TyperGroup):
 def new_app(**settings: Any) -> typer.Typer:
     """An app for the commands of one of our programs: plain help, errors as `run` shows them."""
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **settings)
+
+
+def option(panel: str, help: str, *names: str, **more: Any) -> Any:
+    """An option in a panel of the help. On the command line it is called as its field, or one of `names`."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+def as_command(options: type[Asked], do: Callable[[Asked], None]) -> Callable[..., None]:
+    """A function for typer: its parameters are the options among the fields of a dataclass, and `do` gets one.
+
+    A field is an option where its type is annotated with one; a field of type `typer.Context` is filled in.
+    """
+    hints = get_type_hints(options, include_extras=True)
+
+    def command(**given: Any) -> None:
+        do(options(**given))
+
+    shown = [one for one in fields(options) if _is_shown(hints[one.name])]  # type: ignore[arg-type]
+    parameters = [
+        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=_default(one), annotation=hints[one.name])
+        for one in sorted(shown, key=lambda one: _place(hints[one.name]))
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__doc__ = options.__doc__
+    return command
+
+
+def make_app(options: type[Asked], do: Callable[[Asked], None], no_args_is_help: bool = True) -> typer.Typer:
+    """A typer app of one command."""
+    app = new_app()
+    app.command(no_args_is_help=no_args_is_help, cls=Command)(as_command(options, do))
+    return app
+
+
+def _is_shown(hint: Any) -> bool:
+    return get_origin(hint) is Annotated or hint is typer.Context
+
+
+def _place(hint: Any) -> int:
+    """Where an option stands in the help: arguments first, then by panel."""
+    panel = "" if hint is typer.Context else hint.__metadata__[0].rich_help_panel
+    return PANELS.index(panel) if panel in PANELS else -1
+
+
+def _default(field: "Field[Any]") -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return inspect.Parameter.empty if field.default is MISSING else field.default
 
 
 class _CtrlC:

@@ -1,16 +1,20 @@
 """`psp-train`: train an encoder, resume a training, draw its curves, make sketches."""
 
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from psp_runtime import console
-from psp_runtime.console import Device
+from psp_runtime.console import HOW, INPUT, SAVE, WHERE, Device, option
 from psp_runtime.errors import PspError
 from psp_train import recipes
 from psp_train.requirements import obstacle
-from psp_train.training.settings import Precision, Settings
+from psp_train.training.settings import Settings, Setup
+
+#: What a demo brings along: its generator, the networks of its losses, its pictures.
+BUNDLED = {"--generator", "--weights", "--target", "--masks"}
 
 app = console.new_app(cls=console.Group)
 
@@ -20,73 +24,72 @@ def main() -> NoReturn:
     console.run(app)
 
 
-@app.callback(invoke_without_command=True, no_args_is_help=True)
-def psp_train(
-    context: typer.Context,
-    task: Annotated[str | None, typer.Option(help=f"One of {', '.join(recipes.RECIPES)}.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of input pictures and sub-folders. With --demo: where to draw faces.")
-    ] = None,
-    target: Annotated[Path | None, typer.Option(help="Folder of the inputs' faces, paired by name.")] = None,
-    masks: Annotated[Path | None, typer.Option(help="Folder of the faces' label maps, for --set mask=labels.")] = None,
-    generator: Annotated[Path | None, typer.Option(help="StyleGAN2 checkpoint (.pt) to train an encoder for.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Folder of the published networks that losses need.")] = None,
-    init: Annotated[Path | None, typer.Option(help="pSp checkpoint (.pt) whose encoder to start from.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the new run.")] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue a run where it stopped.")] = None,
-    demo: Annotated[bool, typer.Option("--demo", help="Train on drawn faces: no data, no downloads.")] = False,
-    variant: Annotated[str | None, typer.Option(help=f"Another encoder, of {', '.join(recipes.VARIANTS)}.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps to train; with --resume, in total.")] = None,
+@dataclass(frozen=True, kw_only=True)
+class What:
+    """What is trained, as a recipe is chosen by it."""
+
+    task: Annotated[str | None, option(INPUT, f"One of {', '.join(recipes.RECIPES)}.")] = None
+    variant: Annotated[str | None, option(HOW, f"Another encoder, of {', '.join(recipes.VARIANTS)}.")] = None
+    steps: Annotated[int | None, option(HOW, "Steps to train; with --resume, in total.", min=1)] = None
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a value of the recipe; repeatable.")
-    ] = None,
-    held_out: Annotated[int, typer.Option(min=1, help="Samples kept for validation.")] = Settings.held_out,
-    amp: Annotated[Precision, typer.Option(help="Mixed precision.")] = Settings.amp,
-    compile_: Annotated[bool, typer.Option("--compile", help="Compile the networks with torch.compile.")] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = Settings.workers,
-    log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of metrics.jsonl.")] = Settings.log_every,
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = Settings.validate_every,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = Settings.save_every,
-    device: Annotated[Device, typer.Option(help="auto: the GPU where there is one.")] = "auto",
-) -> None:
+        list[str] | None, option(HOW, "Change a value of the recipe; repeatable.", "--set", metavar="NAME=VALUE")
+    ] = None
+    out: Annotated[Path | None, option(SAVE, "Folder of the new run.", "--out", "-o")] = None
+    resume: Annotated[Path | None, option(SAVE, "Continue a run where it stopped.", metavar="RUN")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Setup, What):
     """Train a pSp encoder for a task over a frozen StyleGAN2.
 
     Many GPUs: `torchrun --nproc-per-node 8 -m psp_train ...` with the same options.
     """
-    if context.invoked_subcommand:
+
+    context: typer.Context
+    device: Annotated[Device, option(WHERE, "auto: the GPU where there is one.")] = "auto"
+
+    @property
+    def given(self) -> set[str]:
+        """The options that stand on the command line."""
+        of = self.context.get_parameter_source
+        sources = {one.opts[0]: of(one.name or "") for one in self.context.command.params}
+        return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The values of the recipe to change."""
+        return recipes.parse_overrides(self.set_ or []) | ({"steps": self.steps} if self.steps else {})
+
+
+def psp_train(asked: Train) -> None:
+    """Start or resume a training, unless another command follows."""
+    if asked.context.invoked_subcommand:
         return
     if reason := obstacle("psp-train"):
         raise PspError(reason)
     from psp_train.training import distributed, start  # PyTorch takes seconds to import
 
-    overrides = recipes.parse_overrides(set_ or []) | ({"steps": steps} if steps else {})
-    with distributed.joined(device) as process:
-        if resume:
-            settings = start.resumed_settings(resume, overrides, given_options(context))
+    overrides = asked.overrides
+    with distributed.joined(asked.device) as process:
+        if asked.resume:
+            settings = start.resumed_settings(asked.resume, overrides, asked.given)
         else:
-            recipe = start.chosen_recipe(task, variant, demo, overrides)
-            if demo:
-                start.check_demo(given_options(context))
-            if masks and recipe.mask != "labels":
-                raise PspError(f"--masks are for --set mask=labels, but the recipe has mask={recipe.mask}")
-            files = dict(data=data, target=target, masks=masks, generator=generator, weights=weights, init=init)
-            how = dict(held_out=held_out, amp=amp, compile=compile_, workers=workers, demo=demo)
-            how |= dict(faces=start.faces_needed(recipe, held_out, process.world))
-            every = dict(log_every=log_every, validate_every=validate_every, save_every=save_every)
-            settings = Settings(recipe, _needed(out), **files, **how, **every)
-        start.train(settings, process, new=resume is None)
+            recipe = start.chosen_recipe(asked.task, asked.variant, asked.demo, overrides)
+            settings = _new_settings(asked, recipe, start.faces_needed(recipe, asked.held_out, process.world))
+        start.train(settings, process, new=asked.resume is None)
 
 
-def given_options(context: typer.Context) -> set[str]:
-    """Name the options that stand on the command line."""
-    sources = {option.opts[0]: context.get_parameter_source(option.name or "") for option in context.command.params}
-    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
-
-
-def _needed(out: Path | None) -> Path:
-    if out is None:
+def _new_settings(asked: Train, recipe: recipes.Recipe, faces: int) -> Settings:
+    if asked.demo and (refused := sorted(asked.given & BUNDLED)):
+        raise PspError(f"--demo brings its own pictures and networks: leave out {', '.join(refused)}, or --demo")
+    if asked.masks and recipe.mask != "labels":
+        raise PspError(f"--masks are for --set mask=labels, but the recipe has mask={recipe.mask}")
+    if asked.out is None:
         raise PspError("give --out, the folder of the new run")
-    return out
+    return Settings(recipe, asked.out, faces, **{one.name: getattr(asked, one.name) for one in fields(Setup)})
+
+
+app.callback(invoke_without_command=True, no_args_is_help=True)(console.as_command(Train, psp_train))
 
 
 @app.command(cls=console.Command)

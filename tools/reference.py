@@ -135,8 +135,18 @@ def class_declaration(node: ast.ClassDef, text: str) -> str:
         if isinstance(method, ast.FunctionDef) and method.name == "__init__":
             return declaration(method, text).replace("def __init__", f"class {node.name}").removesuffix(" -> None")
     bases = f"({', '.join(map(ast.unparse, node.bases))})" if node.bases else ""
-    fields = [textwrap.indent(segment(text, one, one), "    ") for one in node.body if isinstance(one, ast.AnnAssign)]
+    fields = [textwrap.indent(field(one, text), "    ") for one in node.body if isinstance(one, ast.AnnAssign)]
     return "\n".join([f"class {node.name}{bases}{':' if fields else ''}", *fields])
+
+
+def field(node: ast.AnnAssign, text: str) -> str:
+    """Spell a field, without the option of a command line that its type may be annotated with."""
+    kind = node.annotation
+    if not (isinstance(kind, ast.Subscript) and ast.unparse(kind.value) == "Annotated"):
+        return segment(text, node, node)
+    value = ast.get_source_segment(text, node.value) if node.value else None
+    kind = kind.slice.elts[0] if isinstance(kind.slice, ast.Tuple) else kind
+    return f"{ast.unparse(node.target)}: {ast.unparse(kind)}" + (f" = {value}" if value else "")
 
 
 def words(node: Definition, text: str) -> str:

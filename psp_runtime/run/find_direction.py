@@ -15,7 +15,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from psp_runtime.console import Device
+from psp_runtime.console import INPUT, SAVE, WHERE, Device, option
 from psp_runtime.directions import fit_direction
 from psp_runtime.engines.contract import require_full
 from psp_runtime.engines.info import EngineInfo, read_info
@@ -27,7 +27,7 @@ from psp_runtime.pipeline import Pipeline, Source
 from psp_runtime.prefetch import MOST_THREADS, THREADS, parallel_map
 from psp_runtime.run import files
 from psp_runtime.run.latents_files import read_array, save_array
-from psp_runtime.run.options import INPUT, MOST_BATCH, SAVE, WHERE, option
+from psp_runtime.run.options import MOST_BATCH
 
 #: A number in the place of a label: such a row is no heading, but a row with a wrong label.
 _NUMBER = re.compile(r"[-+]?[\d.]+")

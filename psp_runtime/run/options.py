@@ -11,26 +11,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
-from psp_runtime.console import Device
+from psp_runtime.console import INPUT, MAKE, SAVE, WHERE, Device, option
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import PspError
 from psp_runtime.pictures import png
 from psp_runtime.pictures.sheets import check_animation
 from psp_runtime.prefetch import MOST_THREADS, THREADS
 
-#: The panels of a verb's help.
-PANELS = INPUT, MAKE, SAVE, WHERE = "Input", "What is made", "What is saved", "Where it runs"
-
 #: Of --size: two such pictures side by side are as wide as a WebP can be, 16383.
 MOST_PIXELS = 8191
 #: Of --batch: no engine takes so many.
 MOST_BATCH = 10_000
 Format = Literal["png", "jpg", "webp"]
-
-
-def option(panel: str, help: str, *names: str, **more: Any) -> Any:
-    """An option in a panel of the help. On the command line it is called as its field, or one of `names`."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
 def inputs_of(help: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from psp_runtime.console import INPUT, MAKE, SAVE, option
 from psp_runtime.engines import parts
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.latents import as_direction, as_strengths, check_psi, check_seed, edit_alpha, layer_alpha
@@ -19,20 +20,7 @@ from psp_runtime.pictures import transforms
 from psp_runtime.pipeline import Pipeline, Source
 from psp_runtime.run.applications import Application, Made, Pixels, Reader, translate, where
 from psp_runtime.run.latents_files import read_array
-from psp_runtime.run.options import (
-    INPUT,
-    MAKE,
-    SAVE,
-    Animations,
-    Changes,
-    Cluster,
-    Layers,
-    Options,
-    Sheets,
-    Storable,
-    inputs_of,
-    option,
-)
+from psp_runtime.run.options import Animations, Changes, Cluster, Layers, Options, Sheets, Storable, inputs_of
 from psp_runtime.run.values import MOST, parse_classes, parse_layers, parse_strengths
 
 

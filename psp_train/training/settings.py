@@ -1,10 +1,11 @@
 """What a training run was asked for, and how that is stored."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
+from psp_runtime.console import HOW, INPUT, SAVE, WHERE, option
 from psp_runtime.errors import PspError
 from psp_train.drawn.dataset import FACES
 from psp_train.recipes import Recipe
@@ -12,32 +13,38 @@ from psp_train.recipes import Recipe
 Precision = Literal["none", "bf16", "fp16"]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """One training: its recipe, its files, and how it runs. Stored as run.json.
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """The files of a training and how it runs: options of `psp-train` that are stored as they are given.
 
     `data`, `target`, `masks`: folders of sources, their faces, label maps of those. `generator`: StyleGAN2 `.pt`.
     `weights`: folder of published networks. `init`: a pSp checkpoint whose encoder to continue. `demo`: the bundled
-    generator on `faces` drawn faces. `held_out` samples are for validation.
+    generator on drawn faces. `held_out` samples are for validation.
     """
+
+    data: Annotated[Path | None, option(INPUT, "Folder of input pictures. With --demo: where to draw faces.")] = None
+    target: Annotated[Path | None, option(INPUT, "Folder of the inputs' faces, paired by name.")] = None
+    masks: Annotated[Path | None, option(INPUT, "Folder of the faces' label maps, for --set mask=labels.")] = None
+    generator: Annotated[Path | None, option(INPUT, "StyleGAN2 checkpoint (.pt) to train an encoder for.")] = None
+    weights: Annotated[Path | None, option(INPUT, "Folder of the published networks that losses need.")] = None
+    init: Annotated[Path | None, option(INPUT, "pSp checkpoint (.pt) whose encoder to start from.")] = None
+    demo: Annotated[bool, option(INPUT, "Train on drawn faces: no data, no downloads.", "--demo")] = False
+    held_out: Annotated[int, option(HOW, "Samples kept for validation.", min=1)] = 100
+    amp: Annotated[Precision, option(HOW, "Mixed precision.")] = "none"
+    compile: Annotated[bool, option(WHERE, "Compile the networks with torch.compile.", "--compile")] = False
+    workers: Annotated[int, option(WHERE, "Processes that read pictures.", min=0)] = 2
+    log_every: Annotated[int, option(SAVE, "Steps between lines of metrics.jsonl.", min=1)] = 50
+    validate_every: Annotated[int, option(SAVE, "Steps between validations.", min=1)] = 1000
+    save_every: Annotated[int, option(SAVE, "Steps between checkpoints.", min=1)] = 1000
+
+
+@dataclass(frozen=True)
+class Settings(Setup):
+    """One training: its recipe, its files, and how it runs; of a demo, how many faces are drawn. Stored as run.json."""
 
     recipe: Recipe
     out: Path
-    data: Path | None = None
-    target: Path | None = None
-    masks: Path | None = None
-    generator: Path | None = None
-    weights: Path | None = None
-    init: Path | None = None
-    demo: bool = False
     faces: int = FACES
-    held_out: int = 100
-    amp: Precision = "none"
-    compile: bool = False
-    workers: int = 2
-    log_every: int = 50
-    validate_every: int = 1000
-    save_every: int = 1000
 
     def to_json(self) -> dict[str, Any]:
         """Give plain values for run.json; paths are absolute, as a run may be resumed from anywhere."""
@@ -48,7 +55,7 @@ class Settings:
     def from_json(cls, values: Mapping[str, Any]) -> "Settings":
         """Read what `to_json` gave. Raises `PspError` for values of another version."""
         values = {"faces": FACES} | dict(values)  # earlier runs drew them all
-        named = {field.name: field.type for field in fields(cls)}
+        named = get_type_hints(cls)
         if set(values) != set(named):
             differing = ", ".join(sorted(set(values) ^ set(named)))
             raise PspError(f"run.json was written by another version: it differs in {differing}")

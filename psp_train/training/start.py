@@ -50,16 +50,6 @@ def chosen_recipe(task: str | None, variant: str | None, demo: bool, overrides: 
     return recipes.make_recipe(task, variant, (recipes.DEMO if demo else {}) | overrides)
 
 
-#: What a demo brings along: its generator, the networks of its losses, its pictures.
-BUNDLED = {"--generator", "--weights", "--target", "--masks"}
-
-
-def check_demo(options: set[str]) -> None:
-    """Raise `PspError` for options that --demo would leave unused."""
-    if refused := sorted(options & BUNDLED):
-        raise PspError(f"--demo brings its own pictures and networks: leave out {', '.join(refused)}, or --demo")
-
-
 def resumed_settings(run: Path, overrides: dict[str, Any], options: set[str]) -> Settings:
     """Read the settings of a run, with more steps where asked for. Raises `PspError` for other changes."""
     folder = RunFolder(run)

@@ -67,7 +67,7 @@ def test_auto_keeps_the_onnx_file_where_tensorrt_does_not_start(tmp_path, monkey
 
 
 def test_options_of_plans_are_not_ignored_in_silence(tmp_path):
-    options = Options(tmp_path / "psp", backend="onnx", workspace_mb=7, optimization_level=5, tune_batch=3)
+    options = Options(tmp_path / "psp", backend="onnx", workspace=7, optimization_level=5, tune_batch=3)
     with pytest.warns(UserWarning, match="^ignoring --workspace, --optimization-level, --tune-batch: no plan"):
         check(options)
 
