@@ -35,7 +35,7 @@ class Direction(NamedTuple):
 
 
 def fit_direction(latents: NDArray[np.float32], labels: NDArray[np.int_]) -> Direction:
-    """The direction from examples of label 0 to those of label 1: latents [N,L,S] and N labels.
+    """Fit the direction from examples of label 0 to those of label 1: latents [N,L,S] and N labels.
 
     Raises `PspError` with fewer than two examples of a label, and for latents that are all alike.
     """
@@ -100,7 +100,7 @@ def _held_out(x: Floats, labels: NDArray[np.int_], penalty: float) -> tuple[floa
 
 
 def _balance(labels: NDArray[np.int_]) -> Floats:
-    """The weight of each example: half of everything for each class."""
+    """Weigh each example: half of everything for each class."""
     return np.asarray(0.5 / np.bincount(labels, minlength=2)[labels])
 
 

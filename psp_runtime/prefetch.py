@@ -35,7 +35,7 @@ class Stage:
         self._lock = threading.Lock()
 
     def timed(self, function: Callable[[Item], Result]) -> Callable[[Item], Result]:
-        """The same function, its time added to this stage."""
+        """Return the same function, its time added to this stage."""
 
         def call(item: Item) -> Result:
             started = time.perf_counter()
@@ -48,7 +48,7 @@ class Stage:
         return call
 
     def busy(self, elapsed: float) -> float:
-        """The share of the elapsed seconds its threads have worked, 0 to 1: near 1, the others wait for this stage."""
+        """Return the share of the elapsed seconds its threads worked, 0 to 1: near 1, others wait for this stage."""
         return self.seconds / (elapsed * self.threads)
 
 

@@ -40,13 +40,13 @@ class Artifacts:
     files: list[Artifact]
 
     def sent(self) -> "Artifacts":
-        """The same with the content of its files, for machines that do not have them (Ray must be connected)."""
+        """Add the content of its files, for machines that do not have them (Ray must be connected)."""
         put = import_extra("ray").put
         # As an array the bytes stay in the shared memory of each machine, once for all its workers.
         return Artifacts([replace(one, content=put(np.fromfile(one.path, np.uint8))) for one in self.files])
 
     def unpack(self, options: Asked, folder: Path) -> Asked:
-        """The same options with paths of this machine: the files as they are here, else copies in the folder."""
+        """Give the same options paths of this machine: the files as they are here, else copies in the folder."""
         there = {artifact.option: artifact.path for artifact in reversed(self.files)}  # of an engine, itself comes last
         if all(_is_here(artifact) for artifact in self.files):
             return replace(options, **_as_given(there))
@@ -63,7 +63,7 @@ class Artifacts:
 
 
 def pack(options: Options) -> Artifacts:
-    """What a run reads, the engine first."""
+    """List what a run reads, the engine first."""
     found = [("engine", path) for path in _engine_files(options.engine)]
     for name in READ:
         value = getattr(options, name, None)
@@ -73,7 +73,7 @@ def pack(options: Options) -> Artifacts:
 
 
 def _engine_files(engine: Path) -> list[Path]:
-    """The engine, and what belongs to it by its name: mapping network, parts, the ONNX file beside a plan."""
+    """List the engine and what belongs to it by its name: mapping network, parts, the ONNX file beside a plan."""
     found = engine.parent.glob(f"{glob.escape(engine.stem)}.*")
     beside = sorted(path for path in found if path.suffix in (".onnx", ".trt"))
     return [engine, *(path for path in beside if path.name != engine.name)]

@@ -74,7 +74,7 @@ def _connect(address: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What Ray says, as one short line."""
+    """Shorten what Ray says to one line."""
     return " ".join(str(error).split())[:300]
 
 

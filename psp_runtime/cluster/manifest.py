@@ -45,7 +45,7 @@ def write(out: Place, rows: list[Row]) -> None:
 
 
 def read(out: Place) -> list[dict[str, Any]]:
-    """All its rows. Raises `PspError` for a manifest that cannot be read."""
+    """Read all its rows. Raises `PspError` for a manifest that cannot be read."""
     fs, dataset = import_extra("pyarrow.fs"), import_extra("pyarrow.dataset")
     try:
         if out.filesystem.get_file_info(out.path(FOLDER)).type == fs.FileType.NotFound:
@@ -59,7 +59,7 @@ def read(out: Place) -> list[dict[str, Any]]:
 
 
 def without_done(pictures: list[Picture], rows: list[dict[str, Any]], engine: str, options: str) -> list[Picture]:
-    """The pictures to make: not done, changed since, or done again with another engine or other options since."""
+    """Keep the pictures to make: not done, changed since, or done again with another engine or other options since."""
     last: dict[str, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: float(row["finished"])):
         last[row["path"]] = row

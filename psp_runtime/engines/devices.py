@@ -27,7 +27,7 @@ def cpu_threads() -> int:
 
 
 def cuda_devices() -> int:
-    """How many NVIDIA GPUs the driver offers; 0 without a driver."""
+    """Count the NVIDIA GPUs the driver offers; 0 without a driver."""
     driver, count = _cuda_driver(), ctypes.c_int(0)
     if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
@@ -54,7 +54,7 @@ def _cuda_driver() -> Any:
 
 
 def importable(module: str) -> bool:
-    """Whether a module really imports, its shared libraries included."""
+    """Say whether a module really imports, its shared libraries included."""
     try:
         importlib.import_module(module)
     except (ImportError, OSError):  # OSError: a shared library the package loads itself is not there

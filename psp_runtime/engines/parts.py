@@ -27,7 +27,7 @@ class Parts:
 
     @property
     def usable(self) -> bool:
-        """Whether encoder and generator are there."""
+        """Say whether encoder and generator are there."""
         if self._usable is None:
             self._usable = all(self._belongs(part) for part in ("encoder", "generator"))
         return self._usable
@@ -43,7 +43,7 @@ class Parts:
         return self._open("generator", self._full.device)
 
     def map(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The mapping network: z [B,S] -> w [B,S]. On the CPU everywhere, so that a seed is one style everywhere.
+        """Run the mapping network: z [B,S] -> w [B,S]. On the CPU everywhere, so that a seed is one style everywhere.
 
         Raises `EngineError` when the network is not there or belongs to another checkpoint.
         """
@@ -80,7 +80,7 @@ class Parts:
 
 
 def part_path(engine: Path, part: str) -> Path:
-    """Where a part of an engine lies. The mapping network is always an ONNX file."""
+    """Say where a part of an engine lies. The mapping network is always an ONNX file."""
     return engine.with_name(f"{engine.stem}.{part}{'.onnx' if part == 'mapping' else engine.suffix}")
 
 
@@ -97,7 +97,7 @@ def check_mapping(engine: Path, info: EngineInfo) -> None:
 
 
 def _difference(engine: EngineInfo, part: EngineInfo, name: str, fields: tuple[str, ...]) -> str:
-    """The first field in which a part is not of the engine, in words; empty when it is."""
+    """Name the first field in which a part is not of the engine, in words; empty when it is."""
     wanted = {"part": name} | {field: getattr(engine, field) for field in fields}
     for field, value in wanted.items():
         found = getattr(part, field)

@@ -46,7 +46,7 @@ class Session(Protocol):
     max_batch: int
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """All outputs by name, for all inputs by name; the first axis of each is the batch, 1..max_batch."""
+        """Give all outputs by name, for all inputs by name; the first axis of each is the batch, 1..max_batch."""
 
     def run_many(self, batches: Iterable[Mapping[str, NDArray[Any]]]) -> Iterator[Arrays]:
         """`run` for each of many batches, in their order; a GPU takes the next one while the last is copied back."""
@@ -119,7 +119,7 @@ def _open_onnx_beside(plan: Path, info: EngineInfo, device: str, runs: int | Non
 
 
 def plan_obstacle(path: Path, info: EngineInfo) -> str:
-    """What running a plan lacks on this machine; empty when it can be tried."""
+    """Say what running a plan lacks on this machine; empty when it can be tried."""
     from psp_runtime.engines.tensorrt.session import PLAN_MODULES, plan_module
 
     if devices.cuda_devices() == 0:
@@ -133,7 +133,7 @@ def plan_obstacle(path: Path, info: EngineInfo) -> str:
 
 
 def run_batches(session: Session, inputs: Mapping[str, NDArray[Any]], batch: int) -> Arrays:
-    """All outputs of an engine for any number of pictures, at most `batch` in one run."""
+    """Run an engine on any number of pictures, at most `batch` in one run."""
     count, step = len(next(iter(inputs.values()))), min(batch, session.max_batch)
     batches = ({name: array[i : i + step] for name, array in inputs.items()} for i in range(0, count, step))
     parts = list(session.run_many(batches))

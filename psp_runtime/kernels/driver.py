@@ -78,7 +78,7 @@ def _primary(device: int) -> ctypes.c_void_p:
 
 
 def _context() -> int:
-    """A number of the current context that no other gets, also not after it is gone (its address may be reused)."""
+    """Number the current context with one that no other gets, also not after it is gone (its address may be reused)."""
     number = ctypes.c_ulonglong()
     _check(_driver().cuCtxGetId(None, ctypes.byref(number)), "looking for the current CUDA context")
     return number.value
@@ -102,7 +102,7 @@ def _module(context: int, source: str, dtype: str) -> ctypes.c_void_p:
 
 
 def _load(source: str, dtype: str) -> ctypes.c_void_p:
-    """The module of the committed PTX or, where the driver refuses that, of what NVRTC makes for this very card."""
+    """Load the committed PTX or, where the driver refuses that, what NVRTC makes for this very card."""
     module = ctypes.c_void_p()
     code = _driver().cuModuleLoadData(ctypes.byref(module), ptx.path(source, dtype).read_bytes() + b"\0")
     if code == 0:

@@ -146,7 +146,7 @@ def upfirdn2d(x: Tensor, fir: int, fir_size: tuple[int, int], y: Tensor, how: Re
 
 
 def _choose_walk(y: Tensor, how: Resampling, across: int, groups: int) -> Walk:
-    """How the outputs are divided among threads that take `across` of them side by side, in each of `groups`."""
+    """Choose how the outputs are divided among threads that take `across` of them side by side, in each of `groups`."""
     height, width = y.shape[2:]
     strips = math.ceil((width + -how.pads[2] % how.up) / across)
     height += (_FIR[0] - 1 - how.pads[0]) % how.up
@@ -189,13 +189,13 @@ def _blocks(threads: int) -> int:
 
 
 def _whole_vectors(tensor: Tensor) -> bool:
-    """Whether every pixel's channels are vectors of `_CHANNELS` at addresses that are multiples of their size."""
+    """Say whether every pixel's channels are vectors of `_CHANNELS` at addresses that are multiples of their size."""
     steps = [tensor.strides[axis] for axis in (0, 2, 3) if tensor.shape[axis] > 1]
     aligned = tensor.address % (_CHANNELS * DTYPES[tensor.dtype]) == 0
     return aligned and all(value % _CHANNELS == 0 for value in (tensor.shape[1], *steps))
 
 
 def _whole_pairs(tensor: Tensor) -> bool:
-    """Whether a tensor begins and ends at multiples of 4 bytes."""
+    """Say whether a tensor begins and ends at multiples of 4 bytes."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
     return tensor.address % 4 == 0 and (last + 1) * DTYPES[tensor.dtype] % 4 == 0

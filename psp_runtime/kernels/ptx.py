@@ -31,23 +31,23 @@ ISA = "8.1"
 
 
 def path(source: str, dtype: str) -> Path:
-    """The compiled file of a source for an element type."""
+    """Name the compiled file of a source for an element type."""
     return FOLDER / f"{source}.{dtype}.ptx"
 
 
 def options(dtype: str, target: str) -> list[str]:
-    """The compiler's options; NVRTC and nvcc have these in common."""
+    """List the compiler's options; NVRTC and nvcc have these in common."""
     return [f"--gpu-architecture={target}", f"-DELEMENT={ELEMENTS[dtype]}", *OPTIONS]
 
 
 def first_line(source: str, dtype: str) -> str:
-    """What a fresh compiled file begins with: SHA-256 of header, source and options."""
+    """Write what a fresh compiled file begins with: SHA-256 of header, source and options."""
     words = [(FOLDER / name).read_text() for name in (HEADER, f"{source}.cu")] + options(dtype, TARGET)
     return f"// psp-toolkit {source}.cu {hashlib.sha256(chr(0).join(words).encode()).hexdigest()}"
 
 
 def compile_source(source: str, dtype: str, target: str, nvrtc: Any) -> bytes:
-    """The code of one source: PTX for a target compute_XX, a cubin for sm_XX. Raises `DeviceError` with the log."""
+    """Compile one source: PTX for a target compute_XX, a cubin for sm_XX. Raises `DeviceError` with the log."""
     program = ctypes.c_void_p()
     text = (FOLDER / f"{source}.cu").read_bytes()
     header = (ctypes.c_char_p * 1)((FOLDER / HEADER).read_bytes())
@@ -69,7 +69,7 @@ def compile_source(source: str, dtype: str, target: str, nvrtc: Any) -> bytes:
 
 
 def find_nvrtc() -> Any:
-    """The NVRTC of the environment: on the loader's path, or of NVIDIA's PyPI packages. Raises `DeviceError`."""
+    """Find the NVRTC of the environment: on the loader's path, or of NVIDIA's PyPI packages. Raises `DeviceError`."""
     for name in _candidates():
         try:
             return ctypes.CDLL(name)

@@ -30,7 +30,7 @@ GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def sketch(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A photo, uint8 [H,W,3] RGB, as a pencil sketch uint8 [H,W]; 255 is paper.
+    """Draw a photo, uint8 [H,W,3] RGB, as a pencil sketch uint8 [H,W]; 255 is paper.
 
     Raises `PictureError` for arrays of another type or shape.
     """
@@ -56,7 +56,7 @@ def _draw(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _response(x: Floats, grey: Floats, scale: float) -> Floats:
-    """How much of a line each pixel is, [H,W], relative to the brightness around it.
+    """Measure how much of a line each pixel is, [H,W], relative to the brightness around it.
 
     The difference of Gaussians is positive on the dark side of a contour and negative on the other; that of the
     gradient's length has its ridge in the middle. Added up they give one line, and one where only the colour changes.

@@ -19,7 +19,7 @@ MAX_FACTOR = 64
 
 
 def triangle(size: int = INPUT_SIZE) -> NDArray[np.bool_]:
-    """The symmetric triangular mask of inpainting, bool [S,S]: base on the lower edge, apex at the centre.
+    """Make the symmetric triangular mask of inpainting, bool [S,S]: base on the lower edge, apex at the centre.
 
     The paper (appendix B.2) shows a symmetric triangle without giving its corners; these are ours.
     """
@@ -28,7 +28,7 @@ def triangle(size: int = INPUT_SIZE) -> NDArray[np.bool_]:
 
 
 def read_mask(path: str | Path, size: int = INPUT_SIZE) -> NDArray[np.bool_]:
-    """A mask, bool [S,S], from a picture: white (and transparent) is what is missing, black is kept.
+    """Read a mask, bool [S,S], from a picture: white (and transparent) is what is missing, black is kept.
 
     Raises `PictureError` for a picture that cannot be read or marks nothing.
     """
@@ -53,7 +53,7 @@ def check_factor(factor: int) -> None:
 
 
 def degrade(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """One picture uint8 [S,S,3] shrunk by `factor` (1..MAX_FACTOR), as the reference does it, and bilinearly back.
+    """Shrink one picture uint8 [S,S,3] by `factor` (1..MAX_FACTOR), as the reference does it, and bilinearly back.
 
     That is an input of super-resolution.
     """

@@ -62,7 +62,7 @@ class RemoteSession:
         return map(self.run, batches)
 
     def mapping(self) -> "RemoteSession":
-        """The mapping network beside the engine, served as MODEL_mapping."""
+        """Open the mapping network beside the engine, served as MODEL_mapping."""
         scheme = "https" if self._secure else "http"
         return RemoteSession(f"{scheme}://{self._address}/{self._model}{MAPPING_ENDING}")
 
@@ -78,7 +78,7 @@ class RemoteSession:
         return tensor
 
     def _ask(self, question: Any) -> Any:
-        """What the server answers this thread's client; connections must not be shared between threads."""
+        """Ask the server with this thread's client; connections must not be shared between threads."""
         try:
             if not hasattr(self._local, "client"):
                 self._local.client = self._http.InferenceServerClient(
@@ -111,7 +111,7 @@ class RemoteParts(Parts):
 
 
 def connect(url: str, batch: int | None = None) -> Pipeline:
-    """A served engine as a `Pipeline`: every application, computed by the server. `batch` is as for `Pipeline`."""
+    """Open a served engine as a `Pipeline`: every application, computed by the server. `batch` is as for `Pipeline`."""
     session = RemoteSession(url)
     pipeline = Pipeline(session, batch)
     pipeline.parts = RemoteParts(session)
@@ -119,7 +119,7 @@ def connect(url: str, batch: int | None = None) -> Pipeline:
 
 
 def parse_url(url: str) -> tuple[bool, str, str]:
-    """Whether it is https, HOST:PORT, and the model. Raises `PspError` for anything else."""
+    """Read from a URL whether it is https, HOST:PORT, and the model. Raises `PspError` for anything else."""
     wrong = PspError(f"--url {url}: expected http://HOST:PORT or http://HOST:PORT/MODEL")
     try:
         parts = urlsplit(url)

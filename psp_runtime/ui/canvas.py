@@ -36,12 +36,12 @@ _FACE = (
 
 
 def brush_colours() -> list[str]:
-    """The palette as a brush takes it, #rrggbb in the order of the ids."""
+    """List the palette as a brush takes it, #rrggbb in the order of the ids."""
     return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in PALETTE]
 
 
 def legend() -> str:
-    """Which colour is which class, as HTML."""
+    """Say which colour is which class, as HTML."""
     cell = "white-space:nowrap;margin-right:0.9em"
     swatch = "display:inline-block;width:0.9em;height:0.9em;border-radius:2px;vertical-align:-0.1em;background:"
     cells = (
@@ -57,17 +57,17 @@ def blank() -> Pixels:
 
 
 def coloured(labels: Pixels) -> Pixels:
-    """A label map [H,W] as a canvas shows it, [SIDE,SIDE,3]."""
+    """Colour a label map [H,W] as a canvas shows it, [SIDE,SIDE,3]."""
     return shown(labels, "labels", SIDE)
 
 
 def pencilled(photo: Pixels) -> Pixels:
-    """A photo [H,W,3] drawn in pencil as a canvas shows it, [SIDE,SIDE,3]."""
+    """Draw a photo [H,W,3] in pencil as a canvas shows it, [SIDE,SIDE,3]."""
     return shown(sketch(photo)[..., None], "sketch", SIDE)
 
 
 def class_ids(picture: Pixels) -> Pixels:
-    """The label map [H,W] that was painted in the colours of the palette.
+    """Read the label map [H,W] that was painted in the colours of the palette.
 
     A brush fades at its rim into colours that can be nearest to a class nobody painted: such pixels become what
     surrounds them. Other colours, of a picture pasted in, become the nearest class.
@@ -84,7 +84,7 @@ def class_ids(picture: Pixels) -> Pixels:
 
 
 def face_labels(size: int = INPUT_SIZE) -> Pixels:
-    """A plain face as a label map [size,size], to begin with."""
+    """Draw a plain face as a label map [size,size], to begin with."""
     y, x = (np.mgrid[:size, :size] + 0.5) * 2 / size - 1
     labels = np.zeros((size, size), np.uint8)
     for name, centre_x, centre_y, width, height in _FACE:

@@ -15,7 +15,7 @@ TASKS = ("inversion", "sketch", "segmentation", "super_resolution", "inpainting"
 
 
 def demo_engines(temporary: Path) -> list[Path]:
-    """The engines of all TASKS, each with its parts. The first call exports them and says so on stderr.
+    """Find the engines of all TASKS, each with its parts. The first call exports them and says so on stderr.
 
     They are kept in the cache folder, or only in `temporary` where there is none (PSP_CACHE=off).
     Raises `PspError` without what `psp-export` needs, and where it fails.
@@ -33,7 +33,7 @@ def demo_engines(temporary: Path) -> list[Path]:
 
 
 def _is_whole(engine: Path) -> bool:
-    """Whether an engine is there with everything that lies beside it: an export that was stopped leaves less."""
+    """Say whether an engine is there with everything that lies beside it: an export that was stopped leaves less."""
     return all(
         path.is_file() for path in (engine, *(part_path(engine, p) for p in ("mapping", "encoder", "generator")))
     )
@@ -49,7 +49,7 @@ def _check_export() -> None:
 
 
 def _export(engine: Path) -> None:
-    """One demo model by `psp-export`, as a process of its own: this package runs without PyTorch."""
+    """Export one demo model by `psp-export`, as a process of its own: this package runs without PyTorch."""
     command = [sys.executable, "-m", "psp_export", "--task", engine.stem, "--fp16", "--parts", "--backend", "onnx"]
     done = subprocess.run([*command, "--output", str(engine.with_suffix(""))], capture_output=True, text=True)
     if done.returncode:

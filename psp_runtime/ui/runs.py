@@ -65,7 +65,7 @@ class Shown(NamedTuple):
 
 
 def obstacle(values: Mapping[str, Any]) -> str:
-    """Which picture is still missing for what `make` says, in words; empty when all are there."""
+    """Say which picture is still missing for what `make` says, in words; empty when all are there."""
     others = [name for name in ("to", "style_of") if name in MAKES[values["make"]].options]
     if all(values.get(name) for name in ("picture", *others)):
         return ""
@@ -73,7 +73,7 @@ def obstacle(values: Mapping[str, Any]) -> str:
 
 
 def as_options(engine: Path, values: Mapping[str, Any], device: Device = "auto") -> Verb:
-    """The options of a verb for the values of a page: `picture` (a file), `make` of MAKES, and theirs.
+    """Make the options of a verb for the values of a page: `picture` (a file), `make` of MAKES, and theirs.
 
     Raises `PspError` where a picture is missing.
     """
@@ -86,7 +86,7 @@ def as_options(engine: Path, values: Mapping[str, Any], device: Device = "auto")
 
 
 def command(options: Verb) -> str:
-    """The command line of these options, in the folder where the pictures are."""
+    """Spell the command line of these options, in the folder where the pictures are."""
     words = ["psp", options.verb, *(Path(name).name for name in options.inputs), "--engine", str(options.engine)]
     for field in sorted(fields(options), key=lambda one: one.name in Options.__dataclass_fields__):  # its own first
         value = getattr(options, field.name)
@@ -119,11 +119,11 @@ class Runs:
         return Shown(_pictures(run), _timing(run), command(asked), sorted(told))
 
     def worded(self, message: object) -> str:
-        """A message about files in `folder` with their names alone: where they lie is nobody's business."""
+        """Reword a message about files in `folder` with their names alone: where they lie is nobody's business."""
         return re.sub(rf"{re.escape(str(self.folder))}/(\S*/)?", "", str(message))
 
     def random_face(self, engine: Path, seed: int) -> Path:
-        """A picture of nobody, as the engine's own generator makes them: something to try an engine with.
+        """Make a picture of nobody, as the engine's own generator makes them: something to try an engine with.
 
         Raises `EngineError` without the mapping network beside the engine.
         """
@@ -134,19 +134,19 @@ class Runs:
         return path
 
     def save_drawing(self, picture: Pixels, kind: str) -> Path:
-        """What is on a canvas [H,W,3] as a file `psp` reads: a sketch, or a label map of the painted colours."""
+        """Save what is on a canvas [H,W,3] as a file `psp` reads: a sketch, or a label map of the painted colours."""
         path = self.new_folder() / ("labels.png" if kind == "labels" else "sketch.png")
         save(class_ids(picture) if kind == "labels" else np.ascontiguousarray(picture), path)
         return path
 
     def pipeline(self, engine: Path) -> Pipeline:
-        """The open engine; it opens when it is first needed."""
+        """Return the open engine; it opens when it is first needed."""
         if engine not in self._opened:
             self._opened[engine] = Pipeline(open_session(engine, self.device))
         return self._opened[engine]
 
     def new_folder(self) -> Path:
-        """An empty folder for the files of a run."""
+        """Make an empty folder for the files of a run."""
         self._count += 1
         self._folders.append(self.folder / str(self._count))
         self._folders[-1].mkdir()
@@ -162,7 +162,7 @@ class Runs:
 
 
 def _pictures(run: Run) -> list[tuple[str, str]]:
-    """The files of a run of one input and their captions: a changed input first."""
+    """List the files of a run of one input and their captions: a changed input first."""
     job = run.plan.jobs[0]
     changed = [(str(job.changed), "input")] if job.changed else []
     captions = [_caption(how) for how in run.application.notes]
@@ -170,7 +170,7 @@ def _pictures(run: Run) -> list[tuple[str, str]]:
 
 
 def _caption(how: Mapping[str, Any]) -> str:
-    """What tells one picture of a run from the others."""
+    """Say what tells one picture of a run from the others."""
     return next((f"{name} {how[name]:.2g}" for name in ("style", "share") if name in how), "")
 
 

@@ -55,7 +55,7 @@ class Gpu:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """What CUDA raises inside becomes an `EngineError` that names the engine."""
+        """Turn what CUDA raises inside into an `EngineError` that names the engine."""
         try:
             yield
         except self.cuda.Error as error:
@@ -63,7 +63,7 @@ class Gpu:
 
 
 def cuda_bindings() -> Any:
-    """The driver calls pycuda lacks. Raises `EngineError` where the package is not installed."""
+    """Import the driver calls pycuda lacks. Raises `EngineError` where the package is not installed."""
     try:
         return importlib.import_module("cuda.bindings.driver")
     except ImportError as error:

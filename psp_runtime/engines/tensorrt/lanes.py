@@ -89,7 +89,7 @@ class Lane:
             return 0.0
 
     def _enqueue(self, batch: int) -> None:
-        """All work of one batch, in its order: this is what a CUDA graph records."""
+        """Enqueue all work of one batch, in its order: this is what a CUDA graph records."""
         context, cuda, stream = self._context(batch), self._gpu.cuda, self._stream
         with self._gpu.errors():
             for host, gpu in self._inputs.values():
@@ -100,7 +100,7 @@ class Lane:
                 cuda.memcpy_dtoh_async(host[:batch], gpu, stream)
 
     def _context(self, batch: int) -> Any:
-        """The execution context for a batch size: of that size alone where each has its own."""
+        """Make or find the execution context for a batch size: of that size alone where each has its own."""
         key = batch if self._engine.per_batch else 0
         if key not in self._contexts:
             self._contexts[key] = self._new_context()

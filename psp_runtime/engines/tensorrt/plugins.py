@@ -28,7 +28,7 @@ _DTYPES = {"FLOAT": "float32", "HALF": "float16"}
 
 
 def obstacle(trt: Any) -> str:
-    """What a plan with plugins needs to be built and is not there; empty where nothing is missing."""
+    """Say what a plan with plugins needs to be built and is not there; empty where nothing is missing."""
     if trt.__name__ != "tensorrt_rtx":
         major, minor = (int(number) for number in trt.__version__.split(".")[:2])
         known = hasattr(trt, "IPluginV3") and (major, minor) >= FIRST_TENSORRT
@@ -84,14 +84,14 @@ class UpFirDn2d:
 
     @staticmethod
     def shape(values: dict[str, Any], x: list[int], fir: list[int]) -> list[int]:
-        """The output's shape."""
+        """Compute the output's shape."""
         strides, pads = values["strides"], values["pads"]
         sides = [(x[2 + a] - 1) * strides[a] + fir[2 + a] - pads[a] - pads[2 + a] for a in (0, 1)]
         return [x[0], x[1], *(int(side) for side in sides)]
 
     @staticmethod
     def launch(values: dict[str, Any], x: Tensor, fir: Tensor, y: Tensor) -> Launch | None:
-        """The kernel for these tensors. A crop of the full convolution is a padding of kernel size - 1 less it."""
+        """Plan the kernel for these tensors. A crop of the full convolution is a padding of kernel size - 1 less it."""
         up, kh, kw = int(values["strides"][0]), *fir.shape[2:]
         top, left = kh - 1 - int(values["pads"][0]), kw - 1 - int(values["pads"][1])
         both_rows, both_columns = (y.shape[a] + fir.shape[a] - 1 - x.shape[a] * up for a in (2, 3))
@@ -107,12 +107,12 @@ class FusedBiasLeakyReLU:
 
     @staticmethod
     def shape(values: dict[str, Any], x: list[int], bias: list[int]) -> list[int]:
-        """The output's shape."""
+        """Compute the output's shape."""
         return x
 
     @staticmethod
     def launch(values: dict[str, Any], x: Tensor, bias: Tensor, y: Tensor) -> Launch | None:
-        """The kernel for these tensors."""
+        """Plan the kernel for these tensors."""
         slope, gain = float(values["slope"][0]), float(values["gain"][0])
         return launches.bias_leaky_relu(x, bias.address, y.address, x.shape[1], math.prod(x.shape[2:]), slope, gain)
 
@@ -179,7 +179,7 @@ def _plugin_class(trt: Any) -> Any:
             return [types[0]]
 
         def get_output_shapes(self, inputs: Any, shape_inputs: Any, expressions: Any) -> list[Any]:
-            """The batch as it comes; everything else is a constant of the network."""
+            """Take the batch as it comes; everything else is a constant of the network."""
             x, other = ([_constant(dim) for dim in dims] for dims in inputs)
             shape = trt.DimsExprs(inputs[0])
             for axis, size in enumerate(self.operation.shape(self.values, x, other)[1:], 1):
@@ -196,7 +196,7 @@ def _plugin_class(trt: Any) -> Any:
             """Nothing depends on the shapes before they are known."""
 
         def on_shape_change(self, inputs: Any, outputs: Any) -> None:
-            """The launch is planned when the addresses are known as well."""
+            """Do nothing: the launch is planned when the addresses are known as well."""
 
         def set_tactic(self, tactic: int) -> None:
             """There is one: the launch plan chooses the kernel."""
@@ -216,12 +216,12 @@ def _plugin_class(trt: Any) -> Any:
 
 
 def _constant(dim: Any) -> int:
-    """The value of a dimension; 0 for the batch, which is not known yet."""
+    """Read the value of a dimension; 0 for the batch, which is not known yet."""
     return int(dim.get_constant_value()) if dim.is_constant() else 0
 
 
 def _tensor(desc: Any, address: int) -> Tensor:
-    """A tensor without gaps, as TensorRT's linear format has it."""
+    """Describe a tensor without gaps, as TensorRT's linear format has it."""
     shape = tuple(desc.dims)
     strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     return Tensor(int(address), _DTYPES[desc.type.name], shape, strides)

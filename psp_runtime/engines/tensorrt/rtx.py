@@ -10,7 +10,7 @@ from psp_runtime.errors import PspError
 
 
 def runtime_config(trt: Any, engine: Any, cuda_graphs: bool) -> Any:
-    """How contexts of an RTX engine run: kernels are made for each shape before its first run, then CUDA graphs."""
+    """Configure contexts of an RTX engine: kernels are made for each shape before its first run, then CUDA graphs."""
     config = engine.create_runtime_config()
     # By default fallback kernels run until better ones are compiled in the background: the same input would give
     # other bits a second later.
@@ -53,7 +53,7 @@ class CompiledKernels:
 
 
 def kernel_file(plan: bytes, version: str, gpu: str) -> Path | None:
-    """Where the compiled kernels of a plan are kept, for a version of TensorRT-RTX and a GPU; None for nowhere."""
+    """Say where the compiled kernels of a plan are kept, for a version of TensorRT-RTX and a GPU; None for nowhere."""
     folder = cache_folder()
     if folder is None:
         return None
