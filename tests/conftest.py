@@ -1,4 +1,5 @@
-"""GPU tests are skipped where there is no GPU; PSP_REQUIRE_GPU=1 lets them run, and fail, anyway.
+"""GPU tests are skipped where there is no GPU; PSP_REQUIRE_GPU=1 lets them run, and fail, anyway. Those marked `readme`
+run for minutes, and only where `-m` asks for them.
 
 Tests keep nothing in the user's cache, and run ONNX engines in ONNX Runtime where they do not ask for OpenVINO.
 Processes of pytest-xdist share the cores out: libraries that find one core make one thread, and do not get in each
@@ -29,7 +30,9 @@ take_own_cores()
 os.environ |= {"PSP_CACHE": "off", "PSP_CPU": "onnxruntime"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("markexpr") != "readme":  # whatever else -m says
+        items[:] = [item for item in items if "readme" not in item.keywords]
     if os.environ.get("PSP_REQUIRE_GPU") == "1" or cuda_devices():
         return
     for item in items:
