@@ -14,7 +14,7 @@ from psp_train.requirements import obstacle
 from psp_train.training.settings import Settings, Setup
 
 #: What a demo brings along: its generator, the networks of its losses, its pictures.
-BUNDLED = {"--generator", "--weights", "--target", "--masks"}
+BUNDLED = {"--generator", "--class", "--weights", "--target", "--masks"}
 
 app = console.new_app(cls=console.Group)
 
