@@ -15,6 +15,7 @@ from psp_runtime.disk import sha256_of
 from psp_runtime.tasks import TASKS, Task, get_task
 from psp_train import demo
 from psp_train.checkpoints.architecture import encoder_config, generator_config
+from psp_train.checkpoints.nvidia_pickles import is_pickle
 from psp_train.checkpoints.state_files import StateDict, WeightsError, listed, load_strictly, read_state_file
 from psp_train.networks import PSP, EncoderConfig, GeneratorConfig
 from psp_train.networks.config import EncoderKind
@@ -109,9 +110,17 @@ class _Contents(NamedTuple):
 def _read_contents(path: Path) -> _Contents:
     if path.name in PUBLISHED_NAMES and not path.is_file():
         raise WeightsError(f"no checkpoint at {path}: it is published at {PUBLISHED_AT}, download it first")
+    if path.is_file() and is_pickle(path):
+        raise WeightsError(
+            f"{path} is a bare pickle, as NVIDIA's generators are, not a pSp checkpoint: --generator puts it under the "
+            "encoder of one"
+        )
     data = read_state_file(path, "expected a complete pSp .pt file")
     if "g_ema" in data:
-        raise WeightsError(f"{path} is a StyleGAN2 generator without an encoder: expected a pSp checkpoint")
+        raise WeightsError(
+            f"{path} is a StyleGAN2 generator without an encoder: expected a pSp checkpoint; --generator puts it under "
+            "the encoder of one"
+        )
     if not isinstance(data.get("state_dict"), Mapping):
         raise WeightsError(f"{path} is not a pSp checkpoint: expected a 'state_dict', found {listed(data)}")
     state, opts = {str(key): value for key, value in data["state_dict"].items()}, data.get("opts")
