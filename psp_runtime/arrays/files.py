@@ -40,14 +40,25 @@ def read_arrays(path: Path) -> Arrays:
         raise PspError(f"cannot read {path}: not {kinds}, or a damaged one") from error
 
 
+def read_array(path: Path) -> NDArray[Any]:
+    """Read the one array of a file. Raises `PspError` for one of several, and as `read_arrays`."""
+    found = read_arrays(path)
+    if isinstance(found, np.ndarray):
+        return found
+    names = ", ".join(f"{name} {list(one.shape)}" for name, one in list(found.items())[:5])
+    raise PspError(f"{path} holds {len(found)} arrays by their names, {names}: expected one array")
+
+
 def _read(file: Any) -> Any:
-    start = file.read(len(np.lib.format.MAGIC_PREFIX))
+    start = file.read(len(torch_files.OLDER))
     file.seek(0)
-    if start == np.lib.format.MAGIC_PREFIX:
+    if start.startswith(np.lib.format.MAGIC_PREFIX):
         return _read_npy(file)
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             return torch_files.read_zip(archive) if torch_files.is_torch_zip(archive) else _read_npz(archive)
+    if start != torch_files.OLDER:
+        raise ValueError("none of these kinds")
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return torch_files.read_older(data)
 

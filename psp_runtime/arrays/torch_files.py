@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from psp_runtime.arrays.numpy_pickles import NUMPY_GLOBALS, PickledArray
 from psp_runtime.arrays.pickles import File, ForbiddenError, StandIn, Table, load
 
-#: What a file of the older layout begins with, as a number.
+#: What a file of the layout before begins with: a pickle of a number.
 MAGIC = 0x1950A86A20F9469CFC6C
+OLDER = b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little")
 #: Names of storages, and the type of their numbers. NumPy has no bfloat16: it is the upper half of an FP32 number.
 STORAGES = {
     "FloatStorage": "<f4",

@@ -21,6 +21,7 @@ import torch
 
 from psp_runtime.arrays.numpy_pickles import NUMPY_GLOBALS, PickledArray
 from psp_runtime.arrays.pickles import ForbiddenError, Record, StandIn, Table, load
+from psp_runtime.arrays.torch_files import OLDER
 from psp_train.checkpoints.state_files import StateDict, WeightsError, listed
 
 #: Modules of one network, one inside of the other: published generators have four levels and some hundred modules.
@@ -106,9 +107,8 @@ GLOBALS: dict[str, Any] = {
 def is_pickle(path: Path) -> bool:
     """Tell a bare pickle from PyTorch's own files, of which the older ones are pickles as well."""
     with path.open("rb") as file:
-        start = file.read(13)
-    magic = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P"  # the number that PyTorch's older files begin with
-    return start[:1] == b"\x80" and start[2:] != magic
+        start = file.read(len(OLDER))
+    return start[:1] == OLDER[:1] and start != OLDER
 
 
 def read_network(path: Path) -> Network:

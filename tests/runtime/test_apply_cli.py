@@ -468,10 +468,10 @@ def mistake(outcome: Outcome, *known: str) -> str:
         ("edit a.png --direction smile.npy --strength 0,1e40", "--strength 0,1e+40: expected numbers"),
         (
             "edit a.png --direction latents.npy",
-            "--direction latents.npy: expected numbers [8] or [14,8], given float32 [2,14,8]",
+            "--direction latents.npy holds 2 directions: choose one with --component (0 to 1)",
         ),
         ("edit a.png --direction lost.npy", "cannot read lost.npy: No such file"),
-        ("edit a.png --direction a.png", "cannot read a.png: not a .npy file"),
+        ("edit a.png --direction a.png", "cannot read a.png: not a .npy, .npz or .pt file"),
         (
             "edit smile.npy --direction wide.npy",
             "--direction wide.npy: expected numbers [8] or [14,8], given float64 [512]",
@@ -509,7 +509,7 @@ def mistake(outcome: Outcome, *known: str) -> str:
         ("morph a.png --to b.png --gif x.webp", "--gif x.webp: expected a name that ends in .gif"),
         ("mix a.png latents.npy", "latents.npy holds latents, the other inputs are pictures"),
         ("run latents.npy", "latents.npy holds latents, expected pictures: psp decode latents.npy"),
-        ("decode a.png", "cannot read a.png: not a .npy file"),
+        ("decode a.png", "cannot read a.png: not a .npy, .npz or .pt file"),
         ("decode latents.npy --couple", "No such option: --couple"),
         ("mix latents.npy --couple", "--couple needs pictures, and latents.npy holds latents"),
         ("mix latents.npy --ray", "--ray takes pictures, latents.npy holds latents"),
