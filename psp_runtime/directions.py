@@ -4,8 +4,8 @@ Method of the first: logistic regression on the latents, flattened to [L*S], wit
 Latents are centred and divided by their root mean square distance from the centre, so that the penalty means the same
 for every model; both classes weigh the same however many examples each has. The objective (mean log loss + penalty / 2
 * |weights|^2) is convex with a known largest curvature, and is minimised by Nesterov's method with the fixed step that
-goes with it. Of PENALTIES, the one with the lowest loss on held-out examples is taken (FOLDS folds, dealt in order of appearance within
-each class). Nothing is random: the same examples give the same direction.
+goes with it. Of PENALTIES, the one with the lowest loss on held-out examples is taken (FOLDS folds, dealt in order of
+appearance within each class). Nothing is random: the same examples give the same direction.
 
 The direction's length is one standard deviation of the given latents along it, so a strength of 3 is far out for every
 model and every property.
