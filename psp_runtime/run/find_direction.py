@@ -90,7 +90,7 @@ def find_direction(options: Direction) -> None:
 def _compute(options: Direction, info: EngineInfo) -> None:
     """The strongest directions of the generator."""
     target = _target(options, [])
-    count = options.count or COUNT
+    count = options.count or min(COUNT, info.style_dim)
     found = sefa_directions(options.engine, info, options.layers, count, options.rows_before)
     save_array(target, found)
     rows = np.flatnonzero(found[0].any(1)).tolist()

@@ -17,7 +17,10 @@ from psp_export.deploy.precision import to_half
 from psp_export.export import Options, export
 from psp_export.verify.cases import pictures
 from psp_runtime import read_info
+from psp_runtime.arrays.directions import read_direction
 from psp_runtime.engines.session import open_session
+from psp_runtime.errors import PspError
+from psp_runtime.run.find_direction import Direction, find_direction
 from psp_train.checkpoints.generators import load_generator, with_generator
 from psp_train.checkpoints.psp import load_checkpoint
 from psp_train.networks import Generator, GeneratorConfig
@@ -47,21 +50,51 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_engine_of_an_nvidia_generator(folder: Path, tmp_path: Path) -> None:
-    """Its pictures are those of E and the pickle's own G, clamp included."""
+@pytest.fixture(scope="module")
+def engine(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine of the encoder over NVIDIA's generator."""
     checkpoint = with_generator(load_checkpoint(folder / "psp.pt"), folder / "toon.pkl")
-    files = export(checkpoint, Options(tmp_path / "toon", "fp32", "onnx"))
+    files = export(checkpoint, Options(tmp_path_factory.mktemp("engine") / "toon", "fp32", "onnx"))
     assert all("dB" in file.parity for file in files if file.part == "full")
+    return files[0].path
+
+
+def test_an_engine_of_an_nvidia_generator(folder: Path, engine: Path) -> None:
+    """Its pictures are those of E and the pickle's own G, clamp included."""
     model, (generator, _) = tiny_model(), load_generator(folder / "toon.pkl")
     images = pictures("rgb", 0, 2, seed=1)
     feeds = {"image": images, "style": np.zeros((2, 10, 32), np.float32), "alpha": np.zeros((2, 10), np.float32)}
-    done = open_session(tmp_path / "toon.onnx", "cpu").run(feeds)
+    done = open_session(engine, "cpu").run(feeds)
     with torch.no_grad():
         latents = model.encode(to_input(torch.from_numpy(images), "rgb", 3))
         expected = to_picture(generator(latents)).numpy().astype(int)
     assert relative_error(done["latents"], latents.numpy()) < 1e-5
     assert np.abs(done["output"].astype(int) - expected).max() <= 1
-    assert read_info(tmp_path / "toon.onnx").checkpoint != load_checkpoint(folder / "psp.pt").sha256
+    assert read_info(engine).checkpoint != load_checkpoint(folder / "psp.pt").sha256
+
+
+def test_semantics_of_its_weights(folder: Path, engine: Path, tmp_path: Path) -> None:
+    """psp direction --sefa: eigenvectors of the weights of the layers asked for, in their rows, or the rows before."""
+    convs = load_generator(folder / "toon.pkl")[0].convs
+    weights = torch.cat([convs[layer - 1].conv.modulation.weight for layer in (2, 3)]).detach().double()
+    weights = weights / weights.norm(dim=1, keepdim=True)
+    values, vectors = torch.linalg.eigh(weights.T @ weights)
+    for rows_before, rows in ((False, [2, 3]), (True, [1, 2])):
+        out = tmp_path / "sefa.npy"
+        find_direction(Direction(engine=engine, sefa=True, layers="2-3", count=4, rows_before=rows_before, out=out))
+        found = np.load(out)
+        assert found.shape == (4, 10, 32)
+        assert np.flatnonzero(found.any((0, 2))).tolist() == rows
+        cosines = np.abs((found[:, rows[0]] * vectors.T.numpy()[::-1][:4]).sum(1))
+        assert np.allclose(cosines, 1, atol=1e-6) and np.array_equal(found[:, rows[0]], found[:, rows[1]])
+    step = read_direction(out, read_info(engine), "3")
+    assert np.array_equal(step, found[3])
+    for layers, message in (
+        ("0-9", "--layers 0-9: no convolution reads row 9, expected 0 to 8"),
+        ("0", "--rows-before"),
+    ):
+        with pytest.raises(PspError, match=message):
+            find_direction(Direction(engine=engine, sefa=True, layers=layers, rows_before=True, out=out))
 
 
 @pytest.mark.parametrize("custom_ops", [False, True])

@@ -518,6 +518,17 @@ def mistake(outcome: Outcome, *known: str) -> str:
         ("decode latents.npy --save-latents x.npy", "No such option: --save-latents"),
         ("mix a.png -n 2 --save-latents x.npy", "No such option: --save-latents"),
         ("direction a.png t.csv", "Got unexpected extra argument"),
+        ("direction t.csv --sefa", "--sefa computes directions from the engine alone: leave out the examples"),
+        ("direction t.csv --count 3", "--count goes with --sefa, which is not given"),
+        ("direction t.csv --rows-before", "--rows-before goes with --sefa, which is not given"),
+        ("direction", "expected examples or --sefa: psp direction TABLE.csv --engine ENGINE"),
+        ("direction --sefa --count 9", "--count 9: expected 1 to 8, the directions there are"),
+        ("direction --sefa", "has 0 of the 13 style weights under the names of psp export"),
+        ("direction --sefa --out x.txt", "--out x.txt: expected a name that ends in .npy"),
+        (
+            "edit a.png --direction smile.npy --component 1",
+            "--component 1: smile.npy holds one direction, leave it out",
+        ),
         ("direction t.csv --grid g.png", "No such option: --grid"),
         ("direction t.csv", "cannot read t.csv: No such file"),
         (
