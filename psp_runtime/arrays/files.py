@@ -36,8 +36,7 @@ def read_arrays(path: Path) -> Arrays:
     except OSError as error:
         raise PspError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged file fails as it likes, in a parser of Python, pickle, zip or NumPy
-        kinds = "a .npy, .npz or .pt file of numbers"
-        raise PspError(f"cannot read {path}: not {kinds}, or a damaged one") from error
+        raise PspError(f"cannot read {path}: not a .npy, .npz or .pt file of numbers, or a damaged one") from error
 
 
 def read_array(path: Path) -> NDArray[Any]:
