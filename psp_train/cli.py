@@ -41,7 +41,6 @@ class What:
 @dataclass(frozen=True, kw_only=True)
 class Train(Setup, What):
     """Train a pSp encoder for a task over a frozen StyleGAN2.
-
     Many GPUs: `torchrun --nproc-per-node 8 -m psp_train ...` with the same options.
     """
 
