@@ -48,7 +48,7 @@ def _chosen(several: dict[str, Any], component: str | None, name: str) -> str:
     names = list(several)
     known = f"0 to {len(names) - 1}" if names[-1] == str(len(names) - 1) else ", ".join(names[:10])
     given = "" if component is None else f"--component {component}: "
-    raise PspError(f"{given}{name} holds {len(names)} directions: choose one with --component ({known})")
+    raise PspError(f"{given}{name} holds several directions: choose one with --component ({known})")
 
 
 def _coordinate(found: dict[str, NDArray[Any]], info: EngineInfo, component: str | None, name: str) -> Coordinate:

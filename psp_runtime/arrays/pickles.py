@@ -21,7 +21,7 @@ _DATA = (
 STEPS = frozenset(_DATA.split())
 #: Those of them that put values into the value below.
 FILLS = frozenset(("BUILD", "SETITEM", "SETITEMS", "APPEND", "APPENDS", "ADDITEMS"))
-#: A published generator with its discriminator takes about thirty thousand steps, and values twenty deep.
+#: A generator of 1024x1024 pixels has 12,597 steps in NVIDIA's layout, its values are 33 deep.
 MOST_STEPS, MOST_DEPTH = 2_000_000, 1000
 
 

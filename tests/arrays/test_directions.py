@@ -111,10 +111,10 @@ def test_files_of_several(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "component", "message"),
     [
-        (np.zeros((3, 4, 8)), None, r"holds 3 directions: choose one with --component \(0 to 2\)"),
-        (np.zeros((3, 4, 8)), "3", r"--component 3: .* holds 3 directions: .*\(0 to 2\)"),
-        (np.zeros((3, 4, 8)), "age", "--component age: .* holds 3 directions"),
-        ({"age": np.zeros(8), "b": np.zeros(8)}, None, r"holds 2 directions: choose one with --component \(age, b\)"),
+        (np.zeros((3, 4, 8)), None, r"holds several directions: choose one with --component \(0 to 2\)"),
+        (np.zeros((3, 4, 8)), "3", r"--component 3: .* holds several directions: .*\(0 to 2\)"),
+        (np.zeros((3, 4, 8)), "age", "--component age: .* holds several directions"),
+        ({"age": np.zeros(8), "b": np.zeros(8)}, None, r"holds several directions: choose one with --component \(age, b\)"),
         ({"age": np.zeros(8), "b": np.zeros(7)}, "b", r"expected numbers \[8\] or \[4,8\], given float64 \[7\]"),
         (np.zeros(8), "0", "--component 0: .* holds one direction, leave it out"),
         (np.zeros((1, 7)), None, r"expected numbers \[8\] or \[4,8\], given float64 \[1,7\]"),
@@ -133,7 +133,7 @@ def test_mistakes(tmp_path: Path, value: object, component: str | None, message:
 
 def test_ganspace_mistakes(tmp_path: Path) -> None:
     file = write(tmp_path / "pca.pt", ganspace())
-    with pytest.raises(PspError, match=r"holds 80 directions: choose one with --component \(0 to 79\)"):
+    with pytest.raises(PspError, match=r"holds several directions: choose one with --component \(0 to 79\)"):
         read_direction(file, WIDE)
     file = write(tmp_path / "pca.pt", ganspace() | {"std": torch.zeros(80)})
     with pytest.raises(PspError, match="its component 3 is not finite, or has the deviation 0.0"):

@@ -468,7 +468,7 @@ def mistake(outcome: Outcome, *known: str) -> str:
         ("edit a.png --direction smile.npy --strength 0,1e40", "--strength 0,1e+40: expected numbers"),
         (
             "edit a.png --direction latents.npy",
-            "--direction latents.npy holds 2 directions: choose one with --component (0 to 1)",
+            "--direction latents.npy holds several directions: choose one with --component (0 to 1)",
         ),
         ("edit a.png --direction lost.npy", "cannot read lost.npy: No such file"),
         ("edit a.png --direction a.png", "cannot read a.png: not a .npy, .npz or .pt file"),
