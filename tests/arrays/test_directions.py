@@ -114,7 +114,11 @@ def test_files_of_several(tmp_path: Path) -> None:
         (np.zeros((3, 4, 8)), None, r"holds several directions: choose one with --component \(0 to 2\)"),
         (np.zeros((3, 4, 8)), "3", r"--component 3: .* holds several directions: .*\(0 to 2\)"),
         (np.zeros((3, 4, 8)), "age", "--component age: .* holds several directions"),
-        ({"age": np.zeros(8), "b": np.zeros(8)}, None, r"holds several directions: choose one with --component \(age, b\)"),
+        (
+            {"age": np.zeros(8), "b": np.zeros(8)},
+            None,
+            r"holds several directions: choose one with --component \(age, b\)",
+        ),
         ({"age": np.zeros(8), "b": np.zeros(7)}, "b", r"expected numbers \[8\] or \[4,8\], given float64 \[7\]"),
         (np.zeros(8), "0", "--component 0: .* holds one direction, leave it out"),
         (np.zeros((1, 7)), None, r"expected numbers \[8\] or \[4,8\], given float64 \[1,7\]"),
