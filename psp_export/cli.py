@@ -2,12 +2,11 @@
 
 import importlib.util
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from psp_export.options import Export
+from psp_export.options import Export, Model
 from psp_export.stages import Stages
 from psp_runtime import console
 from psp_runtime.errors import PspError
@@ -29,6 +28,8 @@ def main() -> NoReturn:
 def psp_export(asked: Export) -> None:
     """Export what the options ask for, and say what was written and how near to PyTorch it is."""
     _require_export_extra()
+    if asked.class_index is not None and asked.generator is None:
+        raise PspError(f"--class {asked.class_index} is for a conditional --generator, which is not given")
     if asked.task is not None:
         get_task(asked.task)  # an unknown one is said at once, an empty one is not "inversion"
     from psp_export.export import check, export
@@ -41,7 +42,7 @@ def psp_export(asked: Export) -> None:
         check_repository(asked.triton, model_name(asked.output))
     try:
         with Stages() as say:
-            loaded = _load(asked.checkpoint, asked.task, say)
+            loaded = _load(asked, say)
             files = export(loaded, options, say)
     except ParityError as error:
         console.error(error)
@@ -53,14 +54,20 @@ def psp_export(asked: Export) -> None:
         print(f"{asked.triton}: for Triton {choice.release}. {choice.reason}")
 
 
-def _load(checkpoint: Path | None, task: str | None, say: Stages) -> "Checkpoint":
+def _load(asked: Model, say: Stages) -> "Checkpoint":
+    from psp_train.checkpoints.generators import with_generator
     from psp_train.checkpoints.psp import load_checkpoint, load_demo_checkpoint
 
-    if checkpoint is None:
-        say(f"loading the bundled demo model (no --checkpoint given), task {task or 'inversion'}")
-        return load_demo_checkpoint(task)
-    say(f"loading {checkpoint}")
-    return load_checkpoint(checkpoint, task)
+    if asked.checkpoint is None:
+        say(f"loading the bundled demo model (no --checkpoint given), task {asked.task or 'inversion'}")
+        loaded = load_demo_checkpoint(asked.task)
+    else:
+        say(f"loading {asked.checkpoint}")
+        loaded = load_checkpoint(asked.checkpoint, asked.task)
+    if asked.generator is None:
+        return loaded
+    say(f"loading {asked.generator}")
+    return with_generator(loaded, asked.generator, asked.class_index)
 
 
 def table(files: list["Written"]) -> str:

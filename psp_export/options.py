@@ -50,6 +50,10 @@ class Model:
     checkpoint: Annotated[
         Path | None, option(INPUT, "A pSp checkpoint (.pt). Default: the bundled demo model.", show_default=False)
     ] = None
+    generator: Annotated[Path | None, option(INPUT, "Another StyleGAN2 under its encoder (.pt, NVIDIA's .pkl).")] = None
+    class_index: Annotated[
+        int | None, option(INPUT, "Which class of a conditional --generator.", "--class", min=0, metavar="NUMBER")
+    ] = None
     fp16: Annotated[bool, option(MAKE, "Half precision where it is safe.", "--fp16/--fp32")] = False
 
 

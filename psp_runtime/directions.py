@@ -1,11 +1,11 @@
-"""A direction in W+ from examples: W+ latents with 0/1 labels -> the way from 0 to 1, for `--edit`.
+"""Directions in W+: from examples, W+ latents with 0/1 labels -> the way from 0 to 1; from a generator's weights.
 
-Method: logistic regression on the latents, flattened to [L*S], with an intercept and an L2 penalty. Latents are centred
-and divided by their root mean square distance from the centre, so that the penalty means the same for every model; both
-classes weigh the same however many examples each has. The objective (mean log loss + penalty / 2 * |weights|^2) is
-convex with a known largest curvature, and is minimised by Nesterov's method with the fixed step that goes with it. Of
-PENALTIES, the one with the lowest loss on held-out examples is taken (FOLDS folds, dealt in order of appearance within
-each class). Nothing is random: the same examples give the same direction.
+Method of the first: logistic regression on the latents, flattened to [L*S], with an intercept and an L2 penalty.
+Latents are centred and divided by their root mean square distance from the centre, so that the penalty means the same
+for every model; both classes weigh the same however many examples each has. The objective (mean log loss + penalty / 2
+* |weights|^2) is convex with a known largest curvature, and is minimised by Nesterov's method with the fixed step that
+goes with it. Of PENALTIES, the one with the lowest loss on held-out examples is taken (FOLDS folds, dealt in order of
+appearance within each class). Nothing is random: the same examples give the same direction.
 
 The direction's length is one standard deviation of the given latents along it, so a strength of 3 is far out for every
 model and every property.
@@ -13,6 +13,7 @@ model and every property.
 Shapes: N examples, L styles, S style dim, D features.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,21 @@ def fit_direction(latents: NDArray[np.float32], labels: NDArray[np.int_]) -> Dir
     way /= np.linalg.norm(way)
     step = way * (centred @ way).std()
     return Direction(step.astype(np.float32).reshape(latents.shape[1:]), accuracies[best], PENALTIES[best])
+
+
+def semantics(weights: Sequence[NDArray[np.float32]], count: int) -> NDArray[np.float32]:
+    """The `count` directions [count,S] of w that change styles the most: SeFa (Shen and Zhou 2021, section 3.2).
+
+    `weights` [I,S] make the styles of the layers to be changed. The directions are unit eigenvectors of A A^T, where
+    the columns of A are all rows of the weights, brought to length 1 as the published code does; the largest eigenvalue
+    comes first. Their sign means nothing: here the largest number of each is positive.
+    """
+    rows = np.concatenate(weights).astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    _, vectors = np.linalg.eigh(rows.T @ rows)
+    found = vectors.T[::-1][:count]
+    largest = np.take_along_axis(found, np.abs(found).argmax(1)[:, None], axis=1)
+    return np.asarray(found * np.sign(largest), np.float32)
 
 
 def _rotated(x: Floats) -> tuple[Floats, Floats]:

@@ -5,7 +5,7 @@ Shapes: B pictures, N styles or steps, L styles of an engine, S style dim. Laten
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,20 +89,58 @@ def as_strengths(strengths: Sequence[float], name: str = "strengths") -> Latents
     return amounts
 
 
+class Coordinate(NamedTuple):
+    """A principal component of W, along which a code is brought to a coordinate: an edit of GANSpace (section 3.2).
+
+    `way` [S] of length 1, through the `mean` [S]; `deviation` is the standard deviation along it, the unit of the
+    coordinate. Where a code is, is measured on its row 0 alone, whichever rows are moved, as e4e does.
+    """
+
+    mean: Latents
+    way: Latents
+    deviation: float
+
+    def distances(self, latents: Latents, amounts: Latents) -> Latents:
+        """How far along `way` each of latents [B,L,S] is from each of N coordinates: [B,N]."""
+        now = (latents[:, 0] - self.mean) @ self.way / self.deviation
+        return np.asarray((amounts - now[:, None]) * self.deviation, np.float32)
+
+
+#: What a code is moved along: the same step [L,S] for all, or to a coordinate.
+Direction = Latents | Coordinate
+
+
+def moved(latents: Latents, direction: Direction, amounts: Latents, alpha: Latents) -> Latents:
+    """Latents [B,L,S] along a direction by each of N amounts, with `alpha` [L] of it in each layer: [B,N,L,S]."""
+    if isinstance(direction, Coordinate):
+        distances = direction.distances(latents, amounts)[..., None, None]
+        return np.asarray(latents[:, None] + distances * (alpha[:, None] * direction.way), np.float32)
+    return np.asarray(latents[:, None] + amounts[:, None, None] * (alpha[:, None] * direction), np.float32)
+
+
 def as_direction(direction: NDArray[Any], info: EngineInfo, name: str = "direction") -> Latents:
-    """A direction [S] (the same in all layers) or [L,S] as float32 [L,S]. Raises `PspError` for another size."""
+    """A direction [S] (the same in all layers) or [L,S] as float32 [L,S]; other axes may have the length 1.
+
+    Raises `PspError` for another size.
+    """
     wanted = ((info.style_dim,), (info.styles, info.style_dim))
-    if direction.shape not in wanted or not _is_real(direction):
+    squeezed = direction.squeeze()
+    if squeezed.shape not in wanted or not _is_real(direction):
         raise PspError(
             f"{name}: expected numbers [{info.style_dim}] or [{info.styles},{info.style_dim}], "
             f"given {direction.dtype} {_shape(direction)}"
         )
-    return np.broadcast_to(_finite(direction, name), wanted[1])
+    return np.broadcast_to(_finite(squeezed, name), wanted[1])
 
 
 def as_latents(latents: NDArray[Any], info: EngineInfo, name: str = "latents") -> Latents:
-    """W+ latents [B,L,S], or [L,S] of one picture, as float32 [B,L,S]. Raises `PspError` for another shape."""
-    one = latents[None] if latents.ndim == 2 else latents
+    """W+ latents [B,L,S], or [L,S] of one picture, as float32 [B,L,S]; other axes may have the length 1.
+
+    Raises `PspError` for another shape.
+    """
+    *sides, size = latents.shape or (0,)
+    squeezed = latents.reshape(*(side for side in sides if side != 1), size)
+    one = squeezed[None] if squeezed.ndim == 2 else squeezed
     if one.shape[1:] != (info.styles, info.style_dim) or one.ndim != 3 or not _is_real(latents):
         raise PspError(
             f"{name}: expected latents [B,{info.styles},{info.style_dim}] or [{info.styles},{info.style_dim}] "

@@ -21,12 +21,14 @@ from psp_runtime.errors import EngineError, PictureError, PspError
 from psp_runtime.latents import (
     AVERAGE_SEED,
     AVERAGED,
+    Coordinate,
     as_direction,
     as_strengths,
     blend,
     check_psi,
     edit_alpha,
     layer_alpha,
+    moved,
     random_z,
 )
 from psp_runtime.pictures.decoding import Picture
@@ -188,18 +190,19 @@ class Pipeline:
     def edit(
         self,
         source: Source,
-        direction: NDArray[Any],
+        direction: NDArray[Any] | Coordinate,
         strengths: Sequence[float] = (1.0,),
         layers: Sequence[int] | None = None,
         alpha: float | None = None,
     ) -> NDArray[np.uint8]:
         """Each picture moved along a direction [S] or [L,S] by each of the N strengths: uint8 [B,N,H,W,3].
 
-        `layers` limits it to some layers (default: all); `alpha` scales it there.
+        To a `Coordinate` it is moved until it is there: then strengths are where, in standard deviations. `layers`
+        limits it to some layers (default: all); `alpha` scales it there.
         """
-        step = as_direction(direction, self.info) * edit_alpha(self.info, layers, alpha)[:, None]
-        amounts = as_strengths(strengths)[:, None, None]
-        return self._decode_all(self.encode(source)[:, None] + amounts * step)
+        along = direction if isinstance(direction, Coordinate) else as_direction(direction, self.info)
+        amount = edit_alpha(self.info, layers, alpha)
+        return self._decode_all(moved(self.encode(source), along, as_strengths(strengths), amount))
 
     @overload
     def __call__(self, pictures: Picture) -> Image.Image: ...

@@ -14,7 +14,7 @@ from psp_train.requirements import obstacle
 from psp_train.training.settings import Settings, Setup
 
 #: What a demo brings along: its generator, the networks of its losses, its pictures.
-BUNDLED = {"--generator", "--weights", "--target", "--masks"}
+BUNDLED = {"--generator", "--class", "--weights", "--target", "--masks"}
 
 app = console.new_app(cls=console.Group)
 
@@ -41,7 +41,6 @@ class What:
 @dataclass(frozen=True, kw_only=True)
 class Train(Setup, What):
     """Train a pSp encoder for a task over a frozen StyleGAN2.
-
     Many GPUs: `torchrun --nproc-per-node 8 -m psp_train ...` with the same options.
     """
 

@@ -26,9 +26,13 @@ API = {
     "Errors": tuple(f"psp_runtime:{name}Error" for name in ("Psp", "Picture", "Engine", "Device")),
     "Served engines": ("psp_runtime.serving.client:connect",),
     "Arithmetic of latents": ("psp_runtime.latents",),
-    "Directions": ("psp_runtime.directions:fit_direction", "psp_runtime.directions:Direction"),
-    "Checkpoints": tuple(
-        f"psp_train.checkpoints.psp:{name}" for name in ("load_checkpoint", "load_demo_checkpoint", "Checkpoint")
+    "Directions": (
+        "psp_runtime.arrays.directions:read_direction",
+        *(f"psp_runtime.directions:{name}" for name in ("fit_direction", "Direction", "semantics")),
+    ),
+    "Checkpoints": (
+        *(f"psp_train.checkpoints.psp:{name}" for name in ("load_checkpoint", "load_demo_checkpoint", "Checkpoint")),
+        *(f"psp_train.checkpoints.generators:{name}" for name in ("load_generator", "with_generator")),
     ),
     "Export": tuple(f"psp_export.export:{name}" for name in ("export", "Options", "Written")),
 }

@@ -11,7 +11,7 @@ from psp_export.deploy.custom_ops import fused_bias_leaky_relu, upfirdn2d
 from psp_export.deploy.layers import frozen
 from psp_train.networks import Generator
 from psp_train.networks.psp import to_picture
-from psp_train.networks.stylegan2 import EqualLinear, StyledConv, ToRGB
+from psp_train.networks.stylegan2 import EqualLinear, StyledConv, ToRGB, clamped
 
 
 class DeployedGenerator(nn.Module):
@@ -86,6 +86,7 @@ class DeployedStyledConv(nn.Module):
         self.bias = frozen(bias if self.upsample else bias[:, None, None])
         strength = math.sqrt(2) * layer.noise.weight.detach()
         self.noise = frozen(strength * noise) if strength != 0 else None
+        self.clamp = layer.clamp
         self.custom_ops = False
 
     def use_custom_ops(self) -> None:
@@ -99,8 +100,10 @@ class DeployedStyledConv(nn.Module):
         demodulation = self.demodulation(style, peak)
         x = x * style[:, :, None, None].to(x.dtype)
         demodulation = demodulation[:, :, None, None].to(x.dtype)
-        if self.custom_ops:
-            return self._by_custom_ops(x, demodulation)
+        y = self._by_custom_ops(x, demodulation) if self.custom_ops else self._by_own_ops(x, demodulation)
+        return clamped(y, self.clamp)
+
+    def _by_own_ops(self, x: torch.Tensor, demodulation: torch.Tensor) -> torch.Tensor:
         if self.upsample:
             # Scaled before the FIR, which is linear: the bias is then the FIR's own, and no pass of its own.
             y = conv_transpose2d(x, self.weight, stride=2) * demodulation
@@ -132,6 +135,7 @@ class DeployedToRGB(nn.Module):
         self.bias = frozen(layer.bias)
         if hasattr(layer, "upsample"):
             self.fir = frozen(layer.upsample.kernel.repeat(3, 1, 1, 1))
+        self.clamp = layer.clamp
         self.custom_ops = False
 
     def use_custom_ops(self) -> None:
@@ -141,7 +145,7 @@ class DeployedToRGB(nn.Module):
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         style, peak = self.style(w)
         y = conv2d(x * style[:, :, None, None].to(x.dtype), self.weight)
-        return y.float() * (peak * self.gain)[:, :, None, None] + self.bias
+        return clamped(y.float() * (peak * self.gain)[:, :, None, None] + self.bias, self.clamp)
 
     def upsample(self, rgb: torch.Tensor) -> torch.Tensor:
         """Insert zeros and filter in one depthwise transposed convolution: [B,3,H,W] -> [B,3,2H,2W], FP32."""

@@ -1,4 +1,4 @@
-"""`psp direction`: learn an edit direction from labelled pictures."""
+"""`psp direction`: learn an edit direction from labelled pictures, or compute some from the generator."""
 
 import csv
 import re
@@ -15,7 +15,8 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from psp_runtime.console import INPUT, SAVE, WHERE, Device, option
+from psp_runtime.arrays.files import read_array
+from psp_runtime.console import INPUT, MAKE, SAVE, WHERE, Device, option
 from psp_runtime.directions import fit_direction
 from psp_runtime.engines.contract import require_full
 from psp_runtime.engines.info import EngineInfo, read_info
@@ -26,36 +27,81 @@ from psp_runtime.pictures.loading import load
 from psp_runtime.pipeline import Pipeline, Source
 from psp_runtime.prefetch import MOST_THREADS, THREADS, parallel_map
 from psp_runtime.run import files
-from psp_runtime.run.latents_files import read_array, save_array
-from psp_runtime.run.options import MOST_BATCH
+from psp_runtime.run.latents_files import save_array
+from psp_runtime.run.options import MOST_BATCH, is_stored
+from psp_runtime.run.sefa import sefa_directions
 
 #: A number in the place of a label: such a row is no heading, but a row with a wrong label.
 _NUMBER = re.compile(r"[-+]?[\d.]+")
+#: Directions of --sefa.
+COUNT = 10
 #: Below this accuracy on held-out examples a direction is doubtful.
 GUESSING = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Direction:
-    """Learn a direction from examples: rows PICTURE,0 or PICTURE,1 (or saved latents) become NAME.npy for psp edit."""
+    """Find directions for psp edit, as NAME.npy.
 
-    table: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="The examples; names are relative to it.")]
+    Learn one from examples, rows PICTURE,0 or PICTURE,1 (or saved latents), or compute several from the generator
+    (--sefa).
+    """
+
+    table: Annotated[
+        Path | None, typer.Argument(metavar="TABLE.csv", help="The examples; names are relative to it.")
+    ] = None
     engine: Annotated[Path, option(INPUT, "The engine that encodes them.", "--engine", "-e")]
     latents: Annotated[
         Path | None, option(INPUT, "The latents [N,L,S] of a table of labels alone.", metavar="LATENTS.npy")
     ] = None
-    out: Annotated[Path | None, option(SAVE, "The direction (TABLE.npy, here).", "--out", "-o", metavar="NAME.npy")] = (
-        None
+    sefa: Annotated[bool, option(MAKE, "Instead of a table: the strongest directions of the weights.", "--sefa")] = (
+        False
     )
+    layers: Annotated[str | None, option(MAKE, "--sefa: of which layers, 2-5 (all).", metavar="LAYERS")] = None
+    count: Annotated[int | None, option(MAKE, f"--sefa: how many ({COUNT}).", "--count", "-n", min=1)] = None
+    rows_before: Annotated[
+        bool, option(MAKE, "--sefa: move the row before each layer, as the published code.", "--rows-before")
+    ] = False
+    out: Annotated[
+        Path | None, option(SAVE, "The file (TABLE.npy or sefa.npy, here).", "--out", "-o", metavar="NAME.npy")
+    ] = None
     device: Annotated[Device, option(WHERE, "As for psp run.")] = "auto"
     batch: Annotated[int | None, option(WHERE, "Pictures per inference.", min=1, max=MOST_BATCH)] = None
     threads: Annotated[int, option(WHERE, "Threads that read pictures.", min=1, max=MOST_THREADS)] = THREADS
 
 
 def find_direction(options: Direction) -> None:
-    """Learn a direction from a table of pictures (or .npy latents) and labels, and write it as .npy."""
-    info, table = read_info(options.engine), options.table
+    """Find what the options ask for, and write it as .npy. Raises `PspError` for options that exclude each other."""
+    info = read_info(options.engine)
     require_full(info, options.engine)
+    given = [f"--{name.replace('_', '-')}" for name in ("layers", "count", "rows_before") if getattr(options, name)]
+    if options.sefa and (options.table or options.latents):
+        raise PspError("--sefa computes directions from the engine alone: leave out the examples, or --sefa")
+    if not options.sefa and given:
+        raise PspError(f"{given[0]} goes with --sefa, which is not given")
+    if options.sefa:
+        _compute(options, info)
+    elif options.table:
+        _learn(options, info, options.table)
+    else:
+        raise PspError("expected examples or --sefa: psp direction TABLE.csv --engine ENGINE")
+
+
+def _compute(options: Direction, info: EngineInfo) -> None:
+    """The strongest directions of the generator."""
+    target = _target(options, [])
+    count = options.count or min(COUNT, info.style_dim)
+    found = sefa_directions(options.engine, info, options.layers, count, options.rows_before)
+    save_array(target, found)
+    rows = np.flatnonzero(found[0].any(1)).tolist()
+    print(
+        f"{target}: {count} directions of rows {rows[0]} to {rows[-1]}, the strongest first; next, "
+        f"psp edit FACE.png --engine {options.engine} --direction {target} --component 0 --strength -5:5:5"
+    )
+
+
+def _learn(options: Direction, info: EngineInfo, table: Path) -> None:
+    """A direction from a table of pictures (or saved latents) and labels."""
     names, labels = read_table(table)
     examples = [] if options.latents else [_listed(table, name) for name in names]
     target = _target(options, examples)
@@ -108,10 +154,11 @@ def _listed(table: Path, name: str) -> Path:
 
 
 def _target(options: Direction, examples: list[Path]) -> Path:
-    target = options.out or Path(f"{options.table.stem}.npy")
+    target = options.out or Path(f"{options.table.stem if options.table else 'sefa'}.npy")
     if target.is_dir() or target.suffix != ".npy":
         raise PspError(f"--out {target}: expected a name that ends in .npy, for the direction")
-    files.check_clashes([("psp direction", target)], [*examples, *([options.latents] if options.latents else [])])
+    read = [options.engine, *examples, *(one for one in (options.table, options.latents) if one)]
+    files.check_clashes([("psp direction", target)], read)
     files.make_writable(target.parent)
     return target
 
@@ -127,7 +174,7 @@ def _encode(options: Direction, info: EngineInfo, paths: list[Path]) -> NDArray[
 
 def _read(info: EngineInfo, path: Path) -> Source:
     """A prepared picture, or latents [L,S]."""
-    if path.suffix != ".npy":
+    if not is_stored(path.name):
         return load(path, info.input, info.input_size, info.classes)
     found = as_latents(read_array(path), info, str(path))
     if len(found) != 1:

@@ -1,16 +1,17 @@
-"""W+ latents in .npy files: read as inputs, written with --save-latents."""
+"""W+ latents in files: read as inputs, written as .npy with --save-latents."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from psp_runtime.arrays.files import read_arrays
 from psp_runtime.disk import replacing
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import PspError
 from psp_runtime.latents import as_latents
 from psp_runtime.run.files import names_folder
+from psp_runtime.run.options import is_stored
 
 
 def save_array(path: Path, array: NDArray[np.float32]) -> None:
@@ -48,33 +49,34 @@ class LatentsWriter:
 
 
 def read_latents(path: Path, info: EngineInfo) -> list[tuple[Path, NDArray[np.float32]]]:
-    """The latents [L,S] in a .npy file or in each of a folder of them, each with the file its output is named after.
+    """The latents [L,S] in a file or in each of a folder of them, each with the file its output is named after.
 
-    Raises `PspError` for files that are none, and for latents of another shape.
+    Files are .npy, .npz or .pt. Raises `PspError` for files that are none, and for latents of another shape.
     """
     if not path.is_dir():
-        read = as_latents(read_array(path), info, str(path))
-        if not len(read):
-            raise PspError(f"{path}: the latents of no picture at all, {list(read.shape)}")
-        width = len(str(len(read)))
-        names = [path.with_stem(f"{path.stem}_{n:0{width}}") for n in range(1, len(read) + 1)]
-        return list(zip(names if len(read) > 1 else [path], read, strict=True))
-    files = sorted(file for file in path.glob("*.npy") if not file.name.startswith("."))
+        return [(path.with_stem(path.stem + ending), one) for ending, one in _codes(path, info)]
+    files = sorted(file for file in path.iterdir() if is_stored(file.name) and not file.name.startswith("."))
     if not files:
         raise PspError(f"{path}: no latents in this folder, expected .npy files that --save-latents wrote")
-    every = [as_latents(read_array(file), info, str(file)) for file in files]
+    every = [_codes(file, info) for file in files]
     several = [file for file, read in zip(files, every, strict=True) if len(read) != 1]
     if several:
         raise PspError(f"{several[0]}: expected the latents of one picture per file of a folder")
-    return [(file, read[0]) for file, read in zip(files, every, strict=True)]
+    return [(file, read[0][1]) for file, read in zip(files, every, strict=True)]
 
 
-def read_array(path: Path) -> NDArray[Any]:
-    """The array of a .npy file. Raises `PspError` for a file that is none."""
-    try:
-        with path.open("rb") as file:
-            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-    except OSError as error:
-        raise PspError(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error:  # a damaged header is parsed as Python, and fails as it likes
-        raise PspError(f"cannot read {path}: not a .npy file of numbers, or a damaged one") from error
+def _codes(path: Path, info: EngineInfo) -> list[tuple[str, NDArray[np.float32]]]:
+    """The latents [L,S] in a file, each with what the name of its output gets: the name it has there, a number."""
+    found = read_arrays(path)
+    named = {"": found} if isinstance(found, np.ndarray) else {f"_{Path(key).stem}": one for key, one in found.items()}
+    codes = {name: as_latents(one, info, f"{path}{name.replace('_', ', ', 1)}") for name, one in named.items()}
+    empty = [code for code in codes.values() if not len(code)]
+    if empty:
+        raise PspError(f"{path}: the latents of no picture at all, {list(empty[0].shape)}")
+    return [one for name, several in codes.items() for one in _numbered(several, name)]
+
+
+def _numbered(codes: NDArray[np.float32], name: str) -> list[tuple[str, NDArray[np.float32]]]:
+    width = len(str(len(codes)))
+    numbers = [f"_{number:0{width}}" for number in range(1, len(codes) + 1)] if len(codes) > 1 else [""]
+    return [(name + number, code) for number, code in zip(numbers, codes)]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
+from psp_runtime.arrays.files import ENDINGS
 from psp_runtime.console import INPUT, MAKE, SAVE, WHERE, Device, option
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import PspError
@@ -120,7 +121,7 @@ class Storable:
 
     stored: ClassVar[bool] = True
 
-    inputs: Annotated[list[str], inputs_of("Pictures, folders of them, or saved latents (.npy).")] = field(
+    inputs: Annotated[list[str], inputs_of("Pictures, folders of them, or saved latents (.npy, .npz, .pt).")] = field(
         default_factory=list
     )
 
@@ -211,7 +212,7 @@ def check_stored(options: Options) -> None:
 
 def is_stored(name: str) -> bool:
     """Whether an input is a file of saved latents."""
-    return name.lower().endswith(".npy")
+    return name.lower().endswith(ENDINGS)
 
 
 def flag(name: str) -> str:

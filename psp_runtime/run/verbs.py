@@ -12,14 +12,14 @@ from typing import Annotated, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from psp_runtime.arrays.directions import read_direction
 from psp_runtime.console import INPUT, MAKE, SAVE, option
 from psp_runtime.engines import parts
 from psp_runtime.engines.info import EngineInfo
-from psp_runtime.latents import as_direction, as_strengths, check_psi, check_seed, edit_alpha, layer_alpha
+from psp_runtime.latents import as_strengths, check_psi, check_seed, edit_alpha, layer_alpha
 from psp_runtime.pictures import transforms
 from psp_runtime.pipeline import Pipeline, Source
 from psp_runtime.run.applications import Application, Made, Pixels, Reader, translate, where
-from psp_runtime.run.latents_files import read_array
 from psp_runtime.run.options import Animations, Changes, Cluster, Layers, Options, Sheets, Storable, inputs_of
 from psp_runtime.run.values import MOST, parse_classes, parse_layers, parse_strengths
 
@@ -131,14 +131,15 @@ class Edit(Storable, Changes, Sheets, Animations, Layers, Cluster, Options):
     verb: ClassVar[str] = "edit"
 
     direction: Annotated[
-        Path, option(INPUT, "The direction, [S] or [L,S].", "--direction", "-d", metavar="NAME.npy", show_default=False)
+        Path, option(INPUT, "Of psp direction, or .pt.", "--direction", "-d", metavar="NAME.npy", show_default=False)
     ]
+    component: Annotated[str | None, option(INPUT, "Which one of a file of several.", metavar="NUMBER or NAME")] = None
     strength: Annotated[str, option(MAKE, "How far: 1.5, or -1,0,2, or FROM:TO:STEPS.")] = "1"
 
     def application(self, info: EngineInfo, read: Reader) -> Application:
         """Raises `PspError` for a direction of another size, and for values out of range."""
         layers, alpha = _layers(self, info), self.alpha
-        direction = as_direction(read_array(self.direction), info, f"--direction {self.direction}")
+        direction = read_direction(self.direction, info, self.component)
         strengths = parse_strengths(self.strength)
         as_strengths(strengths, "--strength")
         amount = edit_alpha(info, layers, alpha)
@@ -146,7 +147,8 @@ class Edit(Storable, Changes, Sheets, Animations, Layers, Cluster, Options):
         def make(pipeline: Pipeline, source: Source) -> Made:
             return pipeline.edit(source, direction, strengths, layers, alpha), None
 
-        how = {"direction": self.direction.name, **where(amount)}
+        chosen = {"component": self.component} if self.component is not None else {}
+        how = {"direction": self.direction.name, **chosen, **where(amount)}
         return Application("edit", make, [how | {"strength": round(value, 6)} for value in strengths])
 
 
@@ -183,7 +185,9 @@ class Decode(Options):
     pictures: ClassVar[bool] = False
     stored: ClassVar[bool] = True
 
-    inputs: Annotated[list[str], inputs_of("Saved latents (.npy), and folders of them.")] = field(default_factory=list)
+    inputs: Annotated[list[str], inputs_of("Saved latents (.npy, .npz, .pt), and folders of them.")] = field(
+        default_factory=list
+    )
     grid: Annotated[Path | None, option(SAVE, "A contact sheet of everything.", metavar="PICTURE")] = None
 
     def application(self, info: EngineInfo, read: Reader) -> Application:

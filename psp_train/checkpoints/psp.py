@@ -1,13 +1,9 @@
-"""Published checkpoints read and written: pSp `.pt` files and StyleGAN2 `.pt` files in rosinality's layout.
-
-    pSp         {"state_dict": encoder.* + decoder.*, "opts": {...}, "latent_avg": tensor}
-    StyleGAN2   {"g_ema": ..., "latent_avg": tensor}
+"""Published checkpoints read and written: {"state_dict": encoder.* + decoder.*, "opts": {...}, "latent_avg": tensor}.
 
 Everything about the architecture is read off the shapes in the file, so old files that lack an option load too.
 """
 
 import argparse
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +15,9 @@ from psp_runtime.disk import sha256_of
 from psp_runtime.tasks import TASKS, Task, get_task
 from psp_train import demo
 from psp_train.checkpoints.architecture import encoder_config, generator_config
+from psp_train.checkpoints.nvidia_pickles import is_pickle
 from psp_train.checkpoints.state_files import StateDict, WeightsError, listed, load_strictly, read_state_file
-from psp_train.networks import PSP, EncoderConfig, Generator, GeneratorConfig
+from psp_train.networks import PSP, EncoderConfig, GeneratorConfig
 from psp_train.networks.config import EncoderKind
 from psp_train.recipes import Recipe
 
@@ -87,7 +84,7 @@ def load_checkpoint(path: str | Path, task: str | None = None) -> Checkpoint:
     model = _build_model(path, file)
     if file.average is None and file.opts.get("start_from_latent_avg"):
         raise WeightsError(f"{path} lacks latent_avg, which its encoder starts from: take the file as published")
-    model.latent_avg = _latent_avg(path, file.average, file.generator)
+    model.latent_avg = shaped_average(path, file.average, file.generator)
     return Checkpoint(model, chosen, file.encoder, file.generator, sha256_of(path), PUBLISHED_LICENSE, path.name)
 
 
@@ -113,15 +110,23 @@ class _Contents(NamedTuple):
 def _read_contents(path: Path) -> _Contents:
     if path.name in PUBLISHED_NAMES and not path.is_file():
         raise WeightsError(f"no checkpoint at {path}: it is published at {PUBLISHED_AT}, download it first")
+    if path.is_file() and is_pickle(path):
+        raise WeightsError(
+            f"{path} is a bare pickle, as NVIDIA's generators are, not a pSp checkpoint: --generator puts it under the "
+            "encoder of one"
+        )
     data = read_state_file(path, "expected a complete pSp .pt file")
     if "g_ema" in data:
-        raise WeightsError(f"{path} is a StyleGAN2 generator without an encoder: expected a pSp checkpoint")
+        raise WeightsError(
+            f"{path} is a StyleGAN2 generator without an encoder: expected a pSp checkpoint; --generator puts it under "
+            "the encoder of one"
+        )
     if not isinstance(data.get("state_dict"), Mapping):
         raise WeightsError(f"{path} is not a pSp checkpoint: expected a 'state_dict', found {listed(data)}")
     state, opts = {str(key): value for key, value in data["state_dict"].items()}, data.get("opts")
     opts = vars(opts) if isinstance(opts, argparse.Namespace) else opts if isinstance(opts, Mapping) else {}
-    generator = _read_shapes(path, generator_config, state, "decoder.")
-    encoder = _read_shapes(path, encoder_config, state, generator)
+    generator = replace(read_shapes(path, generator_config, state, "decoder."), conv_clamp=opts.get("conv_clamp"))
+    encoder = read_shapes(path, encoder_config, state, generator)
     _check_encoder_type(path, opts, encoder)
     return _Contents(state, opts, data.get("latent_avg"), encoder, generator)
 
@@ -142,38 +147,6 @@ def load_demo_checkpoint(task: str | None = None) -> Checkpoint:
     return Checkpoint(model, chosen, config, demo.GENERATOR, digest, DEMO_LICENSE, "bundled demo model")
 
 
-def load_generator(path: str | Path) -> tuple[Generator, torch.Tensor | None]:
-    """Load a StyleGAN2 `.pt` in rosinality's layout: the generator, and its average w [L,S] if the file stores it.
-
-    Raises `WeightsError` for anything else; warns where the file holds no noise.
-    """
-    path = Path(path)
-    data = read_state_file(path, "expected a complete StyleGAN2 .pt file")
-    if not isinstance(data.get("g_ema"), Mapping):
-        raise WeightsError(f"{path} is not a StyleGAN2 generator: expected 'g_ema', found {listed(data)}")
-    state = dict(data["g_ema"])
-    config = _read_shapes(path, generator_config, state, "")
-    with torch.device("meta"):
-        generator = Generator(config)
-    lacking = [key for key in generator.state_dict() if key not in state and _is_constant(key)]
-    if any(key.startswith("noises.") for key in lacking):
-        warnings.warn(f"{path} holds no noise: fixed random noise (seed 0) takes its place", stacklevel=2)
-    load_strictly(generator, (_constants(config) if lacking else {}) | state, f"{path} does not fit the architecture")
-    average = data.get("latent_avg")
-    return generator.eval(), None if average is None else _latent_avg(path, average, config)
-
-
-def _is_constant(key: str) -> bool:
-    """Tell noise pictures and FIRs, which are not trained, and which some files leave out."""
-    return key.startswith("noises.") or key.endswith(".kernel")
-
-
-def _constants(config: GeneratorConfig) -> StateDict:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)  # that of the CPU alone
-        return {key: value for key, value in Generator(config).state_dict().items() if _is_constant(key)}
-
-
 def checkpoint_dict(model: PSP, recipe: Recipe) -> dict[str, Any]:
     """Arrange a model as the released code stores it, so that this code reads it back and so does `load_checkpoint`.
 
@@ -189,6 +162,7 @@ def checkpoint_dict(model: PSP, recipe: Recipe) -> dict[str, Any]:
         # 0 means colours there, and 1 sketches: the released code reads pictures in grey for anything but 0.
         "label_nc": 0 if task.input == "rgb" else config.input_channels,
         "start_from_latent_avg": True,
+        "conv_clamp": model.decoder.config.conv_clamp,  # of NVIDIA's generators; the released code has none
         "device": "cuda:0",  # where the released code puts the average w; it cannot do without
         "learn_in_w": only_w,
         "resize_factors": ",".join(map(str, recipe.factors)) if task.name == "super_resolution" else None,
@@ -202,7 +176,7 @@ def _state_dict(model: PSP) -> StateDict:
     return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
 
 
-def _read_shapes(path: Path, reader: Any, *args: Any) -> Any:
+def read_shapes(path: Path, reader: Any, *args: Any) -> Any:
     """Run a reader of shapes; a key it needs and does not find means another architecture."""
     try:
         return reader(*args)
@@ -239,7 +213,7 @@ def _choose_task(path: Path, opts: Mapping[str, Any], wanted: str | None, channe
     return task
 
 
-def _latent_avg(path: Path, average: torch.Tensor | None, config: GeneratorConfig) -> torch.Tensor:
+def shaped_average(path: Path, average: torch.Tensor | None, config: GeneratorConfig) -> torch.Tensor:
     """Bring [L,S], [1,S], [S] or nothing to [L,S]."""
     shape = (config.styles, config.style_dim)
     if average is None:

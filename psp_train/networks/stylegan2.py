@@ -22,12 +22,16 @@ PUBLISHED_CHANNELS = (512, 512, 512, 512, 512, 256, 128, 64, 32)
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Shape of a generator; the defaults are the published FFHQ one. `channels` starts at resolution 4."""
+    """Shape of a generator; the defaults are the published FFHQ one. `channels` starts at resolution 4.
+
+    NVIDIA's generators may limit what each convolution and toRGB layer gives to -`conv_clamp`…`conv_clamp`.
+    """
 
     size: int = 1024
     style_dim: int = 512
     mapping_layers: int = 8
     channels: tuple[int, ...] = PUBLISHED_CHANNELS
+    conv_clamp: float | None = None
 
     @property
     def doublings(self) -> int:
@@ -153,11 +157,12 @@ class ActivationBias(nn.Module):
 
 
 class StyledConv(nn.Module):
-    """Modulated convolution, noise, bias, leaky ReLU."""
+    """Modulated convolution, noise, bias, leaky ReLU, and the clamp of `config`."""
 
-    def __init__(self, inputs: int, outputs: int, style_dim: int, upsample: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int, config: GeneratorConfig, upsample: bool = False) -> None:
         super().__init__()
-        self.conv = ModulatedConv(inputs, outputs, 3, style_dim, upsample=upsample)
+        self.clamp = config.conv_clamp
+        self.conv = ModulatedConv(inputs, outputs, 3, config.style_dim, upsample=upsample)
         self.noise = NoiseWeight()
         self.activate = ActivationBias(outputs)
 
@@ -165,22 +170,28 @@ class StyledConv(nn.Module):
         """Map x [B,I,H,W], w [B,S] and noise [1,1,H',W'] to [B,O,H',W'], of twice the size when upsampling."""
         y = self.conv(x, w)
         y = y + (self.noise.weight * noise).to(y.dtype)
-        return fused_bias_leaky_relu(y, self.activate.bias)
+        return clamped(fused_bias_leaky_relu(y, self.activate.bias), self.clamp)
+
+
+def clamped(x: torch.Tensor, limit: float | None) -> torch.Tensor:
+    """Limit x to -limit…limit, where there is a limit."""
+    return x if limit is None else x.clamp(-limit, limit)
 
 
 class ToRGB(nn.Module):
     """1x1 modulated convolution to RGB, added to the upsampled picture so far."""
 
-    def __init__(self, inputs: int, style_dim: int, upsample: bool = True) -> None:
+    def __init__(self, inputs: int, config: GeneratorConfig, upsample: bool = True) -> None:
         super().__init__()
+        self.clamp = config.conv_clamp
         if upsample:
             self.upsample = FIR()
-        self.conv = ModulatedConv(inputs, 3, 1, style_dim, demodulate=False)
+        self.conv = ModulatedConv(inputs, 3, 1, config.style_dim, demodulate=False)
         self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
 
     def forward(self, x: torch.Tensor, w: torch.Tensor, rgb: torch.Tensor | None = None) -> torch.Tensor:
         """Map x [B,I,H,W] and w [B,S] to a picture [B,3,H,W], and add `rgb` [B,3,H/2,W/2], the picture so far."""
-        y = self.conv(x, w) + self.bias
+        y = clamped(self.conv(x, w) + self.bias, self.clamp)
         if rgb is None:
             return y
         return y + upfirdn2d(rgb, self.upsample.kernel, up=2, pad=(2, 1))
@@ -210,12 +221,12 @@ class Generator(nn.Module):
         dim, widths = config.style_dim, config.channels
         self.style = nn.Sequential(PixelNorm(), *(MappingLayer(dim) for _ in range(config.mapping_layers)))
         self.input = ConstantInput(widths[0])
-        self.conv1 = StyledConv(widths[0], widths[0], dim)
-        self.to_rgb1 = ToRGB(widths[0], dim, upsample=False)
+        self.conv1 = StyledConv(widths[0], widths[0], config)
+        self.to_rgb1 = ToRGB(widths[0], config, upsample=False)
         self.convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList()
         for inputs, outputs in zip(widths, widths[1 : config.doublings + 1], strict=False):
-            self.convs += [StyledConv(inputs, outputs, dim, upsample=True), StyledConv(outputs, outputs, dim)]
-            self.to_rgbs.append(ToRGB(outputs, dim))
+            self.convs += [StyledConv(inputs, outputs, config, upsample=True), StyledConv(outputs, outputs, config)]
+            self.to_rgbs.append(ToRGB(outputs, config))
         self.noises = Noises(2 * config.doublings + 1)
 
     def map(self, z: torch.Tensor) -> torch.Tensor:

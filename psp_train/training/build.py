@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from psp_runtime.errors import PspError
 from psp_train import demo
-from psp_train.checkpoints.psp import load_encoder, load_generator
+from psp_train.checkpoints.generators import load_generator
+from psp_train.checkpoints.psp import load_encoder
 from psp_train.data import folders
 from psp_train.data.samples import Samples
 from psp_train.drawn import dataset
@@ -95,7 +95,7 @@ def build_model(settings: Settings) -> PSP:
     if settings.demo:
         model, average = demo_model(recipe)
     else:
-        model, average = published_model(recipe, settings.generator)
+        model, average = published_model(recipe, settings)
     check_render_size(recipe, model.decoder.config.size)
     if recipe.start_from_average:
         model.latent_avg.copy_(average_w(model.decoder) if average is None else average)
@@ -117,11 +117,11 @@ def demo_model(recipe: Recipe) -> tuple[PSP, torch.Tensor]:
     return model, average
 
 
-def published_model(recipe: Recipe, path: Path | None) -> tuple[PSP, torch.Tensor | None]:
+def published_model(recipe: Recipe, settings: Settings) -> tuple[PSP, torch.Tensor | None]:
     """Build an encoder of the published size over the StyleGAN2 of a file; give the average w [L,S] it stores, too."""
-    if path is None:
-        raise PspError("give --generator, a StyleGAN2 checkpoint (.pt), or --demo for the bundled one")
-    generator, average = load_generator(path)
+    if settings.generator is None:
+        raise PspError("give --generator, a StyleGAN2 checkpoint (.pt or .pkl), or --demo for the bundled one")
+    generator, average = load_generator(settings.generator, settings.class_index)
     channels, config = recipe.task.channels, generator.config
     model = PSP(published_config(recipe.encoder, channels, config.styles, config.style_dim), config)
     model.decoder = generator

@@ -17,15 +17,19 @@ Precision = Literal["none", "bf16", "fp16"]
 class Setup:
     """The files of a training and how it runs: options of `psp-train` that are stored as they are given.
 
-    `data`, `target`, `masks`: folders of sources, their faces, label maps of those. `generator`: StyleGAN2 `.pt`.
-    `weights`: folder of published networks. `init`: a pSp checkpoint whose encoder to continue. `demo`: the bundled
-    generator on drawn faces. `held_out` samples are for validation.
+    `data`, `target`, `masks`: folders of sources, their faces, label maps of those. `generator`: StyleGAN2 `.pt` or
+    `.pkl`, of the class `class_index` where it has classes. `weights`: folder of published networks. `init`: a pSp
+    checkpoint whose encoder to continue. `demo`: the bundled generator on drawn faces. `held_out` samples are for
+    validation.
     """
 
     data: Annotated[Path | None, option(INPUT, "Folder of input pictures. With --demo: where to draw faces.")] = None
     target: Annotated[Path | None, option(INPUT, "Folder of the inputs' faces, paired by name.")] = None
     masks: Annotated[Path | None, option(INPUT, "Folder of the faces' label maps, for --set mask=labels.")] = None
-    generator: Annotated[Path | None, option(INPUT, "StyleGAN2 checkpoint (.pt) to train an encoder for.")] = None
+    generator: Annotated[Path | None, option(INPUT, "StyleGAN2 (.pt, NVIDIA's .pkl) to train an encoder for.")] = None
+    class_index: Annotated[
+        int | None, option(INPUT, "Which class of a conditional --generator.", "--class", min=0, metavar="NUMBER")
+    ] = None
     weights: Annotated[Path | None, option(INPUT, "Folder of the published networks that losses need.")] = None
     init: Annotated[Path | None, option(INPUT, "pSp checkpoint (.pt) whose encoder to start from.")] = None
     demo: Annotated[bool, option(INPUT, "Train on drawn faces: no data, no downloads.", "--demo")] = False
@@ -54,7 +58,7 @@ class Settings(Setup):
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Settings":
         """Read what `to_json` gave. Raises `PspError` for values of another version."""
-        values = {"faces": FACES} | dict(values)  # earlier runs drew them all
+        values = {"faces": FACES, "class_index": None} | dict(values)  # earlier runs drew all, and knew no classes
         named = get_type_hints(cls)
         if set(values) != set(named):
             differing = ", ".join(sorted(set(values) ^ set(named)))

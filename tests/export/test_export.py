@@ -22,6 +22,7 @@ from psp_export.verify.cases import Case, pictures, reference_cases
 from psp_export.verify.headroom import HEADROOM
 from psp_export.verify.parity import ParityError, compare, psnr
 from psp_runtime import load, read_info
+from psp_runtime.engines.weights import style_weights
 from psp_runtime.errors import EngineError, PspError
 from psp_runtime.run.info import describe
 from psp_train.networks.psp import to_input, to_picture
@@ -84,6 +85,34 @@ def test_onnx_equals_torch_at_every_batch(exported, precision, least, batch):
         result = pipeline.translate(images, style.numpy(), alpha.numpy())
     assert psnr(result.output.astype(int) - to_picture(expected).numpy()) > least
     assert relative_error(result.latents, latents.numpy()) < (1e-4 if precision == "fp32" else 0.01)
+
+
+@pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-6), ("fp16", 1e-3)])
+def test_style_weights_are_found_in_the_file(exported, precision, near):
+    """By the row of W+ that each convolution reads, up to a constant: what psp direction --sefa computes with."""
+    file, decoder = exported / f"{precision}.onnx", tiny_checkpoint().model.decoder
+    found = style_weights(file, read_info(file))
+    convs = [decoder.conv1, *decoder.convs]
+    assert sorted(found) == list(range(len(convs)))
+    for row, conv in enumerate(convs):
+        expected = conv.conv.modulation.effective()[0].detach().numpy()
+        assert relative_error(found[row], expected) < near
+
+
+def test_style_weights_that_cannot_be_read(exported, tmp_path):
+    file = exported / "fp32.onnx"
+    info = read_info(file)
+    (tmp_path / "cut.onnx").write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(EngineError, match="cut.onnx is damaged: export it again"):
+        style_weights(tmp_path / "cut.onnx", info)
+    with pytest.raises(EngineError, match="a TensorRT plan, whose weights cannot be read: give the .onnx"):
+        style_weights(file, replace(info, backend="tensorrt"))
+    model = onnx.load(file)
+    for one in model.graph.initializer:
+        one.name = one.name.replace("style.weight", "s")
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(EngineError, match="has 0 of the 9 style weights under the names of psp export"):
+        style_weights(tmp_path / "other.onnx", info)
 
 
 def test_metadata_and_parity_are_inside(exported):

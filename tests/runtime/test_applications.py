@@ -11,10 +11,10 @@ from tiny_family import MAP, STYLE_DIM, STYLES, picture_of, write_family, write_
 
 import psp_runtime
 from psp_runtime import EngineError, PictureError, Pipeline, PspError
+from psp_runtime.arrays.files import read_array
 from psp_runtime.latents import AVERAGE_SEED, AVERAGED
 from psp_runtime.pictures import transforms as inputs
 from psp_runtime.pictures.loading import load
-from psp_runtime.run.latents_files import read_array
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RNG = np.random.default_rng(0)
@@ -345,7 +345,7 @@ def test_classes_are_swapped_all_at_once() -> None:
 def test_reading_arrays_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(b"not numpy")
     np.save(tmp_path / "b.npy", np.array([{}], object))
-    for name, message in (("a", "not a .npy file"), ("b", "not a .npy file"), ("none", "No such file")):
+    for name, message in (("a", "not a .npy, .npz or .pt file"), ("b", "not a .npy file"), ("none", "No such file")):
         with pytest.raises(PspError, match=message):
             read_array(tmp_path / f"{name}.npy")
 

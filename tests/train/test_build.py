@@ -2,13 +2,16 @@
 
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from models import tiny_model
+from models import TINY_GENERATOR, tiny_model
+from pickled.nvidia import seeded, tiny_table, write_torch
 from training import make_settings
 
+from psp_runtime.errors import PspError
 from psp_train.recipes import make_recipe
 from psp_train.training import build, start
 from psp_train.training.distributed import Process
@@ -118,3 +121,23 @@ def test_one_process_reads_the_label_maps_for_all(drawn, tiny, tmp_path, monkeyp
     for check in (True, False):
         build.build_samples(settings, check)
     assert read == [8]
+
+
+def test_a_generator_of_nvidia(tiny, drawn, tmp_path):
+    """Its stored average w is the start; the class of a conditional one is kept in run.json."""
+    table = tiny_table(TINY_GENERATOR)
+    file = write_torch(tmp_path / "cats.pkl", seeded(table, 3), conv_clamp=2.0)
+    model = build.build_model(make_settings(drawn, tmp_path / "run", generator=file))
+    assert torch.equal(model.latent_avg, seeded(table, 3)["mapping.w_avg"].expand(10, 32))
+    assert model.decoder.config == replace(TINY_GENERATOR, conv_clamp=2.0)
+    table |= {"mapping.embed.weight": [32, 3], "mapping.embed.bias": [32], "mapping.fc0.weight": [32, 64]}
+    del table["mapping.w_avg"]
+    file = write_torch(tmp_path / "classes.pkl", seeded(table, 3))
+    settings = make_settings(drawn, tmp_path / "run", generator=file, class_index=2)
+    assert Settings.from_json(settings.to_json()) == settings
+    model = build.build_model(settings)
+    with torch.no_grad():
+        w = model.decoder.map(torch.randn(20_000, 32, generator=torch.Generator().manual_seed(9)))
+    assert (model.latent_avg[0] - w.mean(0)).abs().max() < 5 * w.std() / 20_000**0.5
+    with pytest.raises(PspError, match="give one class of it"):
+        build.build_model(replace(settings, class_index=None))

@@ -8,7 +8,8 @@ import pytest
 import torch
 from models import TINY_GENERATOR, inputs, tiny_model
 
-from psp_train.checkpoints.psp import load_checkpoint, load_demo_checkpoint, load_generator
+from psp_train.checkpoints.generators import load_generator
+from psp_train.checkpoints.psp import load_checkpoint, load_demo_checkpoint
 from psp_train.checkpoints.state_files import WeightsError
 
 ENCODER_TYPES = {
