@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from psp_runtime.engines.contract import PARTS
+from psp_runtime.engines.fields import PARTS
 from psp_runtime.errors import PspError
 
 ENGINE_SUFFIXES = (".onnx", ".trt", ".plan", ".engine")

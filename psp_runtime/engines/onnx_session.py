@@ -11,6 +11,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from psp_runtime.engines import devices
+from psp_runtime.engines.contract import Stored, check_graph
+from psp_runtime.engines.external_files import external_files
 from psp_runtime.engines.info import read_info
 from psp_runtime.engines.optimised_graphs import forget, optimised_graph
 from psp_runtime.errors import DeviceError, EngineError
@@ -30,6 +32,7 @@ class OnnxSession:
     def __init__(self, path: str | Path, device: str = "auto", one_run: bool = False) -> None:
         self.path = Path(path)
         self.info = read_info(path)
+        external_files(self.path)
         self.max_batch = self.info.max_batch
         runtime = _import_onnxruntime()
         obstacle = "" if device == "cpu" else _obstacle_to_onnx_cuda(runtime)
@@ -47,6 +50,9 @@ class OnnxSession:
                 f"{path} cannot run with --device cuda: onnxruntime-gpu {runtime.__version__} could not load its CUDA "
                 "provider; it needs the CUDA and cuDNN libraries of its version"
             )
+        check_graph(
+            path, self.info, *(_stored(nodes()) for nodes in (self._session.get_inputs, self._session.get_outputs))
+        )
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -64,6 +70,13 @@ class OnnxSession:
     def close(self) -> None:
         """Free the session; it cannot run again."""
         self._session = None
+
+
+def _stored(nodes: Iterable[Any]) -> list[Stored]:
+    """Inputs or outputs as ONNX Runtime describes them: "tensor(uint8)", and text or None for a size left open."""
+    types = {"float": "float32"}
+    names = [node.type.removeprefix("tensor(").removesuffix(")") for node in nodes]
+    return [Stored(node.name, types.get(name, name), tuple(node.shape)) for node, name in zip(nodes, names)]
 
 
 def _import_onnxruntime() -> Any:
