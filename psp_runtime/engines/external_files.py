@@ -11,7 +11,9 @@ from pathlib import Path
 from psp_runtime.engines.protobuf import Bytes, entry, walk
 from psp_runtime.errors import EngineError
 
-_LOCATION = "entry"
+_LOCATION, _KEY = "entry", b"location"
+#: Messages that are walked without a look for the key in their bytes, which may be a gigabyte.
+_LARGE = ("graph", "tensor")
 #: Which fields of a message (onnx.proto) lead to names of external files, and the message each of them holds.
 _MESSAGES: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 25: "function"},
@@ -42,14 +44,14 @@ def external_files(engine: Path) -> list[Path]:
 def _locations(data: Bytes, start: int, end: int, message: str, depth: int) -> Iterator[bytes]:
     if depth > _DEEPEST:
         raise EOFError
-    for field in walk(data, start, end):
-        inner = _MESSAGES[message].get(field.number)
+    for number, begin, stop in walk(data, start, end):
+        inner = _MESSAGES[message].get(number)
         if inner == _LOCATION:
-            key, value = entry(data, field.start, field.end)
-            if key == b"location":
+            key, value = entry(data, begin, stop)
+            if key == _KEY:
                 yield value
-        elif inner:
-            yield from _locations(data, field.start, field.end, inner, depth + 1)
+        elif inner and (inner in _LARGE or data.find(_KEY, begin, stop) >= 0):
+            yield from _locations(data, begin, stop, inner, depth + 1)
 
 
 def _inside(engine: Path, name: str) -> Path:

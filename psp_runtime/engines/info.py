@@ -134,8 +134,8 @@ def _plan_metadata(path: Path) -> str:
 def _onnx_metadata(path: Path) -> str:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            places = [field for field in walk(data, 0, len(data)) if field.number == _METADATA_PROPS]
-            texts = dict(entry(data, field.start, field.end) for field in places)
+            places = [place for number, *place in walk(data, 0, len(data)) if number == _METADATA_PROPS]
+            texts = dict(entry(data, *place) for place in places)
             text = texts.get(ONNX_KEY.encode())
             if text is not None:
                 return text.decode()

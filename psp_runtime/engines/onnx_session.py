@@ -32,14 +32,14 @@ class OnnxSession:
     def __init__(self, path: str | Path, device: str = "auto", one_run: bool = False) -> None:
         self.path = Path(path)
         self.info = read_info(path)
-        external_files(self.path)
+        beside = external_files(self.path)
         self.max_batch = self.info.max_batch
         runtime = _import_onnxruntime()
         obstacle = "" if device == "cpu" else _obstacle_to_onnx_cuda(runtime)
         if obstacle and device == "cuda":
             raise DeviceError(f"{path} cannot run with --device cuda: {obstacle}")
         if device == "cpu" or obstacle:
-            self._session = _create_on_cpu(runtime, self.path, one_run)
+            self._session = _create_on_cpu(runtime, self.path, beside, one_run)
         else:
             # TF32 would round what an engine keeps in FP32 to 10 bits.
             self._session = _create(runtime, self.path, [(_CUDA, {"use_tf32": "0"}), _CPU])
@@ -96,7 +96,7 @@ def _obstacle_to_onnx_cuda(runtime: Any) -> str:
     return ""
 
 
-def _create_on_cpu(runtime: Any, path: Path, one_run: bool) -> Any:
+def _create_on_cpu(runtime: Any, path: Path, beside: list[Path], one_run: bool) -> Any:
     """A session over the optimised graph kept for this engine, where there is one."""
 
     def write(graph: Path, weights: str) -> None:
@@ -106,7 +106,7 @@ def _create_on_cpu(runtime: Any, path: Path, one_run: bool) -> Any:
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         _create(runtime, path, [_CPU], options)
 
-    graph = optimised_graph(path, runtime.__version__, write)
+    graph = optimised_graph(path, runtime.__version__, write, beside)
     options = _options(runtime)
     options.enable_mem_pattern = False  # a second copy of all buffers from the second run on
     if graph is None:

@@ -7,7 +7,7 @@ import pytest
 from tiny_engines import write_onnx
 
 from psp_runtime.engines import devices
-from psp_runtime.engines.session import OPENVINO_FROM_RUNS, OnnxSession, OpenVINOSession, open_session, read_info
+from psp_runtime.engines.session import OPENVINO_FROM_RUNS, OnnxSession, OpenVINOSession, open_session
 from psp_runtime.errors import EngineError
 from psp_runtime.pipeline import Pipeline
 
