@@ -77,6 +77,8 @@ def _identified(file: BinaryIO, name: str, formats: Sequence[str] | None) -> Ima
             return Image.open(file, formats=("PNG",))  # the others take a moment to import
         return Image.open(file, formats=_readable() if formats is None else tuple(formats))
     except UnidentifiedImageError:
+        if formats is not None:
+            raise PictureError(f"cannot read {name}: expected a picture as {', '.join(formats)}") from None
         file.seek(0)
         raise PictureError(f"cannot read {name}: {_unreadable_tiff(file)}") from None
 

@@ -86,9 +86,9 @@ def test_a_jpeg_too_large_is_decoded_smaller(tmp_path: Path, monkeypatch: pytest
     for scale in (2, 4, 8):
         side = 2400 // scale
         monkeypatch.setattr(memory, "BUDGET", side * 2000 // scale * bands + memory.STRIP * 40 + side * 1100 + 1)
-        assert decoding.open_upright(tmp_path / "a.jpg", "a").size == (side, 2000 // scale)
+        assert decoding.open_upright(tmp_path / "a.jpg", "a", exact=False).size == (side, 2000 // scale)
         assert np.abs(load(tmp_path / "a.jpg", "rgb") - full).mean() < 1
-    with pytest.raises(PictureError, match=r"2400x2000 is too large, reading such a JPEG picture takes 0\.1 GB"):
+    with pytest.raises(PictureError, match=r"2400x2000 is too large, reading such a JPEG picture takes 0\.[01] GB"):
         load(tmp_path / "a.jpg", "labels")
 
 
@@ -105,7 +105,16 @@ def jpeg_head(width: int, height: int, scan: int = 3) -> bytes:
 
 @pytest.mark.parametrize(
     ("side", "scan", "scale"),
-    [(10_000, 3, 1), (10_000, 1, 1), (13_300, 3, 1), (13_300, 1, 2), (14_200, 3, 2), (20_000, 3, 2), (23_000, 3, 2), (23_000, 1, 0)],
+    [
+        (10_000, 3, 1),
+        (10_000, 1, 1),
+        (13_300, 3, 1),
+        (13_300, 1, 2),
+        (14_200, 3, 2),
+        (20_000, 3, 2),
+        (23_000, 3, 2),
+        (23_000, 1, 0),
+    ],
 )
 def test_scans_of_a_jpeg_count(side: int, scan: int, scale: int) -> None:
     """Several scans keep all coefficients: 3 bytes a pixel with chroma of half the size."""
@@ -153,18 +162,17 @@ def test_heads_that_ask_for_gigabytes_are_refused(tmp_path: Path, name: str, con
 
 
 def test_a_tile_larger_than_its_picture_is_refused(tmp_path: Path) -> None:
-    in_mode("RGB").save(tmp_path / "a.tif", compression="tiff_lzw", tile=(64, 64))
-    tags = {322: 60_000, 323: 60_000}
-    content = bytearray((tmp_path / "a.tif").read_bytes())
-    (start,) = struct.unpack_from("<I", content, 4)
-    (count,) = struct.unpack_from("<H", content, start)
-    for entry in range(start + 2, start + 2 + 12 * count, 12):
-        tag, kind = struct.unpack_from("<HH", content, entry)
-        if tag in tags:
-            struct.pack_into("<H" if kind == 3 else "<I", content, entry + 8, tags[tag])
-    (tmp_path / "a.tif").write_bytes(content)
-    with pytest.raises(PictureError, match="too large"):
-        load(tmp_path / "a.tif", "rgb")
+    data = zlib.compress(bytes(3 * 64 * 64))
+    for side, refused in ((64, False), (60_000, True)):
+        sizes = {256: 60, 257: 60, 258: 8, 259: 8, 262: 2, 277: 3, 322: side, 323: side, 324: 8, 325: len(data)}
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sizes.items())
+        head = b"II*\0" + struct.pack("<I", 8 + len(data))
+        (tmp_path / "a.tif").write_bytes(head + data + struct.pack("<H", len(sizes)) + entries + bytes(4))
+        if refused:
+            with pytest.raises(PictureError, match=r"60x60 is too large, reading such a TIFF picture takes 10\.8 GB"):
+                load(tmp_path / "a.tif", "rgb")
+        else:
+            assert not load(tmp_path / "a.tif", "rgb").any()
 
 
 def test_only_the_formats_asked_for_are_read(tmp_path: Path) -> None:
@@ -173,9 +181,9 @@ def test_only_the_formats_asked_for_are_read(tmp_path: Path) -> None:
         if name[2:] in ("png", "jpg", "webp"):
             assert load(tmp_path / name, "rgb", formats=decoding.UPLOADS).shape == (256, 256, 3)
         else:
-            with pytest.raises(PictureError, match="not a picture of a known format"):
+            with pytest.raises(PictureError, match="expected a picture as PNG, JPEG, WEBP"):
                 load(tmp_path / name, "rgb", formats=decoding.UPLOADS)
-    with pytest.raises(PictureError, match="not a picture of a known format"):
+    with pytest.raises(PictureError, match="expected a picture as PNG"):
         load(tmp_path / "a.jpg", "rgb", formats=["PNG"])
 
 
