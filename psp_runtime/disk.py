@@ -5,6 +5,8 @@ run can tell what nobody works on any more, also in another container or on anot
 """
 
 import contextlib
+import ctypes
+import errno
 import hashlib
 import os
 import re
@@ -24,6 +26,8 @@ try:
 except ImportError:  # Windows, where nothing is locked and so nothing of others deleted
     fcntl = None  # type: ignore[assignment]
 
+# AT_FDCWD and RENAME_EXCHANGE of Linux.
+_HERE, _EXCHANGE = -100, 2
 #: Names of unfinished files and folders.
 _UNFINISHED = re.compile(r"\.\d+-\d+\.tmp|\.psp-[a-z]+-\d+-\w+")
 
@@ -38,10 +42,13 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
     try:
         with _open_locked(temporary) as file:
             yield file
+            file.flush()
             if durable:
-                file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if fcntl is not None:  # as long as it is locked
+                os.replace(temporary, path)
+        if fcntl is None:  # Windows moves no open file
+            os.replace(temporary, path)
         if durable:
             sync(path.parent)
     except OSError as error:
@@ -80,6 +87,37 @@ def sync(*paths: Path) -> None:
             os.fsync(place)
         finally:
             os.close(place)
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Have two folders change their names, at once where the system can (Linux); else for a moment one is missing.
+
+    Raises `OSError`.
+    """
+    if _exchange_at_once(first, second):
+        return
+    aside = second.with_name(f".psp-aside-{os.getpid()}-{threading.get_ident()}")
+    os.replace(second, aside)
+    try:
+        os.replace(first, second)
+    except BaseException:
+        os.replace(aside, second)
+        raise
+    os.replace(aside, first)
+
+
+def _exchange_at_once(first: Path, second: Path) -> bool:
+    """renameat2 of Linux, which Python does not have. False where the system, or the file system, cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # glibc 2.28, musl 1.2
+    names = (os.fsencode(path.absolute()) for path in (first, second))
+    if rename is None or rename(_HERE, next(names), _HERE, next(names), _EXCHANGE) == 0:
+        return rename is not None
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(second))
 
 
 def _open_locked(path: Path) -> BinaryIO:
