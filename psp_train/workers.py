@@ -13,7 +13,7 @@ def worker_pool(processes: int | None = None, context: BaseContext | None = None
 
 
 def _end_with_parent() -> None:
-    """End with the parent, which a thread waits for: workers wait for work for ever, from pipes they hold themselves."""
+    """End with the parent, for which a thread waits: a worker that waits for work does not notice its end."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

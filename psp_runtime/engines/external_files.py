@@ -62,4 +62,6 @@ def _inside(engine: Path, name: str) -> Path:
         raise EngineError(
             f"{engine} keeps weights in {name!r}, outside of its folder: it is not opened, export it again"
         )
+    if not path.is_file():
+        raise EngineError(f"{engine} keeps weights in {name!r}, which is not beside it: copy both")
     return path

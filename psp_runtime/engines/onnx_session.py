@@ -134,8 +134,13 @@ def _options(runtime: Any) -> Any:
 
 def _create(runtime: Any, path: Path, providers: list[Any], options: Any = None) -> Any:
     try:
-        with _quiet(runtime) if len(providers) > 1 else contextlib.nullcontext():
-            return runtime.InferenceSession(str(path), options or _options(runtime), providers=providers)
+        # ONNX Runtime falls back to the CPU with a block of its own words, which for a CPU alone means nothing.
+        several = len(providers) > 1
+        with _quiet(runtime) if several else contextlib.nullcontext():
+            settings = {"providers": providers, "enable_fallback": several}
+            session = runtime.InferenceSession(str(path), options or _options(runtime), **settings)
+        session.disable_fallback()
+        return session
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise EngineError(
             f"ONNX Runtime {runtime.__version__} refuses {path}: {_first_line(error)}: export it again"

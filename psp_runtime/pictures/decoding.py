@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from psp_runtime.errors import PictureError
-from psp_runtime.pictures import memory
+from psp_runtime.pictures import libtiff, memory
 from psp_runtime.pictures.strips import Upright
 from psp_runtime.pictures.values import SIGNED
 
@@ -50,6 +50,8 @@ def open_upright(picture: Picture, name: str, exact: bool = True, formats: Seque
 def _read(path: Path, name: str, exact: bool, formats: Sequence[str] | None) -> Upright:
     with path.open("rb") as file:
         image = _identified(file, name, formats)
+        if image.format == "TIFF":
+            libtiff.silence()
         _fit(image, name, exact)
         return _loaded(image)
 
