@@ -98,9 +98,7 @@ def _unreadable_tiff(file: BinaryIO) -> str:
         tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
         file.seek(tags.next)
         tags.load(file)
-        bits, channels, kind = (
-            tags.get(tag, default) for tag, default in ((_BITS, (1,)), (_CHANNELS, 1), (_KIND, (1,)))
-        )
+        bits, channels, kind = tags[_BITS], tags[_CHANNELS], tags.get(_KIND, (1,))
     except Exception:  # no TIFF file, or a damaged one
         return "not a picture of a known format, or damaged from its first bytes"
     if _FLOAT in kind:

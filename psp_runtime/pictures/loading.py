@@ -106,7 +106,8 @@ def _shrink_rows(x: NDArray[np.float32], taps: NDArray[np.float32], factor: int)
     windows = np.lib.stride_tricks.sliding_window_view(padded, len(taps), axis=0)[::factor]
     total = np.zeros(windows.shape[:-1], np.float32)
     for index, tap in enumerate(taps.astype(np.float64)):
-        total = (windows[..., index] * tap + total).astype(np.float32)  # exact in float64, then rounded
+        # Exact in float64, then rounded. NumPy 1 would multiply in FP32.
+        total = (np.multiply(windows[..., index], tap, dtype=np.float64) + total).astype(np.float32)
     return total
 
 
