@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install serving demo test lint readme grid gallery reference bench bench-check ptx
+.PHONY: install serving demo test floors lint readme grid gallery reference bench bench-check ptx
 
 install: .venv/installed
 
@@ -23,6 +23,11 @@ demo: install
 
 test: install serving lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The tests of the runtime with the lowest versions of its dependencies, which Python 3.10 has.
+FLOOR_PYTHON ?= python3.10
+floors:
+	$(FLOOR_PYTHON) tools/floors.py .venv/floors
 
 lint: install
 	$(BIN)/ruff check .

@@ -73,7 +73,7 @@ def export(checkpoint: Checkpoint, options: Options, say: Say = lambda *words: N
     check(options)
     flavour = _flavour(options)
     base = stem(options.output)
-    with staging(base.parent, base.name) as folder:
+    with staging(base.parent) as folder:
         exporter = Exporter(checkpoint, options, folder / base.name, say)
         files = exporter.write_onnx()
         if flavour:

@@ -7,13 +7,13 @@ or Ctrl-C leaves earlier files as they were and nothing half-written.
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from psp_runtime.engines.contract import PARTS
+from psp_runtime.disk import delete_unfinished, exchange, scratch_folder, sync
+from psp_runtime.engines.fields import PARTS
 from psp_runtime.errors import PspError
 
 ENGINE_SUFFIXES = (".onnx", ".trt", ".plan", ".engine")
@@ -64,65 +64,101 @@ def files_of(base: Path) -> list[Path]:
 
 
 @contextmanager
-def staging(home: Path, name: str) -> Iterator[Path]:
+def staging(home: Path) -> Iterator[Path]:
     """Provide a temporary folder in `home`, so on its file system, gone at the end whatever happens.
 
-    Raises `PspError` where it cannot be made, and when the disk is full during the work in it.
+    What killed exports left in `home` is deleted first. Raises `PspError` where the folder cannot be made, and when the
+    disk is full during the work in it.
     """
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=home))
-    except OSError as error:
-        raise PspError(f"cannot write into {home}: {error.strerror}; choose another folder") from error
-    try:
-        yield folder
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise PspError(f"cannot write into {home}: {error.strerror}; make room or choose another folder") from error
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    delete_unfinished(home)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(scratch_folder(home, "export"))
+        except OSError as error:
+            raise PspError(f"cannot write into {home}: {error.strerror}; choose another folder") from error
+        try:
+            yield folder
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise PspError(
+                    f"cannot write into {home}: {error.strerror}; make room or choose another folder"
+                ) from error
+            raise
 
 
 def put_in_place(drafts: list[Path], home: Path) -> list[Path]:
     """Move finished files or folders into the folder `home`, over older ones of their names: all of them or none.
 
-    No file system replaces several at once, so the older ones wait in a folder beside their places until the last move
-    is done. Whatever stops the moves, Ctrl-C too, takes the new ones out again and puts the older ones back. `drafts`
-    are on the file system of `home`. Returns the places; raises `PspError` where the system refuses.
+    Each name holds the older or the new one at any time, whole: also where the process is killed, or the power fails.
+    What stops the moves in another way, Ctrl-C too, takes all of them back; for that the older ones are kept in a
+    folder beside their places until the last move is done. `drafts` are on the file system of `home`. Returns the
+    places; raises `PspError` where the system refuses.
     """
-    earlier = Path(tempfile.mkdtemp(prefix=".earlier-", dir=home))
     try:
-        for draft in drafts:
-            _replace(draft, home / draft.name, earlier)
-    except BaseException:
-        _put_back(drafts, home, earlier)
-        raise
-    shutil.rmtree(earlier, ignore_errors=True)
+        sync(*(path for draft in drafts for path in (*draft.rglob("*"), draft)))
+        moves = [_Move(draft, home / draft.name) for draft in drafts]
+        with scratch_folder(home, "earlier") as earlier:
+            try:
+                for move in moves:
+                    move.make(earlier)
+                sync(home)
+            except BaseException:
+                _take_back(moves, home, earlier)
+                raise
+    except OSError as error:
+        raise PspError(f"cannot write into {home}: {error.strerror}; nothing was changed") from error
     return [home / draft.name for draft in drafts]
 
 
-def _replace(draft: Path, place: Path, earlier: Path) -> None:
-    try:
-        if os.path.lexists(place):
-            os.replace(place, earlier / place.name)
-        os.replace(draft, place)
-    except OSError as error:
-        raise PspError(
-            f"cannot write {place}: {error.strerror}; nothing was changed: give another name or folder"
-        ) from error
+class _Move:
+    """The move of a draft to its place. Whether it was made is seen from what is there, which an interrupt leaves."""
+
+    def __init__(self, draft: Path, place: Path) -> None:
+        self.draft, self.place = draft, place
+        self._new = os.lstat(draft).st_ino
+
+    def make(self, earlier: Path) -> None:
+        """Replace what is there by the draft; the older file is kept in `earlier`, an older folder at the draft's."""
+        try:
+            if not os.path.lexists(self.place):
+                os.replace(self.draft, self.place)
+            elif self.draft.is_dir():
+                exchange(self.draft, self.place)
+            else:
+                _keep(self.place, earlier / self.place.name)
+                os.replace(self.draft, self.place)
+        except OSError as error:
+            raise PspError(
+                f"cannot write {self.place}: {error.strerror}; nothing was changed: give another name or folder"
+            ) from error
+
+    def take_back(self, earlier: Path) -> None:
+        """Bring back what was there, if the move was made. Raises `OSError`."""
+        older = earlier / self.place.name
+        made = os.path.lexists(self.place) and os.lstat(self.place).st_ino == self._new
+        if made and os.path.lexists(older):
+            os.replace(older, self.place)
+        elif made and os.path.lexists(self.draft):
+            exchange(self.draft, self.place)
+        elif made:
+            os.replace(self.place, self.draft)
 
 
-def _put_back(drafts: list[Path], home: Path, earlier: Path) -> None:
-    """Undo the moves. Which were made is seen from what is where: an interrupt may come between a move and any note."""
+def _keep(place: Path, copy: Path) -> None:
+    """Give a file, or a link, a second name; where the file system has no such names, a copy."""
     try:
-        for draft in drafts:
-            place, older = home / draft.name, earlier / draft.name
-            if not os.path.lexists(draft):
-                os.replace(place, draft)
-            if os.path.lexists(older):
-                os.replace(older, place)
-        earlier.rmdir()
+        os.link(place, copy, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(place, copy, follow_symlinks=False)
+
+
+def _take_back(moves: list[_Move], home: Path, earlier: Path) -> None:
+    try:
+        for move in moves:
+            move.take_back(earlier)
     except OSError as error:
+        kept = home / earlier.name.removeprefix(".")  # under this name no later run deletes it
+        earlier.rename(kept)
         raise PspError(
-            f"{home} holds a part of this export: {error.strerror}; move the earlier files back from {earlier}"
+            f"{home} holds a part of this export: {error.strerror}; move the earlier files back from {kept}"
         ) from error

@@ -44,11 +44,12 @@ class Stages:
         if self.running:
             if sys.stderr.isatty():
                 print(_one_row(""), end="\r", file=sys.stderr)
-            print(f"{time.perf_counter() - self.begun:6.1f} s {self.running}", file=sys.stderr, flush=True)
+            took = time.perf_counter() - self.begun
+            print(f"{took:6.1f} s {console.printable(self.running)}", file=sys.stderr, flush=True)
         self.running = ""
 
 
 def _one_row(text: str) -> str:
     """Cut and fill a text to one row of the terminal, so that it covers the last one and can be covered itself."""
-    width = shutil.get_terminal_size().columns - 1
+    width, text = shutil.get_terminal_size().columns - 1, console.printable(text)
     return f"{text[:width]:{width}}"

@@ -124,7 +124,7 @@ def write_repository(folder: Path, files: list[Written], name: str) -> Choice:
     info = read_info(choice.file)
     kind = "KIND_GPU" if choice.backend == "tensorrt" else "KIND_AUTO"
     warm = tuple(sorted({1, *preferred_batches(info.max_batch)}))
-    with staging(folder, name) as drafts_folder:
+    with staging(folder) as drafts_folder:
         drafts = [_draft(drafts_folder, choice.file, Model(name, choice.backend, kind, warm_batches=warm))]
         for mapping in (file.path for file in files if file.part == "mapping"):
             drafts.append(_draft(drafts_folder, mapping, Model(f"{name}{MAPPING_ENDING}", "onnxruntime", "KIND_CPU")))

@@ -3,6 +3,7 @@
 import inspect
 import io
 import os
+import re
 import signal
 import sys
 import traceback
@@ -33,6 +34,8 @@ INTERRUPTED = 130
 DEBUG = "PSP_DEBUG"
 #: Columns of a help page at most.
 WIDEST_HELP = 100
+#: What would move the cursor, change colours or the order of letters: a file's name may hold it.
+_CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
 #: What typer raises for a command line it cannot read. It has no public name there, one kind of it has.
 _UsageError: Any = typer.BadParameter.__base__
 
@@ -155,6 +158,8 @@ def run(app: Callable[[], object]) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name that is not valid text must not end a run at the line that reports it.
         sys.stdout.reconfigure(errors="backslashreplace")
+        write = sys.stdout.write
+        sys.stdout.write = lambda text: write(printable(text))  # type: ignore[method-assign]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _ctrl_c)
     sys.exit(_exit_code(app))
@@ -171,6 +176,11 @@ def error(text: object) -> None:
     if os.environ.get(DEBUG) == "1" and sys.exc_info()[0] is not None:
         traceback.print_exc()
     print(f"error: {_one_line(text)}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """A text with its control characters written out, as \\x1b; line breaks and tabs stay."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def end(text: object) -> NoReturn:
@@ -251,4 +261,4 @@ def _warning_lines() -> Callable[..., None]:
 
 
 def _one_line(text: object) -> str:
-    return " ".join(str(text).split("\n"))
+    return printable(" ".join(str(text).splitlines()))

@@ -11,7 +11,6 @@ over it with psp-train (docs/training.md).
 import argparse
 import copy
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from psp_train import demo
 from psp_train.drawn.faces import FACE_DIM, PARAMETERS, draw, sample
 from psp_train.networks import Generator, GeneratorConfig
+from psp_train.workers import worker_pool
 
 TRAIN_SEED, HELD_OUT_SEED, TORCH_SEED = 1, 2, 0
 TRAIN_FACES, HELD_OUT_FACES = 16_000, 200
@@ -41,7 +41,7 @@ def draw_faces(work: Path, name: str, count: int, seed: int) -> tuple[torch.Tens
     """Face vectors [N,64], and memory maps uint8 [N,size,size,4] of the drawn faces by size."""
     z, path = sample(count, seed), work / f"{name}_256.npy"
     if not path.exists():
-        with ProcessPoolExecutor() as pool:
+        with worker_pool() as pool:
             save_rows(path, count, 256, pool.map(draw_one, z, chunksize=64))
     data = {256: np.load(path, mmap_mode="r")}
     for size in (128, 64, 32):

@@ -10,7 +10,6 @@ Every stage leaves its result in the work folder and is skipped when that exists
 import argparse
 import json
 import time
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from psp_train.drawn.judges import (
     Segmenter,
     YawJudge,
 )
+from psp_train.workers import worker_pool
 
 TRAIN_SEED, HELD_OUT_SEED, OTHER_SEED = 11, 12, 13  # not those of tools/train_demo.py
 TRAIN_FACES, HELD_OUT_FACES = 12_000, 500
@@ -53,7 +53,7 @@ def draw_one(z: np.ndarray) -> np.ndarray:
 
 def draw_all(z: np.ndarray) -> np.ndarray:
     """uint8 [N,SIZE,SIZE,4]."""
-    with ProcessPoolExecutor() as pool:
+    with worker_pool() as pool:
         return np.stack(list(pool.map(draw_one, z, chunksize=25)))
 
 
@@ -199,7 +199,7 @@ def train_stage(work: Path, name: str) -> None:
 def train_all(work: Path) -> dict[str, dict[str, torch.Tensor]]:
     """The weights of all networks; each is trained in a process of its own, which beats two cores for one network."""
     training_faces(work)
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+    with worker_pool(context=get_context("spawn")) as pool:
         list(pool.map(train_stage, [work] * len(NETWORKS), NETWORKS))
     return {name: torch.load(work / f"{name}.pt", weights_only=True) for name in NETWORKS}
 

@@ -3,6 +3,7 @@
 Export writes files by this table, the runtime fills them by it, and servers announce it.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,6 @@ from psp_runtime.errors import EngineError, PspError
 from psp_runtime.tasks import InputKind
 
 Arrays = dict[str, NDArray[Any]]
-
-#: The parts of an engine by their names in the metadata.
-PARTS = ("full", "encoder", "generator", "mapping")
 
 _CHANNELS: dict[InputKind, tuple[int, ...]] = {"rgb": (3,), "sketch": (1,), "labels": ()}
 
@@ -81,6 +79,37 @@ def check(name: str, array: Any, tensor: Tensor, batch: int | None = None) -> No
             f"{name}: expected {expected}, given {getattr(array, 'dtype', type(array).__name__)} "
             f"[{','.join(map(str, given))}]"
         )
+
+
+class Stored(NamedTuple):
+    """An input or output as a file has it: the shape with the batch; a size the file leaves open is no int."""
+
+    name: str
+    dtype: str
+    shape: tuple[Any, ...]
+
+    def fits(self, tensor: Tensor) -> bool:
+        """Whether it is this tensor, as far as the file says."""
+        sizes = [(found, size) for found, size in zip(self.shape[1:], tensor.shape) if isinstance(found, int)]
+        ranks = len(self.shape) == 1 + len(tensor.shape)
+        return ranks and self.dtype == tensor.dtype.__name__ and all(found == size for found, size in sizes)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} [{','.join(map(str, self.shape))}]"
+
+
+def check_graph(engine: str | Path, info: EngineInfo, taken: Iterable[Stored], given: Iterable[Stored]) -> None:
+    """Raise `EngineError` where the tensors of an open engine, `taken` and `given`, are not those its metadata say."""
+    for kind, found, wanted in (("input", list(taken), inputs(info)), ("output", list(given), outputs(info))):
+        by_name = {one.name: one for one in found}
+        for name, tensor in wanted.items():
+            if name not in by_name or not by_name[name].fits(tensor):
+                raise EngineError(
+                    f"{engine} contradicts its metadata: {kind} {name} {tensor} expected, "
+                    f"found {by_name.get(name, 'none')}: export it again"
+                )
+        if kind == "input" and len(found) > len(wanted):
+            raise EngineError(f"{engine} contradicts its metadata: it takes more than {', '.join(wanted)}")
 
 
 def full_inputs(

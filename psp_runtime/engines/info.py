@@ -5,14 +5,15 @@ of an ONNX file, and as the network name `psp:{...}` of a TensorRT plan, where i
 it needs neither onnx, nor a GPU, nor loading a gigabyte of weights.
 """
 
-import io
 import json
 import mmap
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+import reprlib
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
+from psp_runtime.engines.fields import MOST_TEXT, check_fields
+from psp_runtime.engines.protobuf import entry, walk
 from psp_runtime.errors import EngineError
 from psp_runtime.tasks import InputKind
 
@@ -73,19 +74,35 @@ class EngineInfo:
 
     @classmethod
     def from_json(cls, text: str, source: str) -> "EngineInfo":
-        """Parse `to_json`; `source` names the file in errors. Unknown fields of a newer minor writer are ignored."""
+        """Parse `to_json`; `source` names the file in errors. Unknown fields of a newer minor writer are ignored.
+
+        Raises `EngineError` for text that is not such JSON, and for values that no engine has.
+        """
         try:
-            values = json.loads(text)
+            values = _object(text)
             if values["format"] != FORMAT:
                 raise EngineError(
-                    f"{source}: engine format {values['format']}, this psp_runtime reads {FORMAT}: export it again"
+                    f"{source}: engine format {reprlib.repr(values['format'])}, this psp_runtime reads {FORMAT}: "
+                    "export it again"
                 )
-            known = {f.name for f in fields(cls)}
-            values = {name: value for name, value in values.items() if name in known}
-            values["mix_layers"] = tuple(values["mix_layers"])
-            return cls(**values)
-        except (ValueError, KeyError, TypeError) as error:
+            check_fields(values)
+        except (ValueError, RecursionError) as error:
             raise EngineError(f"{source}: damaged engine metadata ({error}): export it again") from None
+        return cls(**values | {"mix_layers": tuple(values["mix_layers"])})
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The fields we know, all of which must be there unless they have a default. Raises `ValueError`."""
+    if len(text) > MOST_TEXT:
+        raise ValueError(f"{len(text)} characters, expected at most {MOST_TEXT}")
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("expected a JSON object")
+    known = {field.name: field.default is MISSING or field.name == "format" for field in fields(EngineInfo)}
+    lacking = [name for name, needed in known.items() if needed and name not in values]
+    if lacking:
+        raise ValueError(f"it lacks {lacking[0]}")
+    return {name: value for name, value in values.items() if name in known}
 
 
 def read_info(path: str | Path) -> EngineInfo:
@@ -110,51 +127,18 @@ def _plan_metadata(path: Path) -> str:
         text = data[start + len(PLAN_PREFIX) : start + PLAN_NAME_LIMIT].decode("ascii", "replace")
     try:
         return text[: json.JSONDecoder().raw_decode(text)[1]]
-    except ValueError:
+    except (ValueError, RecursionError):
         raise EngineError(f"{path} is damaged (its metadata is cut off): export it again") from None
 
 
 def _onnx_metadata(path: Path) -> str:
-    with path.open("rb") as file:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            entries = dict(_string_entry(data) for data in _fields(file, path.stat().st_size, _METADATA_PROPS))
+            places = [place for number, *place in walk(data, 0, len(data)) if number == _METADATA_PROPS]
+            texts = dict(entry(data, *place) for place in places)
+            text = texts.get(ONNX_KEY.encode())
+            if text is not None:
+                return text.decode()
         except (EOFError, UnicodeDecodeError):
             raise EngineError(f"{path} is truncated or not an ONNX file: export it again") from None
-    if ONNX_KEY not in entries:
-        raise EngineError(f"{path} is an ONNX file, but not one made by psp-export: it carries no 'psp' metadata")
-    return entries[ONNX_KEY]
-
-
-def _fields(file: BinaryIO, size: int, wanted: int) -> Iterator[bytes]:
-    """Walk the top level of a protobuf message and yield the bytes of one length-delimited field."""
-    while file.tell() < size:
-        tag = _varint(file)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            _varint(file)
-            continue
-        length = _varint(file)
-        if wire != 2 or file.tell() + length > size:
-            raise EOFError
-        if number == wanted:
-            yield file.read(length)
-        else:
-            file.seek(length, 1)
-
-
-def _varint(file: BinaryIO) -> int:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = file.read(1)
-        if not byte:
-            raise EOFError
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-    raise EOFError
-
-
-def _string_entry(data: bytes) -> tuple[str, str]:
-    """key (field 1) and value (field 2) of a StringStringEntryProto."""
-    key, value = (next(_fields(io.BytesIO(data), len(data), number), b"") for number in (1, 2))
-    return key.decode(), value.decode()
+    raise EngineError(f"{path} is an ONNX file, but not one made by psp-export: it carries no 'psp' metadata")

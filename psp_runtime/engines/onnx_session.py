@@ -11,6 +11,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from psp_runtime.engines import devices
+from psp_runtime.engines.contract import Stored, check_graph
+from psp_runtime.engines.external_files import external_files
 from psp_runtime.engines.info import read_info
 from psp_runtime.engines.optimised_graphs import forget, optimised_graph
 from psp_runtime.errors import DeviceError, EngineError
@@ -30,13 +32,14 @@ class OnnxSession:
     def __init__(self, path: str | Path, device: str = "auto", one_run: bool = False) -> None:
         self.path = Path(path)
         self.info = read_info(path)
+        beside = external_files(self.path)
         self.max_batch = self.info.max_batch
         runtime = _import_onnxruntime()
         obstacle = "" if device == "cpu" else _obstacle_to_onnx_cuda(runtime)
         if obstacle and device == "cuda":
             raise DeviceError(f"{path} cannot run with --device cuda: {obstacle}")
         if device == "cpu" or obstacle:
-            self._session = _create_on_cpu(runtime, self.path, one_run)
+            self._session = _create_on_cpu(runtime, self.path, beside, one_run)
         else:
             # TF32 would round what an engine keeps in FP32 to 10 bits.
             self._session = _create(runtime, self.path, [(_CUDA, {"use_tf32": "0"}), _CPU])
@@ -47,6 +50,9 @@ class OnnxSession:
                 f"{path} cannot run with --device cuda: onnxruntime-gpu {runtime.__version__} could not load its CUDA "
                 "provider; it needs the CUDA and cuDNN libraries of its version"
             )
+        check_graph(
+            path, self.info, *(_stored(nodes()) for nodes in (self._session.get_inputs, self._session.get_outputs))
+        )
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -66,6 +72,13 @@ class OnnxSession:
         self._session = None
 
 
+def _stored(nodes: Iterable[Any]) -> list[Stored]:
+    """Inputs or outputs as ONNX Runtime describes them: "tensor(uint8)", and text or None for a size left open."""
+    types = {"float": "float32"}
+    names = [node.type.removeprefix("tensor(").removesuffix(")") for node in nodes]
+    return [Stored(node.name, types.get(name, name), tuple(node.shape)) for node, name in zip(nodes, names)]
+
+
 def _import_onnxruntime() -> Any:
     try:
         return importlib.import_module("onnxruntime")
@@ -83,7 +96,7 @@ def _obstacle_to_onnx_cuda(runtime: Any) -> str:
     return ""
 
 
-def _create_on_cpu(runtime: Any, path: Path, one_run: bool) -> Any:
+def _create_on_cpu(runtime: Any, path: Path, beside: list[Path], one_run: bool) -> Any:
     """A session over the optimised graph kept for this engine, where there is one."""
 
     def write(graph: Path, weights: str) -> None:
@@ -93,7 +106,7 @@ def _create_on_cpu(runtime: Any, path: Path, one_run: bool) -> Any:
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         _create(runtime, path, [_CPU], options)
 
-    graph = optimised_graph(path, runtime.__version__, write)
+    graph = optimised_graph(path, runtime.__version__, write, beside)
     options = _options(runtime)
     options.enable_mem_pattern = False  # a second copy of all buffers from the second run on
     if graph is None:
@@ -121,8 +134,13 @@ def _options(runtime: Any) -> Any:
 
 def _create(runtime: Any, path: Path, providers: list[Any], options: Any = None) -> Any:
     try:
-        with _quiet(runtime) if len(providers) > 1 else contextlib.nullcontext():
-            return runtime.InferenceSession(str(path), options or _options(runtime), providers=providers)
+        # ONNX Runtime falls back to the CPU with a block of its own words, which for a CPU alone means nothing.
+        several = len(providers) > 1
+        with _quiet(runtime) if several else contextlib.nullcontext():
+            settings = {"providers": providers, "enable_fallback": several}
+            session = runtime.InferenceSession(str(path), options or _options(runtime), **settings)
+        session.disable_fallback()
+        return session
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise EngineError(
             f"ONNX Runtime {runtime.__version__} refuses {path}: {_first_line(error)}: export it again"

@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psp_runtime.engines import devices
+from psp_runtime.engines.contract import Stored, check_graph
+from psp_runtime.engines.external_files import external_files
 from psp_runtime.engines.info import read_info
 from psp_runtime.errors import EngineError
 
 # What an FP16 engine computes on a CPU is FP32, as in ONNX Runtime; bfloat16, which it may choose, keeps 8 bits.
 _CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 
-_OUTPUTS = ("output", "latents", "w")  # of a full engine or a part of one
+# Of a full engine or a part of one.
+_INPUTS, _OUTPUTS = ("image", "style", "alpha", "latents", "z"), ("output", "latents", "w")
 
 
 class OpenVINOSession:
@@ -31,12 +34,14 @@ class OpenVINOSession:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.info = read_info(path)
+        external_files(self.path)
         self.max_batch = self.info.max_batch
         self._lock = threading.Lock()
         try:
             openvino = importlib.import_module("openvino")
             core = openvino.Core()
             model = core.read_model(self.path)
+            check_graph(path, self.info, _stored(model.inputs), _stored(model.outputs))
             model.reshape({port: [1, *port.partial_shape[1:]] for port in model.inputs})
             compiled = core.compile_model(model, "CPU", _CONFIG | {"INFERENCE_NUM_THREADS": devices.cpu_threads()})
             self._request: Any = compiled.create_infer_request()
@@ -68,6 +73,16 @@ class OpenVINOSession:
         except RuntimeError as error:
             raise EngineError(f"{self.path} failed in OpenVINO: {_last_line(error)}") from error
         return {name: results[name] for name in self._outputs}
+
+
+def _stored(ports: Iterable[Any]) -> list[Stored]:
+    """Inputs or outputs as OpenVINO describes them, one for each name a tensor goes by."""
+    found = []
+    for port in ports:
+        sizes = [size.get_length() if size.is_static else str(size) for size in port.partial_shape]
+        dtype = np.dtype(port.element_type.to_dtype()).name
+        found += [Stored(name, dtype, tuple(sizes)) for name in port.names if name in (*_INPUTS, *_OUTPUTS)]
+    return found
 
 
 def _last_line(error: object) -> str:

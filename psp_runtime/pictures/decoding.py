@@ -1,45 +1,88 @@
-"""Picture files, PIL pictures and arrays -> decoded, upright PIL pictures, and the values in them."""
+"""Picture files, PIL pictures and arrays -> decoded pictures, within the memory that one may take."""
 
 import functools
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from psp_runtime.errors import PictureError
+from psp_runtime.pictures import libtiff, memory
+from psp_runtime.pictures.strips import Upright
+from psp_runtime.pictures.values import SIGNED
 
 #: What a picture may be given as: a file's path, a PIL picture, or uint8 [H,W], [H,W,1], [H,W,3] or [H,W,4] (RGBA).
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 
-#: 178 megapixels, where Pillow too assumes a decompression bomb: such a picture takes half a gigabyte decoded.
-MAX_PIXELS = 178_956_970
-
+#: Pillow's names of what a server should take from strangers: formats of browsers, whose decoders are fuzzed.
+UPLOADS = ("PNG", "JPEG", "WEBP")
 #: Formats that are programs: Pillow would have them run.
 _PROGRAMS = ("EPS", "WMF")
-#: The key of a picture's `info` for the largest value of its file, where that is not of 8 or 16 bits.
-_TOP = "psp_top"
 #: Pillow's names of grey with 2 or 4 bits.
 _LOW_DEPTH = re.compile("L;([24])[A-Z]*")
+_EXIF_ORIENTATION = 0x0112
+# Tags of TIFF files, and what the last of them says of values that are floating point.
+_BITS, _CHANNELS, _KIND, _FLOAT = 258, 277, 339, 3
 
-# Pillow warns from half of MAX_PIXELS on; ours is the one limit. Appended: a filter of the caller's own goes first. Not
+# Pillow warns from half of its limit on; ours is the one limit. Appended: a filter of the caller's own goes first. Not
 # around each open: that is not thread-safe, and makes Python forget which warnings it has shown.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 
-def open_upright(picture: Picture, name: str) -> Image.Image:
-    """A decoded picture, turned upright; never the caller's own object."""
+def open_upright(picture: Picture, name: str, exact: bool = True, formats: Sequence[str] | None = None) -> Upright:
+    """A decoded picture; a caller's own object is not changed.
+
+    `exact` is for class ids: else a JPEG too large for the memory of one picture is decoded at a half, a quarter or an
+    eighth of its size. `formats` are Pillow's names of those that are taken from files, all by default.
+    """
     if isinstance(picture, str | Path):
-        return _read(Path(picture), name)
+        return _read(Path(picture), name, exact, formats)
     if isinstance(picture, np.ndarray):
-        return _from_array(picture)
-    top = _stored_top(picture)
-    upright = ImageOps.exif_transpose(picture)
-    upright.format, upright.info[_TOP] = picture.format, top
-    return upright
+        return Upright(_from_array(picture))
+    return _loaded(picture)
+
+
+def _read(path: Path, name: str, exact: bool, formats: Sequence[str] | None) -> Upright:
+    with path.open("rb") as file:
+        image = _identified(file, name, formats)
+        if image.format == "TIFF":
+            libtiff.silence()
+        _fit(image, name, exact)
+        return _loaded(image)
+
+
+def _fit(image: Image.Image, name: str, exact: bool) -> None:
+    """Have a large JPEG decoded smaller. Raises `PictureError` for what takes too much memory."""
+    if memory.fits(image):
+        return
+    scale = 0 if exact or image.format not in memory.SHRUNK else memory.scale(image)
+    if not scale:
+        raise PictureError(
+            f"cannot read {name}: {image.width}x{image.height} is too large, reading such a {image.format} picture "
+            f"takes {memory.needed(image) / 1e9:.1f} GB: scale it down"
+        )
+    image.draft(None, (image.width // scale, image.height // scale))
+
+
+def _identified(file: BinaryIO, name: str, formats: Sequence[str] | None) -> Image.Image:
+    start = file.read(3)
+    file.seek(0)
+    try:
+        if start == b"\xff\xd8\xff" and (formats is None or "JPEG" in formats):
+            return JpegImagePlugin.jpeg_factory(file)  # Image.open refuses large ones, which draft mode reads
+        if formats is None and start == b"\x89PN":
+            return Image.open(file, formats=("PNG",))  # the others take a moment to import
+        return Image.open(file, formats=_readable() if formats is None else tuple(formats))
+    except UnidentifiedImageError:
+        if formats is not None:
+            raise PictureError(f"cannot read {name}: expected a picture as {', '.join(formats)}") from None
+        file.seek(0)
+        raise PictureError(f"cannot read {name}: {_unreadable_tiff(file)}") from None
 
 
 @functools.cache
@@ -49,26 +92,39 @@ def _readable() -> list[str]:
     return [name for name in Image.OPEN if name not in _PROGRAMS]
 
 
-def _read(path: Path, name: str) -> Image.Image:
-    with path.open("rb") as file:
-        image = _identified(file)
-        if image.width * image.height > MAX_PIXELS:
-            raise PictureError(
-                f"cannot read {name}: {image.width}x{image.height} is too large, scale it down "
-                f"below {MAX_PIXELS // 1_000_000} megapixels"
-            )
-        top = _stored_top(image)
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        image.info[_TOP] = top
-        return image
-
-
-def _identified(file: BinaryIO) -> Image.Image:
+def _unreadable_tiff(file: BinaryIO) -> str:
+    """Why Pillow does not know a picture: the TIFF files it cannot read are explained."""
     try:
-        return Image.open(file, formats=("PNG", "JPEG"))
-    except UnidentifiedImageError:  # the others take a moment to import
-        return Image.open(file, formats=_readable())
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        bits, channels, kind = tags[_BITS], tags[_CHANNELS], tags.get(_KIND, (1,))
+    except Exception:  # no TIFF file, or a damaged one
+        return "not a picture of a known format, or damaged from its first bytes"
+    if _FLOAT in kind:
+        return "its values are floating point, save it with 8 or 16 bits"
+    return f"a TIFF file of {channels} channels with {bits[0]} bits is not known, save it with 8 bits a channel"
+
+
+def _loaded(image: Image.Image) -> Upright:
+    """Decode a picture. What its file says of values is known before, its EXIF may only be known after."""
+    top, white = _stored_top(image), _stated_white(image)
+    image.load()
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    return Upright(image, orientation if orientation in range(1, 9) else 1, top, white)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How values lie in a file, in Pillow's words; empty for pictures that are none."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def _stated_white(image: Image.Image) -> int:
+    """What is white in grey of more than 8 bits: in 12 bits 4095, in signed 16 bits 32767."""
+    raw = _raw_mode(image)
+    return 4095 if raw.startswith("I;12") else SIGNED if raw in ("I;16S", "I;16BS", "I;16NS") else 65535
 
 
 def _stored_top(image: Image.Image) -> int | None:
@@ -77,7 +133,7 @@ def _stored_top(image: Image.Image) -> int | None:
     decoder, _, _, arguments = tiles[0][:4] if tiles else ("", None, 0, None)
     if decoder in ("ppm", "ppm_plain") and isinstance(arguments, tuple):
         return int(arguments[1])
-    bits = _LOW_DEPTH.fullmatch(str(arguments[0] if isinstance(arguments, tuple) else arguments))
+    bits = _LOW_DEPTH.fullmatch(_raw_mode(image))
     return 2 ** int(bits[1]) - 1 if bits else None
 
 
@@ -89,43 +145,3 @@ def _from_array(pixels: NDArray[Any]) -> Image.Image:
             f"{list(pixels.shape)}"
         )
     return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
-
-
-def eight_bit(image: Image.Image, name: str) -> Image.Image:
-    """16-bit grey scaled to 8 bits (Pillow's own conversion clips it); other modes as they are."""
-    if image.mode == "F":
-        raise PictureError(f"cannot read {name}: its values are floating point, save it with 8 or 16 bits")
-    if not image.mode.startswith("I"):
-        return image
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise PictureError(f"cannot read {name}: grey values {values.min()}..{values.max()}, expected 16 bits at most")
-    grey = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    if "transparency" in image.info:
-        grey.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
-    return grey
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """Transparency laid on white; pictures without any as they are."""
-    if not {"A", "a"} & set(image.getbands()) and "transparency" not in image.info:
-        return image
-    image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-
-
-def class_ids(image: Image.Image, name: str) -> NDArray[Any]:
-    """Palette indices or grey values [H,W], as stored; an alpha channel says nothing about classes."""
-    values = np.asarray(image)
-    if image.mode == "F" or image.mode not in ("RGB", "RGBA", "LA", "PA") and values.ndim == 3:
-        raise PictureError(f"{name} is a {image.mode} picture, expected a label map: a palette or grey picture of ids")
-    top = image.info.get(_TOP)
-    if top:
-        full = 65535 if image.mode.startswith("I") else 255
-        values = (values.astype(np.int64) * top + full // 2) // full
-    if values.ndim == 2:
-        return values.astype(np.uint8) if image.mode == "1" else values
-    colours = values[..., :3] if image.mode.startswith("RGB") else values[..., :1]
-    if (colours != colours[..., :1]).any():
-        raise PictureError(f"{name} is a colour picture, expected a label map: a palette or grey picture of class ids")
-    return colours[..., 0]

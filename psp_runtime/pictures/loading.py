@@ -5,6 +5,7 @@ because bilinear invents classes.
 """
 
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from PIL import Image, UnidentifiedImageError
 from psp_runtime.errors import PictureError
 from psp_runtime.pictures import decoding
 from psp_runtime.pictures.decoding import Picture
+from psp_runtime.pictures.strips import Upright
+from psp_runtime.pictures.values import class_ids, eight_bit, grey_top, on_white
 from psp_runtime.tasks import CHANNELS, INPUT_SIZE, InputKind
 
 SQUEEZED = (
@@ -40,35 +43,32 @@ COLOURED = (
     "a picture in colours is read as a pencil sketch: "
     "psp run --sketch-from-photo and psp train sketches draw sketches of photos"
 )
+_SIDE = 64  # pixels of a picture that is looked at for colours
 _PLAIN = 8  # standard deviation of colour differences, in levels; drawn faces have 10 and more
 
 
 def load(
-    picture: Picture, kind: InputKind, size: int = INPUT_SIZE, classes: int = CHANNELS["labels"]
+    picture: Picture,
+    kind: InputKind,
+    size: int = INPUT_SIZE,
+    classes: int = CHANNELS["labels"],
+    formats: Sequence[str] | None = None,
 ) -> NDArray[np.uint8]:
     """One picture as an engine eats it, S = `size`.
 
-    "rgb": [S,S,3]; "sketch": [S,S,1], grey; both in [0, 255], turned as EXIF says, transparency on white, 16-bit
-    grey scaled to 8 bits. "labels": [S,S] class ids in [0, classes): palette indices or grey values, as stored.
-    Raises `PictureError` for a file that cannot be read and for ids out of range. Warns about pictures longer than 1.5
-    times their width, or the other way round (`SQUEEZED`), photos as sketches (`COLOURED`), label maps as pictures
-    (`LABELLED`), and `LOSSY_LABELS`.
+    "rgb": [S,S,3]; "sketch": [S,S,1], grey; both in [0, 255], turned as EXIF says, transparency on white, grey of more
+    than 8 bits scaled to 8. "labels": [S,S] class ids in [0, classes): palette indices or grey values, as stored.
+    `formats` are Pillow's names of the formats taken from files (`decoding.UPLOADS` for a server), all by default.
+    Raises `PictureError` for a file that cannot be read or takes too much memory, and for ids out of range. Warns about
+    pictures longer than 1.5 times their width, or the other way round (`SQUEEZED`), photos as sketches (`COLOURED`),
+    label maps as pictures (`LABELLED`), `LOSSY_LABELS`, and grey whose bits are guessed (`values.NARROW`).
     """
     name = _name(picture)
     try:
-        image = decoding.open_upright(picture, name)
-        if max(image.size) > _SQUEEZED_FROM * min(image.size):
+        upright = decoding.open_upright(picture, name, exact=kind == "labels", formats=formats)
+        if max(upright.size) > _SQUEEZED_FROM * min(upright.size):
             warnings.warn(SQUEEZED, stacklevel=1)
-        if kind == "labels":
-            return _labels(image, name, size, classes)
-        if kind == "rgb" and _is_labelled(image):
-            warnings.warn(LABELLED, stacklevel=1)
-        image = decoding.on_white(decoding.eight_bit(image, name))
-        if kind == "sketch" and in_colours(image):
-            warnings.warn(COLOURED, stacklevel=1)
-        image = image.convert("RGB" if kind == "rgb" else "L")
-        pixels = np.array(image.resize((size, size), Image.Resampling.BILINEAR))
-        return pixels.reshape(size, size, -1)
+        return _labels(upright, name, size, classes) if kind == "labels" else _picture(upright, kind, name, size)
     except PictureError:
         raise
     except Exception as error:  # on damaged bytes, decoders raise whatever they stumble over
@@ -106,7 +106,8 @@ def _shrink_rows(x: NDArray[np.float32], taps: NDArray[np.float32], factor: int)
     windows = np.lib.stride_tricks.sliding_window_view(padded, len(taps), axis=0)[::factor]
     total = np.zeros(windows.shape[:-1], np.float32)
     for index, tap in enumerate(taps.astype(np.float64)):
-        total = (windows[..., index] * tap + total).astype(np.float32)  # exact in float64, then rounded
+        # Exact in float64, then rounded. NumPy 1 would multiply in FP32.
+        total = (np.multiply(windows[..., index], tap, dtype=np.float64) + total).astype(np.float32)
     return total
 
 
@@ -120,36 +121,56 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not a picture of a known format, or damaged from its first bytes"
     if isinstance(error, Image.DecompressionBombError):
-        return f"too large, scale it down ({error})"
+        return f"it is too large, scale it down ({error})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
 
 
-def _labels(image: Image.Image, name: str, size: int, classes: int) -> NDArray[np.uint8]:
-    if image.format in LOSSY:
-        warnings.warn(LOSSY_LABELS, stacklevel=1)
-    ids = decoding.class_ids(image, name)
-    bad = (ids < 0) | (ids >= classes)
-    if bad.any():
-        y, x = divmod(int(np.argmax(bad)), ids.shape[1])
-        raise PictureError(
-            f"{name} has class id {ids[y, x]} at (x={x}, y={y}), this engine knows 0..{classes - 1}: "
-            "expected a label map of class ids, not of colours"
-        )
-    labels = Image.fromarray(ids.astype(np.uint8))
-    return np.array(labels.resize((size, size), Image.Resampling.NEAREST))
+def _picture(upright: Upright, kind: InputKind, name: str, size: int) -> NDArray[np.uint8]:
+    if kind == "rgb" and _is_labelled(upright.image):
+        warnings.warn(LABELLED, stacklevel=2)
+    top = grey_top(upright.image, upright.white, name)
+
+    def converted(mode: str) -> Callable[[Image.Image], Image.Image]:
+        return lambda strip: on_white(eight_bit(strip, top)).convert(mode)
+
+    if kind == "sketch" and in_colours(upright.resized(_SIDE, converted("RGB"), Image.Resampling.BICUBIC)):
+        warnings.warn(COLOURED, stacklevel=2)
+    pixels = upright.resized(size, converted("RGB" if kind == "rgb" else "L"), Image.Resampling.BILINEAR)
+    return np.array(pixels).reshape(size, size, -1)
+
+
+def _labels(upright: Upright, name: str, size: int, classes: int) -> NDArray[np.uint8]:
+    if upright.image.format in LOSSY:
+        warnings.warn(LOSSY_LABELS, stacklevel=2)
+    above = 0
+
+    def checked(strip: Image.Image) -> Image.Image:
+        nonlocal above
+        ids = class_ids(strip, upright.top, name)
+        bad = (ids < 0) | (ids >= classes)
+        if bad.any():
+            y, x = divmod(int(np.argmax(bad)), ids.shape[1])
+            raise PictureError(
+                f"{name} has class id {ids[y, x]} at (x={x}, y={above + y}), this engine knows 0..{classes - 1}: "
+                "expected a label map of class ids, not of colours"
+            )
+        above += len(ids)
+        return Image.fromarray(ids.astype(np.uint8))
+
+    return np.array(upright.resized(size, checked, Image.Resampling.NEAREST))
 
 
 def _is_labelled(image: Image.Image) -> bool:
     """Whether a picture seems to hold class ids: several palette indices or shades of grey, all of them small."""
     if image.mode not in ("L", "P") or (image.mode == "P" and "transparency" in image.info):
         return False
-    ids = np.flatnonzero(np.bincount(np.asarray(image).ravel(), minlength=256))
+    ids = np.flatnonzero(image.histogram())
     return len(ids) >= FEW_CLASSES and int(ids[-1]) < CHANNELS["labels"]
 
 
 def in_colours(picture: Image.Image) -> bool:
     """Whether colours vary over a picture, both against green: paper and pencil of any one colour do not."""
-    x = np.asarray(picture.convert("RGB").resize((64, 64)), np.float32)
+    x = np.asarray(picture.convert("RGB").resize((_SIDE, _SIDE)), np.float32)
     return bool(min((x[..., channel] - x[..., 1]).std() for channel in (0, 2)) > _PLAIN)

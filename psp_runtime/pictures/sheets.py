@@ -11,9 +11,9 @@ from PIL import Image
 
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
-from psp_runtime.pictures.decoding import MAX_PIXELS
 from psp_runtime.pictures.encoding import encode, picture_format
 from psp_runtime.pictures.loading import resize
+from psp_runtime.pictures.memory import MAX_PIXELS
 from psp_runtime.pictures.previews import preview
 from psp_runtime.tasks import InputKind
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from psp_runtime.disk import delete_unfinished
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.encoding import FORMATS, picture_format
 
@@ -134,5 +135,6 @@ def make_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        delete_unfinished(folder)
     except OSError as error:
         raise PspError(f"cannot write into {folder}: {error.strerror}") from error

@@ -3,7 +3,7 @@
 import csv
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +35,8 @@ from psp_runtime.run.sefa import sefa_directions
 _NUMBER = re.compile(r"[-+]?[\d.]+")
 #: Directions of --sefa.
 COUNT = 10
+#: Characters of a wrong row in an error.
+MOST_SHOWN = 100
 #: Below this accuracy on held-out examples a direction is doubtful.
 GUESSING = 0.6
 
@@ -104,6 +106,7 @@ def _learn(options: Direction, info: EngineInfo, table: Path) -> None:
     """A direction from a table of pictures (or saved latents) and labels."""
     names, labels = read_table(table)
     examples = [] if options.latents else [_listed(table, name) for name in names]
+    _check_there(examples)
     target = _target(options, examples)
     if options.latents:
         latents = as_latents(read_array(options.latents), info, f"--latents {options.latents}")
@@ -131,19 +134,29 @@ def read_table(table: Path) -> tuple[list[str], list[int]]:
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(csv.reader(file), 1) if row]
+            rows = list(_checked(table, csv.reader(file)))
     except OSError as error:
         raise PspError(f"cannot read {table}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise PspError(f"cannot read {table}: not a CSV file ({error})") from error
-    if rows and not _NUMBER.fullmatch(rows[0][1][-1]):
-        rows = rows[1:]
     if not rows:
         raise PspError(f"{table} has no rows: expected lines such as face.png,1")
-    for number, row in rows:
-        if len(row) > 2 or row[-1] not in ("0", "1"):
-            raise PspError(f"{table}, line {number}: expected PICTURE,0 or PICTURE,1, given {','.join(row)!r}")
-    return [row[0] if len(row) == 2 else "" for _, row in rows], [int(row[-1]) for _, row in rows]
+    return [row[0] if len(row) == 2 else "" for row in rows], [int(row[-1]) for row in rows]
+
+
+def _checked(table: Path, rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    """The rows but a heading, as they are read: of a large table the first wrong row is named at once."""
+    begun = False
+    for number, row in enumerate(rows, 1):
+        cells = [cell.strip() for cell in row]
+        if not cells or (not begun and not _NUMBER.fullmatch(cells[-1])):
+            begun = begun or bool(cells)
+            continue
+        begun = True
+        if len(cells) > 2 or cells[-1] not in ("0", "1") or "\0" in cells[0]:
+            given = repr(",".join(cells)[:MOST_SHOWN])
+            raise PspError(f"{table}, line {number}: expected PICTURE,0 or PICTURE,1, given {given}")
+        yield cells
 
 
 def _listed(table: Path, name: str) -> Path:
@@ -151,6 +164,13 @@ def _listed(table: Path, name: str) -> Path:
     if not name:
         raise PspError(f"{table} has labels only: add the picture to each line, or give their latents with --latents")
     return table.parent / name
+
+
+def _check_there(examples: Iterable[Path]) -> None:
+    """Raise `PspError` for the first file that is not there."""
+    missing = next((path for path in examples if not path.exists()), None)
+    if missing:
+        raise PspError(f"cannot read {missing}: No such file or directory")
 
 
 def _target(options: Direction, examples: list[Path]) -> Path:

@@ -3,7 +3,7 @@
 Everything about the architecture is read off the shapes in the file, so old files that lack an option load too.
 """
 
-import argparse
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from psp_runtime.tasks import TASKS, Task, get_task
 from psp_train import demo
 from psp_train.checkpoints.architecture import encoder_config, generator_config
 from psp_train.checkpoints.nvidia_pickles import is_pickle
+from psp_train.checkpoints.records import odd_kind, plain_opts
 from psp_train.checkpoints.state_files import StateDict, WeightsError, listed, load_strictly, read_state_file
 from psp_train.networks import PSP, EncoderConfig, GeneratorConfig
 from psp_train.networks.config import EncoderKind
@@ -124,7 +125,10 @@ def _read_contents(path: Path) -> _Contents:
     if not isinstance(data.get("state_dict"), Mapping):
         raise WeightsError(f"{path} is not a pSp checkpoint: expected a 'state_dict', found {listed(data)}")
     state, opts = {str(key): value for key, value in data["state_dict"].items()}, data.get("opts")
-    opts = vars(opts) if isinstance(opts, argparse.Namespace) else opts if isinstance(opts, Mapping) else {}
+    try:
+        opts = plain_opts(opts)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from None
     generator = replace(read_shapes(path, generator_config, state, "decoder."), conv_clamp=opts.get("conv_clamp"))
     encoder = read_shapes(path, encoder_config, state, generator)
     _check_encoder_type(path, opts, encoder)
@@ -197,7 +201,7 @@ def _choose_task(path: Path, opts: Mapping[str, Any], wanted: str | None, channe
     """Choose the task the file names, unless `wanted` refines it; an unknown or absent name needs `wanted`."""
     name = opts.get("dataset_type")
     ours = opts.get("psp_toolkit")
-    stored = TASKS.get(ours.get("task")) if isinstance(ours, Mapping) else None
+    stored = TASKS.get(str(ours.get("task"))) if isinstance(ours, Mapping) else None
     stored = stored or next((task for task in TASKS.values() if task.reference and task.reference == name), None)
     if wanted is None and stored is None:
         known = ", ".join(TASKS)
@@ -220,6 +224,8 @@ def shaped_average(path: Path, average: torch.Tensor | None, config: GeneratorCo
         return torch.zeros(shape)
     if not isinstance(average, torch.Tensor):
         raise WeightsError(f"{path}: latent_avg is a {type(average).__name__}, expected a tensor {list(shape)}")
+    if odd_kind(average):
+        raise WeightsError(f"{path}: latent_avg is {odd_kind(average)}, expected plain numbers {list(shape)}")
     try:
         return average.float().reshape(-1, config.style_dim).expand(shape).contiguous()
     except RuntimeError:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from psp_runtime.errors import PspError
+from psp_train.checkpoints.records import damaged_record, odd_kind
 
 StateDict = dict[str, torch.Tensor]
 
@@ -35,7 +36,12 @@ def read_state_file(path: Path, advice: str) -> dict[str, Any]:
         raise WeightsError(f"no checkpoint at {path}: {advice}")
     unreadable = WeightsError(f"{path} is not a PyTorch checkpoint, or is cut off: {advice}")
     try:
+        damaged = damaged_record(path) if zipfile.is_zipfile(path) else ""
+        if damaged:
+            raise WeightsError(f"{path} is damaged: its record {damaged} changed since it was saved; copy it again")
         data = _load(path)
+    except WeightsError:
+        raise
     except PermissionError:
         raise WeightsError(f"{path} may not be read: check its permissions") from None
     except pickle.UnpicklingError as error:
@@ -81,7 +87,8 @@ def _differences(expected: StateDict, state: StateDict) -> list[str]:
         if key in state and state[key].shape != value.shape
     ]
     missing = [f"missing {key}" for key in expected if key not in state]
-    return missing + [f"unknown {key}" for key in state if key not in expected] + shapes
+    odd = [f"{key} is {odd_kind(value)}, expected plain numbers" for key, value in state.items() if odd_kind(value)]
+    return odd + missing + [f"unknown {key}" for key in state if key not in expected] + shapes
 
 
 def listed(names: Collection[object]) -> str:

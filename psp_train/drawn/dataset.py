@@ -3,18 +3,18 @@
 import json
 import os
 import shutil
-import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from psp_runtime.disk import delete_unfinished, scratch_folder
 from psp_runtime.errors import PspError
 from psp_runtime.tasks import Task
 from psp_train.data.folders import SampleFiles
 from psp_train.drawn.faces import draw, sample
 from psp_train.progress import Progress
+from psp_train.workers import worker_pool
 
 #: Faces of a training folder, and the seeds of training and of evaluation on other faces.
 FACES, TRAIN_SEED, HELD_OUT_SEED = 4000, 1, 2
@@ -47,13 +47,14 @@ def draw_folder(folder: Path, count: int = FACES, seed: int = TRAIN_SEED) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text("{}")  # ours from now on, and not done
     # Apart first: another run may be drawing the same, and be done and read it before this one is.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".drawing-") as workshop:
-        _draw_all(Path(workshop), count, seed)
+    delete_unfinished(folder)
+    with scratch_folder(folder, "drawing") as workshop:
+        _draw_all(workshop, count, seed)
         if _holds(mark, asked):
             return
         for kind in KINDS:
             shutil.rmtree(folder / kind, ignore_errors=True)  # other faces
-            os.replace(Path(workshop) / kind, folder / kind)
+            os.replace(workshop / kind, folder / kind)
         mark.write_text(json.dumps(asked))
 
 
@@ -67,7 +68,7 @@ def _draw_all(folder: Path, count: int, seed: int) -> None:
     for kind in KINDS:
         (folder / kind).mkdir()
     vectors = sample(count, seed)
-    with ProcessPoolExecutor() as pool, Progress("drawing faces", count) as progress:
+    with worker_pool() as pool, Progress("drawing faces", count) as progress:
         for _ in pool.map(_draw, vectors, [folder] * count, range(count), chunksize=16):
             progress.advance()
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from psp_runtime.disk import replacing
+from psp_runtime.disk import delete_unfinished, replacing
 from psp_runtime.errors import PspError
 
 SETTINGS, METRICS = "run.json", "metrics.jsonl"
@@ -97,9 +97,7 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Forget the metrics after `step`, which a resumed run writes again, and files that were never finished."""
-        for unfinished in self.path.glob(".*.tmp"):  # of a killed process: `replacing` names them so
-            if re.fullmatch(r"\.\d+-\d+\.tmp", unfinished.name):
-                unfinished.unlink()
+        delete_unfinished(self.path)
         if self.metrics.exists():
             lines = self.metrics.read_text().splitlines(keepends=True)
             kept = [line for line in lines if _complete(line) and json.loads(line)["step"] <= step]
@@ -118,7 +116,7 @@ def write_tensors(path: Path, data: Mapping[str, Any]) -> None:
     Raises `PspError` where the system refuses.
     """
     try:
-        with replacing(path) as file:
+        with replacing(path, durable=True) as file:
             torch.save(dict(data), file)
     except RuntimeError as error:  # how torch reports a failed write
         raise PspError(f"cannot write {path}: {error}") from error

@@ -51,6 +51,6 @@ def test_faces_whose_drawing_was_stopped_are_drawn_again(tmp_path, monkeypatch):
 
     task = TASKS["sketch"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(dataset, "ProcessPoolExecutor", stopped)
+        patch.setattr(dataset, "worker_pool", stopped)
         dataset.sample_files(task, tmp_path, count=2)
     assert all(files.source.exists() for files in dataset.sample_files(task, tmp_path, count=2))

@@ -76,8 +76,9 @@ def skipped_provider(monkeypatch: pytest.MonkeyPatch, gpu: None) -> list[list[st
     monkeypatch.setattr(onnxruntime, "set_default_logger_severity", severities.append)
     real = onnxruntime.InferenceSession
 
-    def create(path: str, options: object, providers: list[str]) -> object:
+    def create(path: str, options: object, providers: list[str], enable_fallback: bool) -> object:
         asked.append(providers)
+        assert enable_fallback == (CUDA in providers)
         assert severities[-1:] == ([4] if CUDA in providers else [])
         print("EP Error: libcudnn.so.9 not found")
         return real(path, options, providers=["CPUExecutionProvider"])

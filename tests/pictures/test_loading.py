@@ -214,7 +214,9 @@ def test_damaged_pictures_are_one_line_errors(tmp_path: Path, content: bytes, re
 def test_the_size_limit_does_not_hang_on_pillows_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     (tmp_path / "bomb.png").write_bytes(huge_png(30000, 30000))
-    with pytest.raises(PictureError, match="30000x30000 is too large.*178 megapixels"):
+    with pytest.raises(
+        PictureError, match=r"30000x30000 is too large, reading such a PNG picture takes 3\.7 GB: scale it down"
+    ):
         load(tmp_path / "bomb.png", "rgb")
 
 

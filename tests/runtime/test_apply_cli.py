@@ -429,6 +429,23 @@ def test_tables_that_teach_nothing(psp: PspRun, table: str, message: str) -> Non
     assert message in mistake(psp("direction", "t.csv"), "t.csv")
 
 
+def test_a_large_table_is_answered_at_its_first_wrong_row(psp: PspRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows with wrong labels, of files that are not there, of names that can be none; one long row."""
+    looked: list[Path] = []
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: (looked.append(path), exists(path))[1])
+    for count, row, message in (
+        (300_000, "a.png,2\n", "line 1: expected PICTURE,0 or PICTURE,1, given 'a.png,2'"),
+        (10_000, "none.png,1\n", "cannot read none.png: No such file"),
+        (300_000, "a\0.png,1\n", "line 1: expected PICTURE,0 or PICTURE,1, given 'a\\x00.png,1'"),
+    ):
+        Path("t.csv").write_text(row * count)
+        assert message in mistake(psp("direction", "t.csv"), "t.csv")
+    assert looked.count(Path("none.png")) == 1
+    Path("t.csv").write_text("x" * 100_000 + ",2")
+    assert len(mistake(psp("direction", "t.csv"), "t.csv")) < 300
+
+
 # ---- Mistakes -------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import typer
@@ -134,3 +135,29 @@ def test_psp_train_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys:
         main()
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: psp-train needs torch: pip install 'psp-toolkit[cpu,train]'\n"
+
+
+HOSTILE = "a\x1b[2J\x07\u202egnp.\x9b31m"
+SHOWN = r"a\x1b[2J\x07\u202egnp.\x9b31m"
+
+
+def test_control_characters_do_not_reach_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of files and texts of libraries; in output, in warnings and in errors."""
+
+    def function() -> None:
+        print(f"{HOSTILE}\tand\nmore")
+        warnings.warn(HOSTILE, stacklevel=1)
+        raise PspError(f"no {HOSTILE}\r\nhere")
+
+    assert ends_with(function) == 2
+    assert capsys.readouterr() == (f"{SHOWN}\tand\nmore\n", f"warning: {SHOWN}\nerror: no {SHOWN} here\n")
+
+
+def test_names_of_files_do_not_reach_a_terminal_as_they_are(tmp_path: Path) -> None:
+    name = "\x1b]0;mine\x07.png"
+    (tmp_path / name).write_bytes(b"no picture")
+    command = [sys.executable, "-m", "psp_runtime", name, "--engine", "\x1b[31m.onnx"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "\x1b" not in done.stderr and r"\x1b[31m.onnx" in done.stderr
+    with Stages() as say:
+        say(f"loading {HOSTILE}")

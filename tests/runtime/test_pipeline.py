@@ -212,8 +212,8 @@ def test_batches_by_default_are_one_on_a_cpu_and_the_largest_on_a_gpu(pipeline: 
 
 
 def test_a_part_of_an_engine_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="only the generator"):
-        psp_runtime.load(write_onnx(tmp_path / "g.onnx", part="generator"), "cpu")
+    with pytest.raises(EngineError, match="only the encoder"):
+        psp_runtime.load(write_onnx(tmp_path / "g.onnx", part="encoder"), "cpu")
 
 
 def test_load_passes_the_plan_to_its_onnx(tmp_path: Path) -> None:

@@ -44,8 +44,10 @@ def tiny_info(kind: str = "rgb", **changes: object) -> EngineInfo:
 
 
 def write_onnx(path: Path, kind: str = "rgb", **changes: object) -> Path:
-    """Write the tiny engine as ONNX; `changes` go into its metadata."""
+    """Write the tiny engine as ONNX, or its encoder with part="encoder"; `changes` go into its metadata."""
     model = helper.make_model(_graph(kind), opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    if changes.get("part") == "encoder":
+        model = onnx.utils.Extractor(model).extract_model(["image"], ["latents"])
     helper.set_model_props(model, {ONNX_KEY: tiny_info(kind, **changes).to_json()})
     onnx.checker.check_model(model)
     onnx.save(model, path)

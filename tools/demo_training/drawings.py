@@ -8,7 +8,6 @@ at 256 uint8 [CHUNK,256,256,5] (RGB, label, sketch), below [CHUNK,size,size,3], 
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import command
 import numpy as np
 
 from psp_train.drawn import faces
+from psp_train.workers import worker_pool
 
 CHUNK = 500
 SIZES = (256, 128, 64, 32, 16)
@@ -64,7 +64,7 @@ def draw_missing(work: Path, count: int, seed: int, jobs: int = 1) -> None:
         for number in missing:
             draw_chunk(work, seed, number)
         return
-    with ProcessPoolExecutor(jobs) as pool:
+    with worker_pool(jobs) as pool:
         list(pool.map(draw_chunk, repeat(work), repeat(seed), missing))
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from psp_runtime.engines.contract import Stored
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.engines.tensorrt import plugins
 from psp_runtime.engines.tensorrt.gpu import Gpu
@@ -55,6 +56,11 @@ class TensorRTEngine:
             self.memory = 0
             self._config = runtime_config(trt, self._engine, cuda_graphs)
             self.kernels = CompiledKernels(self._config, kernel_file(plan, trt.__version__, gpu.device.name()))
+
+    def stored(self, inputs: bool) -> list[Stored]:
+        """Its inputs, or its outputs, as `check_graph` takes them."""
+        chosen = [tensor for tensor in self.tensors if tensor.is_input == inputs]
+        return [Stored(tensor.name, np.dtype(tensor.dtype).name, tensor.shape) for tensor in chosen]
 
     def new_context(self, memory: int, stream: int) -> Any:
         """An execution context to run on a CUDA stream (its handle); `memory` is the address it shares.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from psp_runtime.engines.contract import check_graph
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.tensorrt.cudagraph import GraphRecorder
 from psp_runtime.engines.tensorrt.engine import TensorRTEngine
@@ -55,6 +56,7 @@ class TensorRTSession:
         try:
             with self._gpu.current(), interrupts_noted():
                 self._engine = TensorRTEngine(self.path, self.info, trt, self._gpu, cuda_graphs)
+                check_graph(self.path, self.info, *map(self._engine.stored, (True, False)))
                 self._lanes.append(Lane(self._gpu, self._engine, self._graphs))
         except BaseException as error:
             free_frames(error)
