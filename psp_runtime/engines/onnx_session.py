@@ -1,7 +1,6 @@
 """ONNX engines in ONNX Runtime, on the CPU or an NVIDIA GPU."""
 
 import contextlib
-import importlib
 import io
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from psp_runtime.engines import devices
 from psp_runtime.engines.info import read_info
+from psp_runtime.engines.libraries import import_onnxruntime
 from psp_runtime.engines.optimised_graphs import forget, optimised_graph
 from psp_runtime.errors import DeviceError, EngineError
 
@@ -31,7 +31,7 @@ class OnnxSession:
         self.path = Path(path)
         self.info = read_info(path)
         self.max_batch = self.info.max_batch
-        runtime = _import_onnxruntime()
+        runtime = import_onnxruntime()
         obstacle = "" if device == "cpu" else _obstacle_to_onnx_cuda(runtime)
         if obstacle and device == "cuda":
             raise DeviceError(f"{path} cannot run with --device cuda: {obstacle}")
@@ -64,15 +64,6 @@ class OnnxSession:
     def close(self) -> None:
         """Free the session; it cannot run again."""
         self._session = None
-
-
-def _import_onnxruntime() -> Any:
-    try:
-        return importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise EngineError(
-            f"an .onnx engine needs ONNX Runtime ({error}): pip install onnxruntime, or onnxruntime-gpu for NVIDIA GPUs"
-        ) from None
 
 
 def _obstacle_to_onnx_cuda(runtime: Any) -> str:

@@ -66,7 +66,7 @@ def _serve(engines: list[Path], folder: Path, device: Device, host: str, port: i
     """Show the page until Ctrl-C or SIGTERM. Everything uploaded or made lies in `folder`."""
     # Gradio reads these when it is imported.
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from psp_runtime.ui.page import CSS, make_page
     from psp_runtime.ui.runs import Runs
 
