@@ -62,8 +62,9 @@ def _execute(plan: Plan, pipeline: Pipeline) -> None:
     run = Run(plan, pipeline)
     failed = run.execute()
     if run.made and not plan.options.quiet:
-        print("\n".join([*(run.files() if plan.options.verbose else []), run.summary()]))
-    _report(failed, len(plan.jobs))
+        lines = [*(run.files() if plan.options.verbose else []), run.summary(), plan.left_out]
+        print("\n".join(filter(None, lines)))
+    _report(failed, len(plan.jobs) + len(plan.refused))
 
 
 def _on_ray(options: Verb, info: EngineInfo) -> None:
@@ -71,7 +72,7 @@ def _on_ray(options: Verb, info: EngineInfo) -> None:
 
     outcome = cluster.run(options, info)
     if (outcome.made or outcome.skipped) and not options.quiet:
-        print(outcome.summary())
+        print("\n".join(filter(None, [outcome.summary(), outcome.left_out])))
     _report(outcome.failed, outcome.inputs)
 
 

@@ -1,6 +1,7 @@
 """GPU tests are skipped where there is no GPU; PSP_REQUIRE_GPU=1 lets them run, and fail, anyway.
 
-Tests keep nothing in the user's cache, report nothing, and run ONNX engines in ONNX Runtime where they do not ask for OpenVINO.
+Tests keep nothing in the user's cache, report nothing, and run ONNX engines in ONNX Runtime where they do not ask for
+OpenVINO.
 Processes of pytest-xdist share the cores out: libraries that find one core make one thread, and do not get in each
 other's way.
 """

@@ -66,7 +66,9 @@ class Run:
 
     def execute(self) -> int:
         """Make and save everything; count the inputs that could not be used, or raise the error of a single one."""
-        started, failed, threads = time.perf_counter(), 0, self.decode.threads
+        started, failed, threads = time.perf_counter(), len(self.plan.refused), self.decode.threads
+        for refused in self.plan.refused:
+            console.error(refused)
         batch = self.pipeline.batch if self.application.count == 1 else 1
         waiting = max(2, 2 * threads // self.application.count)  # results in memory: each may be a long sweep
         load, make, save = (self.decode.timed(self._load), self.engine.timed(self._make), self.encode.timed(self._save))

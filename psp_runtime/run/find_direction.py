@@ -22,6 +22,7 @@ from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
 from psp_runtime.latents import as_latents
+from psp_runtime.pictures.folders import spelled
 from psp_runtime.pictures.loading import load
 from psp_runtime.pipeline import Pipeline, Source
 from psp_runtime.prefetch import MOST_THREADS, THREADS, parallel_map
@@ -104,7 +105,7 @@ def _listed(table: Path, name: str) -> Path:
     """A file of the table: names are relative to its folder."""
     if not name:
         raise PspError(f"{table} has labels only: add the picture to each line, or give their latents with --latents")
-    return table.parent / name
+    return spelled(table.parent / name)
 
 
 def _target(options: Direction, examples: list[Path]) -> Path:

@@ -22,9 +22,10 @@ def test_what_is_not_an_input(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"12345")
-    places, pictures = find_pictures([str(tmp_path)], open_place(f"{tmp_path}/r"))
+    places, pictures, left_out = find_pictures([str(tmp_path)], open_place(f"{tmp_path}/r"))
     assert [picture.name for picture in pictures] == ["a.png", "c.JPG", "sub/a.png"]
     assert list(places) == [str(tmp_path)] and {(one.folder, one.size) for one in pictures} == {(str(tmp_path), 5)}
+    assert left_out == "left out: 2 files (no pictures: 1 .txt; outputs beside their pictures: 1)"
     assert pictures[0].modified == (tmp_path / "a.png").stat().st_mtime_ns
     assert pictures[1].output("webp") == "c_out.webp" and pictures[2].output(None) == "sub/a_out.png"
 
@@ -32,7 +33,7 @@ def test_what_is_not_an_input(tmp_path: Path) -> None:
 def test_what_is_done_depends_on_picture_engine_and_options(tmp_path: Path) -> None:
     out = open_place(str(tmp_path / "out"))
     write_pictures(tmp_path / "photos", 3)
-    _, (first, second, third) = find_pictures([str(tmp_path / "photos")], out)
+    _, (first, second, third), _ = find_pictures([str(tmp_path / "photos")], out)
     manifest.write(out, [row_of(first), row_of(second, status="failed")])
     manifest.write(out, [row_of(third, modified=third.modified - 1)])
     pictures = [first, second, third]
@@ -59,7 +60,7 @@ def test_manifests_take_any_name(tmp_path: Path, folder: str) -> None:
     write_pictures(tmp_path / "p", 1)
     for name in ("a=1%20b.png", "日本 ä.png", "line\nbreak.png"):
         (tmp_path / "p" / name).write_bytes(b"12345")
-    _, pictures = find_pictures([str(tmp_path / "p")], out)
+    _, pictures, _ = find_pictures([str(tmp_path / "p")], out)
     manifest.write(out, [row_of(picture) for picture in pictures])
     (tmp_path / "p" / folder / "p00_out.png").write_bytes(b"an output, which is no input")
     assert len(pictures) == 4 and find_pictures([str(tmp_path / "p")], out)[1] == pictures
