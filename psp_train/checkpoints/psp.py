@@ -19,6 +19,7 @@ from psp_runtime.disk import sha256_of
 from psp_runtime.tasks import TASKS, Task, get_task
 from psp_train import demo
 from psp_train.checkpoints.architecture import encoder_config, generator_config
+from psp_train.checkpoints.layouts import as_tensor, check_heads, starts_from_average, state_dict_of, unwrapped
 from psp_train.checkpoints.state_files import StateDict, WeightsError, listed, load_strictly, read_state_file
 from psp_train.networks import PSP, EncoderConfig, Generator, GeneratorConfig
 from psp_train.networks.config import EncoderKind
@@ -87,7 +88,8 @@ def load_checkpoint(path: str | Path, task: str | None = None) -> Checkpoint:
     model = _build_model(path, file)
     if file.average is None and file.opts.get("start_from_latent_avg"):
         raise WeightsError(f"{path} lacks latent_avg, which its encoder starts from: take the file as published")
-    model.latent_avg = _latent_avg(path, file.average, file.generator)
+    average = file.average if starts_from_average(file.opts) else None
+    model.latent_avg = _latent_avg(path, average, file.generator)
     return Checkpoint(model, chosen, file.encoder, file.generator, sha256_of(path), PUBLISHED_LICENSE, path.name)
 
 
@@ -116,14 +118,13 @@ def _read_contents(path: Path) -> _Contents:
     data = read_state_file(path, "expected a complete pSp .pt file")
     if "g_ema" in data:
         raise WeightsError(f"{path} is a StyleGAN2 generator without an encoder: expected a pSp checkpoint")
-    if not isinstance(data.get("state_dict"), Mapping):
-        raise WeightsError(f"{path} is not a pSp checkpoint: expected a 'state_dict', found {listed(data)}")
-    state, opts = {str(key): value for key, value in data["state_dict"].items()}, data.get("opts")
+    state, opts = state_dict_of(path, data), data.get("opts")
     opts = vars(opts) if isinstance(opts, argparse.Namespace) else opts if isinstance(opts, Mapping) else {}
     generator = _read_shapes(path, generator_config, state, "decoder.")
+    check_heads(path, state, opts, generator)
     encoder = _read_shapes(path, encoder_config, state, generator)
     _check_encoder_type(path, opts, encoder)
-    return _Contents(state, opts, data.get("latent_avg"), encoder, generator)
+    return _Contents(state, opts, as_tensor(data.get("latent_avg")), encoder, generator)
 
 
 def _build_model(path: Path, contents: _Contents) -> PSP:
@@ -151,7 +152,7 @@ def load_generator(path: str | Path) -> tuple[Generator, torch.Tensor | None]:
     data = read_state_file(path, "expected a complete StyleGAN2 .pt file")
     if not isinstance(data.get("g_ema"), Mapping):
         raise WeightsError(f"{path} is not a StyleGAN2 generator: expected 'g_ema', found {listed(data)}")
-    state = dict(data["g_ema"])
+    state = unwrapped(data["g_ema"])
     config = _read_shapes(path, generator_config, state, "")
     with torch.device("meta"):
         generator = Generator(config)
@@ -159,7 +160,7 @@ def load_generator(path: str | Path) -> tuple[Generator, torch.Tensor | None]:
     if any(key.startswith("noises.") for key in lacking):
         warnings.warn(f"{path} holds no noise: fixed random noise (seed 0) takes its place", stacklevel=2)
     load_strictly(generator, (_constants(config) if lacking else {}) | state, f"{path} does not fit the architecture")
-    average = data.get("latent_avg")
+    average = as_tensor(data.get("latent_avg"))
     return generator.eval(), None if average is None else _latent_avg(path, average, config)
 
 
