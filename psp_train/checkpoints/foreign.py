@@ -25,10 +25,8 @@ def what_it_is(path: Path) -> str:
 def plain_types() -> list[Any]:
     """List what `torch.load` may make besides tensors: NumPy's scalars and arrays, and paths.
 
-    What an array of objects holds is made by the same rules.
-
-    With some goes the name that files know it by: NumPy 1 and 2 keep the same function in different modules, and a path
-    of another system becomes one that only names a file.
+    What an array of objects holds is made by the same rules. With some goes the name that files know it by: NumPy 1 and
+    2 keep the same function in different modules, and a path of another system becomes one that only names a file.
     """
     scalar, reconstruct = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
     found: list[Any] = [np.dtype, np.ndarray, *_number_types()]
