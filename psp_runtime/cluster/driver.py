@@ -35,7 +35,10 @@ TURNS = 4
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run: pictures `made`, and of its `inputs`, those `failed` and those an earlier run had done."""
+    """What became of a run: pictures `made`, and of its `inputs`, those `failed` and those an earlier run had done.
+
+    `again` counts those whose earlier outputs, of something else, were replaced.
+    """
 
     made: int
     inputs: int
@@ -45,6 +48,12 @@ class Outcome:
     workers: int
     out: str
     left_out: str
+    again: int
+
+    def remarks(self) -> list[str]:
+        """What else there is to say at the end."""
+        words = f"made again, of another engine, picture or options than before: {self.again}"
+        return [*([words] if self.again else []), *([self.left_out] if self.left_out else [])]
 
     def summary(self) -> str:
         """One line for people."""
@@ -81,9 +90,11 @@ def run(options: Verb, info: EngineInfo) -> Outcome:
     check_output(out)
     packed = pack(options)
     key = packed.key(options)
-    waiting = manifest.without_done(pictures, manifest.read(out), *key)
+    rows = manifest.read(out)
+    waiting = manifest.without_done(pictures, rows, *key)
+    again = manifest.done_before(waiting, rows)
     if not waiting:
-        return Outcome(0, refused, refused, len(pictures), 0, 0, out.name, left_out)
+        return Outcome(0, refused, refused, len(pictures), 0, 0, out.name, left_out, 0)
     with connected(str(options.ray)):
         crew = _crew(options)
         sent = packed.sent() if options.ray != LOCAL_RAY else packed
@@ -98,7 +109,7 @@ def run(options: Verb, info: EngineInfo) -> Outcome:
         seconds = time.perf_counter() - started
     made = (len(waiting) - failed) * application.count
     inputs, before = len(waiting) + refused, len(pictures) - len(waiting)
-    return Outcome(made, inputs, failed + refused, before, seconds, crew.actors, out.name, left_out)
+    return Outcome(made, inputs, failed + refused, before, seconds, crew.actors, out.name, left_out, again)
 
 
 def _without_long_names(options: Options, pictures: list[Picture], count: int, out: Place) -> tuple[list[Picture], int]:

@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from psp_runtime.console import INPUT, SAVE, WHERE, Device, option
 from psp_runtime.directions import fit_direction
 from psp_runtime.engines.contract import require_full
 from psp_runtime.engines.info import EngineInfo, read_info
+from psp_runtime.engines.location import find_engine
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
 from psp_runtime.latents import as_latents
@@ -55,6 +56,7 @@ class Direction:
 
 def find_direction(options: Direction) -> None:
     """Learn a direction from a table of pictures (or .npy latents) and labels, and write it as .npy."""
+    options = replace(options, engine=find_engine(options.engine, options.device))
     info, table = read_info(options.engine), options.table
     require_full(info, options.engine)
     names, labels = read_table(table)
@@ -77,6 +79,7 @@ def find_direction(options: Direction) -> None:
     counts = f"{len(labels)} examples, {sum(labels)} of label 1"
     judged = f"{found.accuracy:.0%} of held-out ones right, penalty {found.penalty:g}"
     print(f"{target}: a direction [{info.styles},{info.style_dim}] from {counts}; {judged}")
+    print(f"next: psp edit PICTURE --engine {options.engine} --direction {target}")
 
 
 def read_table(table: Path) -> tuple[list[str], list[int]]:
