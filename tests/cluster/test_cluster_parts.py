@@ -44,9 +44,28 @@ def test_what_is_done_depends_on_picture_engine_and_options(tmp_path: Path) -> N
     manifest.write(out, [row_of(first, engine="E2", finished=9.0)])
     assert manifest.without_done(pictures, manifest.read(out), "E", "O") == pictures, "E2 wrote over what E had made"
     assert manifest.without_done(pictures, manifest.read(out), "E2", "O") == [second, third]
+    assert manifest.done_before(pictures, manifest.read(out)) == 2, "of second there is no output"
     (tmp_path / "out" / manifest.FOLDER / "x.parquet").write_bytes(b"damaged")
     with pytest.raises(PspError, match="delete it to do every picture again"):
         manifest.read(out)
+
+
+def test_names_too_long_for_their_outputs_are_not_dealt_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = open_place(str(tmp_path / "out"))
+    pictures = [Picture("/photos", f"{'x' * length}.png", 1, 1) for length in (10, 247, 248)]
+    assert driver._without_long_names(Options(), pictures, 1, out) == (pictures[:2], 1)
+    assert driver._without_long_names(Options(), pictures, 5, out) == (pictures[:1], 2)
+    assert driver._without_long_names(Options(format="webp"), pictures, 1, out) == (pictures[:1], 2)
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: /photos/{'x' * 248}.png: the name of its output would take 256 bytes")
+    assert err.count("error: ") == len(err.splitlines()) == 5
+
+
+def test_what_is_made_again_is_said() -> None:
+    outcome = driver.Outcome(3, 3, 0, 1, 1.0, 1, "out", "left out: 1 file (no pictures: 1 .txt)", 2)
+    again, left_out = outcome.remarks()
+    assert again == "made again, of another engine, picture or options than before: 2"
+    assert left_out == outcome.left_out and replace(outcome, again=0, left_out="").remarks() == []
 
 
 def row_of(picture: Picture, **changes: object) -> manifest.Row:
