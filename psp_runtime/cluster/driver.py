@@ -51,7 +51,7 @@ class Outcome:
     again: int
 
     def remarks(self) -> list[str]:
-        """What else there is to say at the end."""
+        """List what else there is to say at the end."""
         words = f"made again, of another engine, picture or options than before: {self.again}"
         return [*([words] if self.again else []), *([self.left_out] if self.left_out else [])]
 
@@ -113,7 +113,7 @@ def run(options: Verb, info: EngineInfo) -> Outcome:
 
 
 def _without_long_names(options: Options, pictures: list[Picture], count: int, out: Place) -> tuple[list[Picture], int]:
-    """The pictures whose outputs a folder of this machine takes, and how many are not: each is an error of its own."""
+    """Keep the pictures whose outputs a folder of this machine takes, count the others: each is an error of its own."""
     if not out.local:
         return pictures, 0
     kept = []

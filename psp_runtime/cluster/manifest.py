@@ -59,7 +59,7 @@ def read(out: Place) -> list[dict[str, Any]]:
 
 
 def done_before(pictures: list[Picture], rows: list[dict[str, Any]]) -> int:
-    """How many of the pictures have outputs already, of whatever engine and options."""
+    """Count the pictures that have outputs already, of whatever engine and options."""
     done = {row["path"] for row in rows if row["status"] == DONE}
     return sum(picture.path in done for picture in pictures)
 

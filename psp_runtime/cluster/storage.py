@@ -165,7 +165,7 @@ class Found(NamedTuple):
 
 
 def find_pictures(inputs: Iterable[str], out: Place) -> Found:
-    """The pictures named and those in the folders named, as `psp_runtime.pictures.folders` finds them.
+    """Find the pictures named and those in the folders named, as `psp_runtime.pictures.folders` does.
 
     Those in the output folder are left out where it lies in an input. Raises `PspError` for inputs that are not there
     or hold no picture.
@@ -202,7 +202,7 @@ def _pictures_of(name: str, out: Place) -> tuple[Place, list[Picture], list[tupl
 
 
 def _here(place: Place, out: Place) -> tuple[Listing, list[Picture]]:
-    """The pictures of a folder on this machine."""
+    """Find the pictures of a folder on this machine."""
     found = list_pictures(Path(place.root), Path(out.root) if out.local else None)
     return found, [_picture(place, path) for path in found.pictures]
 
@@ -214,7 +214,7 @@ def _picture(place: Place, path: Path) -> Picture:
 
 
 def _elsewhere(place: Place, out: Place) -> tuple[Listing, list[Picture]]:
-    """The pictures of an object store, or of another filesystem of pyarrow."""
+    """Find the pictures of an object store, or of another filesystem of pyarrow."""
     same = place.filesystem.type_name == out.filesystem.type_name and out.root.startswith(f"{place.root}/")
     every = [facts for facts in place.files() if not (same and place.path(facts[0]).startswith(f"{out.root}/"))]
     found = sort_out(PurePosixPath(name) for name, _, _ in every)

@@ -21,7 +21,7 @@ _lock = threading.Lock()
 
 
 def import_onnxruntime() -> Any:
-    """The module `onnxruntime`. Raises `EngineError` where it is not installed."""
+    """Import the module `onnxruntime`. Raises `EngineError` where it is not installed."""
     asked = ORT_SETTING in os.environ
     os.environ.setdefault(ORT_SETTING, "1")
     try:
@@ -36,7 +36,7 @@ def import_onnxruntime() -> Any:
 
 
 def import_openvino() -> Any:
-    """The module `openvino`. Raises `ImportError` where it is not installed.
+    """Import the module `openvino`. Raises `ImportError` where it is not installed.
 
     Where its telemetry package cannot be imported it reports nothing, and it is looked for during this import alone.
     """
@@ -51,7 +51,7 @@ def import_openvino() -> Any:
 
 
 def _may_report() -> bool:
-    """Whether this user has agreed, with OpenVINO's own `opt_in_out --opt_in`."""
+    """Tell whether this user has agreed, with OpenVINO's own `opt_in_out --opt_in`."""
     try:
         windows = sys.platform == "win32"
         base = Path(os.environ["LOCALAPPDATA"], "Intel Corporation") if windows else Path.home() / "intel"

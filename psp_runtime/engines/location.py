@@ -10,7 +10,7 @@ PLANS = (".trt", ".plan", ".engine")
 
 
 def find_engine(path: Path, device: str = "auto") -> Path:
-    """The engine itself or, for a plan that is not there, the .onnx of its name, with a warning.
+    """Find the engine itself or, for a plan that is not there, the .onnx of its name, with a warning.
 
     Not with device "cuda", as for a plan that cannot run. Raises `EngineError` that names an engine beside it; a name
     beside which there is none is given back as it is.

@@ -47,7 +47,7 @@ class Listing(NamedTuple):
     left_out: list[tuple[str, str]]
 
     def words(self) -> str:
-        """What was left out and why; empty where nothing was."""
+        """Say what was left out and why; empty where nothing was."""
         if not self.left_out:
             return ""
         counts = Counter(reason for reason, _ in self.left_out)
@@ -60,7 +60,7 @@ class Listing(NamedTuple):
 
 
 def list_pictures(folder: Path, without: Path | None = None) -> Listing:
-    """The pictures in a folder and its sub-folders, sorted; not those in the folder `without`, where that is below it.
+    """List the pictures in a folder and below it, sorted; not those in the folder `without`, where that lies there.
 
     A linked folder is read once, by its real path, and never where it contains the link. Raises `PspError` for a folder
     that is not there, and `OSError` for one that may not be read.
@@ -73,7 +73,7 @@ def list_pictures(folder: Path, without: Path | None = None) -> Listing:
 
 
 def sort_out(names: Iterable[PurePath]) -> Listing:
-    """The pictures among files, by their names below a folder."""
+    """Find the pictures among files, by their names below a folder."""
     pictures: list[Path] = []
     left_out: list[tuple[str, str]] = []
     for name in names:
@@ -100,12 +100,12 @@ def without_outputs(pictures: Iterable[Path]) -> list[Path]:
 
 
 def same_name(name: PurePath | str) -> str:
-    """A name as it is compared: macOS and Linux write accents of the same name in different ways (Unicode NFD, NFC)."""
+    """Spell a name as it is compared: macOS and Linux write accents in different ways (Unicode NFD, NFC)."""
     return unicodedata.normalize("NFC", str(name))
 
 
 def spelled(path: Path) -> Path:
-    """The file or folder of a name, also where it is written in another Unicode form; the name itself without one."""
+    """Find the file or folder of a name, also in another Unicode form; give the name itself where there is none."""
     if path.exists() or path == path.parent:
         return path
     folder = spelled(path.parent)
@@ -114,7 +114,7 @@ def spelled(path: Path) -> Path:
 
 
 def no_pictures(where: object, found: Listing) -> PspError:
-    """The error of a folder without any."""
+    """Make the error of a folder without any."""
     words = found.words()
     return PspError(
         f"no pictures in {where}: expected files named {', '.join(FORMATS)}, or another ending that Pillow reads"
@@ -168,7 +168,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _obstacle(name: PurePath) -> str:
-    """Why a file is no picture for us; empty for one that is."""
+    """Say why a file is no picture for us; empty for one that is."""
     ending = name.suffix.lower()
     if ending in heif.ENDINGS:
         return "" if heif.is_readable() else HEIC
@@ -177,7 +177,7 @@ def _obstacle(name: PurePath) -> str:
 
 @functools.cache
 def _endings() -> frozenset[str]:
-    """The endings that Pillow reads; asking for all takes a moment."""
+    """List the endings that Pillow reads; asking for all takes a moment."""
     Image.init()
     kinds = Image.OPEN.keys() - _NO_PICTURES
     return frozenset(ending for ending, kind in Image.EXTENSION.items() if kind in kinds)

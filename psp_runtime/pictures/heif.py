@@ -26,7 +26,7 @@ def register() -> None:
 
 
 def is_readable() -> bool:
-    """Whether pillow-heif is installed."""
+    """Tell whether pillow-heif is installed."""
     return importlib.util.find_spec("pillow_heif") is not None
 
 

@@ -40,7 +40,7 @@ def encode(pixels: NDArray[np.uint8], texts: Mapping[str, str], level: int = QUI
 
 
 def has_text(path: Path, keyword: str, text: str) -> bool:
-    """Whether a file begins as one that `encode` made with this text. Raises `OSError`."""
+    """Tell whether a file begins as one that `encode` made with this text. Raises `OSError`."""
     chunk = f"{keyword}\0{text}".encode("ascii")
     with path.open("rb") as file:
         return chunk in file.read(len(_SIGNATURE) + _BEFORE_TEXT + len(chunk))

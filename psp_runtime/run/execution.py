@@ -99,7 +99,7 @@ class Run:
         return f"{self.made} {word} in {self.seconds:.2f} s ({rate}): {self._where()}"
 
     def remarks(self) -> list[str]:
-        """What else there is to say at the end: what was replaced of another run, what is left out, what is next."""
+        """List what else there is to say at the end: what was replaced, what is left out, what is next."""
         lines = [f"replaced what another run had made: {_named(sorted(self._replaced))}"] if self._replaced else []
         lines += [self.plan.left_out] if self.plan.left_out else []
         if self.plan.latents:

@@ -56,7 +56,7 @@ def make_job(source: Path, base: Path, count: int, changed: bool, latents: NDArr
 
 
 def find_pictures(inputs: Iterable[Path], out: str | None = None) -> Listing:
-    """The pictures named, and those in the folders named and below them, in that order; without outputs of ours.
+    """Find the pictures named, and those in the folders named and below them, in order; without outputs of ours.
 
     Nor those in the folder `out`, where it lies in one of the others. Raises `PspError` for a folder without pictures.
     """
@@ -72,13 +72,13 @@ def find_pictures(inputs: Iterable[Path], out: str | None = None) -> Listing:
 
 
 def sub_folder(path: Path, inputs: Iterable[Path]) -> Path:
-    """Where a picture lies below the input it was found in: its outputs go there too."""
+    """Tell where a picture lies below the input it was found in: its outputs go there too."""
     above = [folder for folder in inputs if path != folder and path.is_relative_to(folder)]
     return path.relative_to(above[0]).parent if above else Path()
 
 
 def output_bases(sources: list[Path], options: Options, single: bool) -> list[Path]:
-    """What the output of each source is called, before it is numbered: X_out.png, or another `--format` such as "jpg".
+    """Name the output of each source, before it is numbered: X_out.png, or another `--format` such as "jpg".
 
     Outputs keep the sub-folders of an input folder. Raises `PspError` for an `--out` that is no picture's name, or
     contradicts the format asked for.
@@ -99,7 +99,7 @@ def output_bases(sources: list[Path], options: Options, single: bool) -> list[Pa
 
 
 def longest_name(folder: Path) -> int:
-    """Bytes that the name of a file in a folder, there or not, may have."""
+    """Ask how many bytes the name of a file in a folder, there or not, may have."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
@@ -109,7 +109,7 @@ def longest_name(folder: Path) -> int:
 
 
 def check_name(path: Path, source: object) -> str:
-    """What is wrong with the name of an output made of `source`; empty where the file system takes it."""
+    """Say what is wrong with the name of an output made of `source`; empty where the file system takes it."""
     taken, most = len(os.fsencode(path.name)), longest_name(path.parent)
     if taken <= most:
         return ""

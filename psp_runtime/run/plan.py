@@ -87,7 +87,7 @@ def _jobs(options: Options, application: Application, sources: list[tuple[Path, 
 
 
 def _without_long_names(jobs: list[files.Job]) -> tuple[list[files.Job], tuple[PictureError, ...]]:
-    """The jobs whose outputs can have their names, and what is wrong with the others. Raises it where none can."""
+    """Keep the jobs whose outputs can have their names; say what is wrong with the others. Raises it where none can."""
     wrong = {job.source: _wrong_name(job) for job in jobs}
     kept = [job for job in jobs if not wrong[job.source]]
     refused = tuple(PictureError(words) for words in wrong.values() if words)
