@@ -27,13 +27,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from measure import machine, roofline
 from measure.backends import BASELINE, OURS, Side, default_device
 from measure.workloads import SIZES, Piece, Workload
 
 from psp_runtime.engines import contract
 from psp_runtime.engines.info import read_info
+from psp_runtime.engines.libraries import import_onnxruntime
 from psp_runtime.errors import PspError
 
 WARM_RUNS = 2
@@ -112,14 +112,15 @@ def target(options: argparse.Namespace, device: str) -> tuple[Path, dict[str, np
 def profile(path: Path, arrays: dict[str, np.ndarray], device: str, runs: int, limits: roofline.Limits) -> list[Layer]:
     """Run an engine under ONNX Runtime's profiler; its nodes in the order in which they ran."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = onnxruntime.SessionOptions()
+        runtime = import_onnxruntime()
+        settings = runtime.SessionOptions()
         settings.log_severity_level = 3
         settings.enable_profiling = True
         settings.profile_file_prefix = str(Path(folder) / "profile")
         # A weight that was packed for its kernel is missing from the profile; the optimised graph still has its shape.
         settings.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
         settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
-        session = onnxruntime.InferenceSession(str(path), settings, providers=PROVIDERS[device])
+        session = runtime.InferenceSession(str(path), settings, providers=PROVIDERS[device])
         for _ in range(WARM_RUNS + runs):
             session.run(None, arrays)
         events = json.loads(Path(session.end_profiling()).read_text())

@@ -52,6 +52,7 @@ def psp_export(asked: Export) -> None:
     if asked.triton:
         choice = write_repository(asked.triton, files, model_name(asked.output))
         print(f"{asked.triton}: for Triton {choice.release}. {choice.reason}")
+    print(f"next: psp run PICTURE --engine {files[0].path}")
 
 
 def _load(asked: Model, say: Stages) -> "Checkpoint":

@@ -43,8 +43,8 @@ _HOMES = {
 def load(path: str | Path, device: str = "auto") -> "Pipeline":
     """Open an engine file (.onnx, or a TensorRT plan) as a `Pipeline`.
 
-    `device` is "auto" (the GPU when the engine can use it, else the CPU), "cuda" or "cpu". A plan on a machine that
-    cannot run it uses the .onnx beside it, with a warning, unless `device` is "cuda".
+    `device` is "auto" (the GPU when the engine can use it, else the CPU), "cuda" or "cpu". A plan that is not there,
+    or cannot run here, uses the .onnx beside it, with a warning, unless `device` is "cuda".
     Raises `EngineError` for a missing, damaged, foreign or partial engine, `DeviceError` when the device is not usable.
     """
     from psp_runtime.engines.session import open_session

@@ -26,6 +26,7 @@ class Need(NamedTuple):
 NEEDS = (
     Need("run .onnx engines", ("onnxruntime",), "cpu"),
     Need("run them faster on a CPU", ("openvino",), "openvino"),
+    Need("read HEIC pictures", ("pillow_heif",), "heif"),
     Need("run TensorRT plans", ("tensorrt|tensorrt_rtx", "pycuda"), "tensorrt", gpu=True),
     Need("psp export", ("torch", "onnx", "onnxscript", "safetensors", "onnxruntime"), "export"),
     Need("psp export: TensorRT plans", ("tensorrt|tensorrt_rtx",), "rtx"),
@@ -37,6 +38,7 @@ NEEDS = (
 )
 #: Packages that are called otherwise than their modules.
 PACKAGES = {
+    "pillow_heif": ("pillow-heif",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "tensorrt_rtx": ("tensorrt-rtx",),
     "pytriton": ("nvidia-pytriton",),

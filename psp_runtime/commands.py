@@ -9,6 +9,7 @@ import typer
 
 from psp_runtime import console
 from psp_runtime.engines.info import EngineInfo, read_info
+from psp_runtime.engines.location import find_engine
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
 from psp_runtime.pipeline import Pipeline
@@ -25,6 +26,8 @@ def make(options: Verb) -> None:
     if options.verbose:
         os.environ[console.DEBUG] = "1"
     _check_given(options)
+    if not options.url:
+        options = replace(options, engine=find_engine(options.engine, options.device))
     if options.ray:
         _on_ray(options, read_info(options.engine))
     elif options.url:
@@ -62,8 +65,8 @@ def _execute(plan: Plan, pipeline: Pipeline) -> None:
     run = Run(plan, pipeline)
     failed = run.execute()
     if run.made and not plan.options.quiet:
-        print("\n".join([*(run.files() if plan.options.verbose else []), run.summary()]))
-    _report(failed, len(plan.jobs))
+        print("\n".join([*(run.files() if plan.options.verbose else []), run.summary(), *run.remarks()]))
+    _report(failed, len(plan.jobs) + len(plan.refused))
 
 
 def _on_ray(options: Verb, info: EngineInfo) -> None:
@@ -71,7 +74,7 @@ def _on_ray(options: Verb, info: EngineInfo) -> None:
 
     outcome = cluster.run(options, info)
     if (outcome.made or outcome.skipped) and not options.quiet:
-        print(outcome.summary())
+        print("\n".join([outcome.summary(), *outcome.remarks()]))
     _report(outcome.failed, outcome.inputs)
 
 
@@ -87,7 +90,8 @@ def _info() -> typer.Typer:
     @app.command(no_args_is_help=True, cls=console.Command)
     def info(engine: Annotated[Path, typer.Argument(help="An .onnx or .trt file.")]) -> None:
         """Print what an engine says about itself. Needs neither a GPU nor an inference library."""
-        print(describe(engine, read_info(engine)))
+        found = find_engine(engine)
+        print(describe(found, read_info(found)))
 
     return app
 

@@ -1,7 +1,8 @@
 """GPU tests are skipped where there is no GPU; PSP_REQUIRE_GPU=1 lets them run, and fail, anyway. Those marked `readme`
 run for minutes, and only where `-m` asks for them.
 
-Tests keep nothing in the user's cache, and run ONNX engines in ONNX Runtime where they do not ask for OpenVINO.
+Tests keep nothing in the user's cache, report nothing, and run ONNX engines in ONNX Runtime where they do not ask for
+OpenVINO.
 Processes of pytest-xdist share the cores out: libraries that find one core make one thread, and do not get in each
 other's way.
 """
@@ -27,7 +28,7 @@ def take_own_cores() -> None:
 
 
 take_own_cores()
-os.environ |= {"PSP_CACHE": "off", "PSP_CPU": "onnxruntime"}
+os.environ |= {"PSP_CACHE": "off", "PSP_CPU": "onnxruntime", "ORT_DISABLE_TELEMETRY": "1"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from gpu_measures import BATCHES, Cases, Inputs, Result, load_cases, measure, save_cases, seconds_since, worst_psnr
 
 from psp_export.plans.build import TENSORRT, BuildSettings, build_plan, choose_flavour
+from psp_runtime.engines.libraries import import_onnxruntime
 from psp_runtime.engines.session import OnnxSession
 from psp_runtime.engines.tensorrt.session import TensorRTSession
 
@@ -165,9 +166,7 @@ def tensorrt() -> tuple[str | None, str]:
 
 def onnx_runtime(work: Path, size: int) -> Result:
     """ONNX Runtime's CUDA provider on the same ONNX files, for comparison."""
-    import onnxruntime
-
-    found: Result = {"version": onnxruntime.__version__}
+    found: Result = {"version": import_onnxruntime().__version__}
     for precision in GATES:
         open_session = partial(OnnxSession, work / precision / "psp.onnx", "cuda")
         found[precision] = agreeing(measure(open_session, load_cases(work / precision)), precision)
@@ -176,10 +175,8 @@ def onnx_runtime(work: Path, size: int) -> Result:
 
 def latency(precision: str, work: Path, size: int) -> Result:
     """The benchmark with the libraries that can use the GPU here: engine files of others would be made for nothing."""
-    import onnxruntime
-
     backends = ["torch"]
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+    if "CUDAExecutionProvider" in import_onnxruntime().get_available_providers():
         backends.append("onnxruntime")
     if choose_flavour():
         backends.append("tensorrt")

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import onnxruntime
 import torch
 from onnx import TensorProto, helper
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -21,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from measure.baseline import Baseline
 from measure.workloads import Piece, Workload, baseline_inputs, configs
+from psp_runtime.engines.libraries import import_onnxruntime
 from psp_train.networks import PSP
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -96,9 +96,10 @@ def _onnx_matmul(side: int) -> float:
     a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [side, side]) for name in "abc")
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", [a, b], [c])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    options = onnxruntime.SessionOptions()
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     matrix = np.random.default_rng(0).standard_normal((side, side), np.float32)
     return 2 * side**3 / 1e9 / _fastest(lambda: session.run(None, {"a": matrix, "b": matrix}), "cpu")
 

@@ -38,10 +38,31 @@ def to_onnx(module: nn.Module, info: EngineInfo, opset: int = DEFAULT_OPSET) -> 
     model.producer_name = "psp-export"
     for node in model.graph.node:
         node.doc_string = ""  # stack traces of the exporting machine
+    share_initializers(model)
     if info.precision == "fp16":
         store_affines_half(model)
     set_info(model, info)
     return model
+
+
+def share_initializers(model: onnx.ModelProto) -> None:
+    """Let nodes that share a constant name it themselves, in place.
+
+    The exporter stores equal constants once and gives the others as Identity nodes, which tools that look for
+    constants (quantisation, other parsers) do not see through.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    outputs = {value.name for value in model.graph.output}
+    copies: dict[str, str] = {}
+    kept = []
+    for node in model.graph.node:
+        node.input[:] = [copies.get(name, name) for name in node.input]
+        if node.op_type == "Identity" and node.input[0] in constants and node.output[0] not in outputs:
+            copies[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
 
 
 def store_affines_half(model: onnx.ModelProto) -> None:

@@ -7,15 +7,16 @@ nothing about overflow on a GPU. The largest magnitude of every FP16 tensor does
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from psp_export.graphs.inspect import tensor_types
 from psp_export.verify.cases import Case
 from psp_export.verify.parity import ParityError
+from psp_runtime.engines.libraries import import_onnxruntime
 
 #: How far below 65504 every FP16 tensor must stay.
 HEADROOM = 8.0
@@ -56,13 +57,14 @@ def fp16_peaks(path: Path, batches: list[dict[str, np.ndarray]]) -> dict[str, fl
     }
 
 
-def _open(path: Path) -> onnxruntime.InferenceSession:
+def _open(path: Path) -> Any:
     """Open an ONNX file so that it runs in little memory."""
-    options = onnxruntime.SessionOptions()
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.enable_mem_pattern = False
-    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # that of the nodes: reduced, then freed
-    return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    options.execution_order = runtime.ExecutionOrder.PRIORITY_BASED  # that of the nodes: reduced, then freed
+    return runtime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
 
 
 def _each(inputs: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:

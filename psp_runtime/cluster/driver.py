@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from psp_runtime import console
@@ -21,7 +22,7 @@ from psp_runtime.cluster.worker import Task, Worker
 from psp_runtime.console import LOCAL_RAY
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import DeviceError, PspError
-from psp_runtime.run.files import identity
+from psp_runtime.run.files import check_name, identity, make_job
 from psp_runtime.run.options import Options
 from psp_runtime.run.plan import READ, check_formats, make_tools
 from psp_runtime.run.verbs import Verb
@@ -34,7 +35,10 @@ TURNS = 4
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run: pictures `made`, and of its `inputs`, those `failed` and those an earlier run had done."""
+    """What became of a run: pictures `made`, and of its `inputs`, those `failed` and those an earlier run had done.
+
+    `again` counts those whose earlier outputs, of something else, were replaced.
+    """
 
     made: int
     inputs: int
@@ -43,10 +47,17 @@ class Outcome:
     seconds: float
     workers: int
     out: str
+    left_out: str
+    again: int
+
+    def remarks(self) -> list[str]:
+        """List what else there is to say at the end."""
+        words = f"made again, of another engine, picture or options than before: {self.again}"
+        return [*([words] if self.again else []), *([self.left_out] if self.left_out else [])]
 
     def summary(self) -> str:
         """One line for people."""
-        if not self.inputs:
+        if not self.workers:
             return f"nothing to do, {self.skipped} done before: {self.out}/"
         workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
         rate = f"{self.made / self.seconds:.1f} pictures/s, {workers}"
@@ -73,14 +84,17 @@ def run(options: Verb, info: EngineInfo) -> Outcome:
     """
     _, application = make_tools(options, info)
     out = open_place(options.out or ".")
-    places, pictures = find_pictures(options.inputs, out)
+    places, found, left_out = find_pictures(options.inputs, out)
+    pictures, refused = _without_long_names(options, found, application.count, out)
     _check_outputs(options, pictures, places, out)
     check_output(out)
     packed = pack(options)
     key = packed.key(options)
-    waiting = manifest.without_done(pictures, manifest.read(out), *key)
+    rows = manifest.read(out)
+    waiting = manifest.without_done(pictures, rows, *key)
+    again = manifest.done_before(waiting, rows)
     if not waiting:
-        return Outcome(0, 0, 0, len(pictures), 0, 0, out.name)
+        return Outcome(0, refused, refused, len(pictures), 0, 0, out.name, left_out, 0)
     with connected(str(options.ray)):
         crew = _crew(options)
         sent = packed.sent() if options.ray != LOCAL_RAY else packed
@@ -94,7 +108,23 @@ def run(options: Verb, info: EngineInfo) -> Outcome:
                 console.error(error)
         seconds = time.perf_counter() - started
     made = (len(waiting) - failed) * application.count
-    return Outcome(made, len(waiting), failed, len(pictures) - len(waiting), seconds, crew.actors, out.name)
+    inputs, before = len(waiting) + refused, len(pictures) - len(waiting)
+    return Outcome(made, inputs, failed + refused, before, seconds, crew.actors, out.name, left_out, again)
+
+
+def _without_long_names(options: Options, pictures: list[Picture], count: int, out: Place) -> tuple[list[Picture], int]:
+    """Keep the pictures whose outputs a folder of this machine takes, count the others: each is an error of its own."""
+    if not out.local:
+        return pictures, 0
+    kept = []
+    for picture in pictures:
+        job = make_job(Path(picture.path), Path(out.path(picture.output(options.format))), count, options.changed)
+        wrong = next(filter(None, (check_name(path, picture.path) for path in job.written)), "")
+        if wrong:
+            console.error(wrong)
+        else:
+            kept.append(picture)
+    return kept, len(pictures) - len(kept)
 
 
 def _check_outputs(options: Options, pictures: list[Picture], places: dict[str, Place], out: Place) -> None:

@@ -58,6 +58,12 @@ def read(out: Place) -> list[dict[str, Any]]:
         raise PspError(f"cannot read {out.full_name(FOLDER)} ({error}): delete it to do every picture again") from error
 
 
+def done_before(pictures: list[Picture], rows: list[dict[str, Any]]) -> int:
+    """Count the pictures that have outputs already, of whatever engine and options."""
+    done = {row["path"] for row in rows if row["status"] == DONE}
+    return sum(picture.path in done for picture in pictures)
+
+
 def without_done(pictures: list[Picture], rows: list[dict[str, Any]], engine: str, options: str) -> list[Picture]:
     """Keep the pictures to make: not done, changed since, or done again with another engine or other options since."""
     last: dict[str, dict[str, Any]] = {}

@@ -5,14 +5,14 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.encoding import FORMATS
-from psp_runtime.run.files import OUTPUT_ENDING, without_outputs
+from psp_runtime.pictures.folders import OUTPUT_ENDING, Listing, list_pictures, no_pictures, sort_out
 
 #: Filesystems without folders, by pyarrow's names: a key may have slashes, and the first part of a path is a bucket.
 OBJECT_STORES = ("s3", "gcs", "abfs")
@@ -156,22 +156,32 @@ def check_output(out: Place) -> None:
         raise PspError(f"--out {out.name} is a file, expected a folder")
 
 
-def find_pictures(inputs: Iterable[str], out: Place) -> tuple[dict[str, Place], list[Picture]]:
-    """The pictures named and those in the folders named, sub-folders too, and their places by name.
+class Found(NamedTuple):
+    """The pictures of a run, their places by name, and why which files were left out."""
 
-    Left out are hidden files, outputs beside their pictures, and the output folder where it lies in an input.
-    Raises `PspError` for inputs that are not there, hold no picture, or have outputs of one name.
+    places: dict[str, Place]
+    pictures: list[Picture]
+    left_out: str
+
+
+def find_pictures(inputs: Iterable[str], out: Place) -> Found:
+    """Find the pictures named and those in the folders named, as `psp_runtime.pictures.folders` does.
+
+    Those in the output folder are left out where it lies in an input. Raises `PspError` for inputs that are not there
+    or hold no picture.
     """
     places: dict[str, Place] = {}
     pictures: list[Picture] = []
+    left_out: list[tuple[str, str]] = []
     for name in inputs:
-        place, found = _pictures_of(name, out)
+        place, found, left = _pictures_of(name, out)
         places[place.name] = place
         pictures += found
-    return places, pictures
+        left_out += left
+    return Found(places, pictures, Listing([], left_out).words())
 
 
-def _pictures_of(name: str, out: Place) -> tuple[Place, list[Picture]]:
+def _pictures_of(name: str, out: Place) -> tuple[Place, list[Picture], list[tuple[str, str]]]:
     fs, place = import_extra("pyarrow.fs"), open_place(name)
     try:
         info = place.filesystem.get_file_info(place.root)
@@ -180,21 +190,38 @@ def _pictures_of(name: str, out: Place) -> tuple[Place, list[Picture]]:
         if info.type == fs.FileType.File:
             parent, _, file = place.name.rpartition("/")
             folder = Place(parent, place.filesystem, os.path.dirname(place.root))
-            return folder, [Picture(parent, file, info.size, info.mtime_ns or 0)]
-        found = [Picture(place.name, *facts) for facts in place.files() if _is_picture(place, facts[0], out)]
+            return folder, [Picture(parent, file, info.size, info.mtime_ns or 0)], []
+        found, pictures = _here(place, out) if place.local else _elsewhere(place, out)
     except OSError as error:
         raise PspError(f"cannot read {place.name}: {error}") from error
-    except UnicodeDecodeError as error:  # pyarrow gives names as text; those of Linux are bytes
-        raise PspError(f"cannot read {name}: rename {error.object!r} in it, which is not UTF-8") from error
-    inputs = {str(path) for path in without_outputs(Path(picture.name) for picture in found)}
-    kept = sorted((picture for picture in found if picture.name in inputs), key=lambda picture: picture.name)
-    if not kept:
-        raise PspError(f"no pictures in {name}: expected files named {', '.join(FORMATS)}")
-    return place, kept
+    except UnicodeError as error:  # names in manifests are text; those of Linux are bytes
+        raise PspError(f"cannot read {name}: rename {_as_bytes(error)!r} in it, which is not UTF-8") from error
+    if not pictures:
+        raise no_pictures(name, found)
+    return place, sorted(pictures, key=lambda picture: picture.name), found.left_out
 
 
-def _is_picture(place: Place, file: str, out: Place) -> bool:
-    path = Path(file)
-    same = place.filesystem.type_name == out.filesystem.type_name
-    within_out = same and out.root.startswith(f"{place.root}/") and place.path(file).startswith(f"{out.root}/")
-    return path.suffix.lower() in FORMATS and not within_out and not any(p.startswith(".") for p in path.parts)
+def _here(place: Place, out: Place) -> tuple[Listing, list[Picture]]:
+    """Find the pictures of a folder on this machine."""
+    found = list_pictures(Path(place.root), Path(out.root) if out.local else None)
+    return found, [_picture(place, path) for path in found.pictures]
+
+
+def _picture(place: Place, path: Path) -> Picture:
+    name, stat = path.relative_to(place.root).as_posix(), path.stat()
+    name.encode()  # raises `UnicodeEncodeError`
+    return Picture(place.name, name, stat.st_size, stat.st_mtime_ns)
+
+
+def _elsewhere(place: Place, out: Place) -> tuple[Listing, list[Picture]]:
+    """Find the pictures of an object store, or of another filesystem of pyarrow."""
+    same = place.filesystem.type_name == out.filesystem.type_name and out.root.startswith(f"{place.root}/")
+    every = [facts for facts in place.files() if not (same and place.path(facts[0]).startswith(f"{out.root}/"))]
+    found = sort_out(PurePosixPath(name) for name, _, _ in every)
+    kept = {path.as_posix() for path in found.pictures}
+    return found, [Picture(place.name, *facts) for facts in every if facts[0] in kept]
+
+
+def _as_bytes(error: UnicodeError) -> bytes:
+    name = getattr(error, "object", b"")
+    return name if isinstance(name, bytes) else os.fsencode(name)

@@ -1,7 +1,6 @@
 """ONNX engines in ONNX Runtime, on the CPU or an NVIDIA GPU."""
 
 import contextlib
-import importlib
 import io
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from psp_runtime.engines import devices
 from psp_runtime.engines.contract import Stored, check_graph
 from psp_runtime.engines.external_files import external_files
 from psp_runtime.engines.info import read_info
+from psp_runtime.engines.libraries import import_onnxruntime
 from psp_runtime.engines.optimised_graphs import forget, optimised_graph
 from psp_runtime.errors import DeviceError, EngineError
 
@@ -34,7 +34,7 @@ class OnnxSession:
         self.info = read_info(path)
         beside = external_files(self.path)
         self.max_batch = self.info.max_batch
-        runtime = _import_onnxruntime()
+        runtime = import_onnxruntime()
         obstacle = "" if device == "cpu" else _obstacle_to_onnx_cuda(runtime)
         if obstacle and device == "cuda":
             raise DeviceError(f"{path} cannot run with --device cuda: {obstacle}")
@@ -77,15 +77,6 @@ def _stored(nodes: Iterable[Any]) -> list[Stored]:
     types = {"float": "float32"}
     names = [node.type.removeprefix("tensor(").removesuffix(")") for node in nodes]
     return [Stored(node.name, types.get(name, name), tuple(node.shape)) for node, name in zip(nodes, names)]
-
-
-def _import_onnxruntime() -> Any:
-    try:
-        return importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise EngineError(
-            f"an .onnx engine needs ONNX Runtime ({error}): pip install onnxruntime, or onnxruntime-gpu for NVIDIA GPUs"
-        ) from None
 
 
 def _obstacle_to_onnx_cuda(runtime: Any) -> str:

@@ -1,6 +1,5 @@
 """ONNX engines in OpenVINO, on the CPU."""
 
-import importlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from psp_runtime.engines import devices
 from psp_runtime.engines.contract import Stored, check_graph
 from psp_runtime.engines.external_files import external_files
 from psp_runtime.engines.info import read_info
+from psp_runtime.engines.libraries import import_openvino
 from psp_runtime.errors import EngineError
 
 # What an FP16 engine computes on a CPU is FP32, as in ONNX Runtime; bfloat16, which it may choose, keeps 8 bits.
@@ -38,8 +38,7 @@ class OpenVINOSession:
         self.max_batch = self.info.max_batch
         self._lock = threading.Lock()
         try:
-            openvino = importlib.import_module("openvino")
-            core = openvino.Core()
+            core = import_openvino().Core()
             model = core.read_model(self.path)
             check_graph(path, self.info, _stored(model.inputs), _stored(model.outputs))
             model.reshape({port: [1, *port.partial_shape[1:]] for port in model.inputs})

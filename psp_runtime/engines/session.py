@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from psp_runtime.engines import devices
 from psp_runtime.engines.contract import Arrays, empty_outputs
 from psp_runtime.engines.info import EngineInfo, read_info
+from psp_runtime.engines.location import find_engine
 from psp_runtime.engines.onnx_session import OnnxSession
 from psp_runtime.engines.openvino_session import OpenVINOSession
 from psp_runtime.errors import DeviceError, EngineError
@@ -62,12 +63,13 @@ def open_session(path: str | Path, device: str = "auto", runs: int | None = None
     and there are enough runs to make up for its slow start; PSP_CPU=onnxruntime or PSP_CPU=openvino in the
     environment decides otherwise. For a single run ONNX Runtime takes less memory.
 
-    A plan that this machine cannot run, or must not with device "cpu", is replaced by the .onnx of the same name
-    beside it, with a warning; not with device "cuda". Raises `EngineError` and `DeviceError` in one line.
+    A plan that is not there, that this machine cannot run, or must not with device "cpu", is replaced by the .onnx of
+    the same name beside it, with a warning; not with device "cuda". Raises `EngineError` and `DeviceError` in one line.
     """
     path = Path(path)
     if device not in DEVICES:
         raise DeviceError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
+    path = find_engine(path, device)
     info = read_info(path)
     if path.suffix.lower() == ".onnx":
         return _open_onnx(path, device, runs)

@@ -11,6 +11,7 @@ Format: W3C PNG specification, third edition.
 import struct
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ QUICKEST = 1
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _UP = 0, 2, 2
+#: Bytes of the header, and of the length and kind of the chunk behind it.
+_BEFORE_TEXT = 25 + 8
 
 
 def encode(pixels: NDArray[np.uint8], texts: Mapping[str, str], level: int = QUICKEST) -> bytes:
@@ -34,6 +37,13 @@ def encode(pixels: NDArray[np.uint8], texts: Mapping[str, str], level: int = QUI
         _chunk(b"IEND", b""),
     ]
     return _SIGNATURE + b"".join(chunks)
+
+
+def has_text(path: Path, keyword: str, text: str) -> bool:
+    """Tell whether a file begins as one that `encode` made with this text. Raises `OSError`."""
+    chunk = f"{keyword}\0{text}".encode("ascii")
+    with path.open("rb") as file:
+        return chunk in file.read(len(_SIGNATURE) + _BEFORE_TEXT + len(chunk))
 
 
 def _filtered(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from psp_runtime import console
 from psp_runtime.errors import PictureError
 from psp_runtime.pictures import encoding, png, sheets
 from psp_runtime.pictures import loading as images
+from psp_runtime.pictures.folders import INPUT_ENDING
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.prefetch import Stage, map_batches, parallel_map
 from psp_runtime.run.files import Job
@@ -63,10 +64,13 @@ class Run:
         self.level = png.QUICKEST if plan.options.compression is None else plan.options.compression
         self.made, self.seconds = 0, 0.0
         self._written: list[Path] = []
+        self._replaced: list[Path] = []
 
     def execute(self) -> int:
         """Make and save everything; count the inputs that could not be used, or raise the error of a single one."""
-        started, failed, threads = time.perf_counter(), 0, self.decode.threads
+        started, failed, threads = time.perf_counter(), len(self.plan.refused), self.decode.threads
+        for refused in self.plan.refused:
+            console.error(refused)
         batch = self.pipeline.batch if self.application.count == 1 else 1
         waiting = max(2, 2 * threads // self.application.count)  # results in memory: each may be a long sweep
         load, make, save = (self.decode.timed(self._load), self.engine.timed(self._make), self.encode.timed(self._save))
@@ -93,6 +97,16 @@ class Run:
         word = "picture" if self.made == 1 else "pictures"
         rate = f"{self.made / self.seconds:.1f} pictures/s, {self.pipeline.device}{self._limit()}"
         return f"{self.made} {word} in {self.seconds:.2f} s ({rate}): {self._where()}"
+
+    def remarks(self) -> list[str]:
+        """List what else there is to say at the end: what was replaced, what is left out, what is next."""
+        lines = [f"replaced what another run had made: {_named(sorted(self._replaced))}"] if self._replaced else []
+        lines += [self.plan.left_out] if self.plan.left_out else []
+        if self.plan.latents:
+            stored = self.plan.latents.file or self.plan.latents.folder
+            engine = f"--url {self.options.url}" if self.options.url else f"--engine {self.options.engine}"
+            lines.append(f"next: psp decode {stored} {engine}")
+        return lines
 
     def _limit(self) -> str:
         """The stage the others wait for; of a single input all stages wait for each other."""
@@ -138,6 +152,8 @@ class Run:
     def _write(self, what: tuple[Pixels, Path, str]) -> None:
         """Save one picture with its note as the options ask."""
         pixels, path, note = what
+        if path.is_file() and not png.has_text(path, encoding.NOTE_KEY, note):
+            self._replaced.append(path)
         encoding.save(pixels, path, note, self.quality, self.level)
 
     def _frames(self, result: Result) -> Pixels:
@@ -194,11 +210,20 @@ class Run:
 
     def _where(self) -> str:
         """The files written, or the folder of many."""
-        files = self.files()
+        files, jobs = self.files(), self.plan.jobs
         if len(files) <= NAMED:
             return ", ".join(files)
-        folder = f"{self.plan.jobs[0].outputs[0].parent}{os.sep}"
-        return ", ".join([folder, *files[len(self._written) :]])
+        named = files[len(self._written) :]
+        if len(jobs) == 1:
+            changed = [str(jobs[0].changed)] if jobs[0].changed else []
+            return ", ".join([f"{jobs[0].outputs[0]} to {jobs[0].outputs[-1].name}", *changed, *named])
+        changed = [f"the changed inputs as *{INPUT_ENDING}.*"] if jobs[0].changed else []
+        return ", ".join([f"{Path(self.options.out or '.')}{os.sep}", *changed, *named])
+
+
+def _named(paths: list[Path]) -> str:
+    more = len(paths) - NAMED
+    return ", ".join(map(str, paths[:NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _with_progress(results: Iterable[Item], count: int) -> Iterable[Item]:

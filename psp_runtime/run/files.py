@@ -1,7 +1,6 @@
 """The files a run reads and writes: found, named and checked before any engine opens."""
 
 import os
-import re
 import sys
 import tempfile
 import unicodedata
@@ -15,13 +14,19 @@ from numpy.typing import NDArray
 from psp_runtime.disk import delete_unfinished
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.encoding import FORMATS, picture_format
+from psp_runtime.pictures.folders import (
+    INPUT_ENDING,
+    OUTPUT,
+    OUTPUT_ENDING,
+    Listing,
+    list_pictures,
+    no_pictures,
+    without_outputs,
+)
+from psp_runtime.run.options import Options
 
-#: Output names end so, before a number or INPUT_ENDING; a folder is never read back through them.
-OUTPUT_ENDING = "_out"
-#: What a changed input is saved as, beside its output.
-INPUT_ENDING = "_input"
-
-_OUTPUT_STEM = re.compile(rf"(.+){OUTPUT_ENDING}(_\d+|{INPUT_ENDING})?")
+#: Bytes of a file's name at most, where the system does not say it.
+LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -51,43 +56,35 @@ def make_job(source: Path, base: Path, count: int, changed: bool, latents: NDArr
     return Job(source, tuple(numbered if count > 1 else [base]), with_input, latents)
 
 
-def find_pictures(inputs: Iterable[Path]) -> list[Path]:
-    """The pictures named, and those in the folders named, in that order; without outputs of earlier runs."""
-    pictures: list[Path] = []
-    for path in inputs:
-        found = list_pictures(path) if path.is_dir() else [path]
-        if not found:
-            raise PspError(f"no pictures in {path}: expected files named {', '.join(FORMATS)}")
-        pictures += found
-    return without_outputs(pictures)
+def find_pictures(inputs: Iterable[Path], out: str | None = None) -> Listing:
+    """Find the pictures named, and those in the folders named and below them, in order; without outputs of ours.
 
-
-def list_pictures(folder: Path) -> list[Path]:
-    """The picture files directly in a folder, sorted, without hidden files and without our own outputs."""
-    return without_outputs(
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in FORMATS and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def without_outputs(pictures: Iterable[Path]) -> list[Path]:
-    """Leave out each X_out, X_out_NUMBER and X_out_input whose picture X is among the others of the same folder."""
-    pictures = list(pictures)
-    known = {path.with_suffix("") for path in pictures}
-
-    def is_output(path: Path) -> bool:
-        match = _OUTPUT_STEM.fullmatch(path.stem)
-        return match is not None and path.with_name(match[1]) in known
-
-    return [path for path in pictures if not is_output(path)]
-
-
-def output_bases(sources: list[Path], out: str | None, single: bool, ending: str | None) -> list[Path]:
-    """What the output of each source is called, before it is numbered: X_out.png, or another `ending` such as "jpg".
-
-    Raises `PspError` for an `out` that is no picture's name, or contradicts the ending asked for.
+    Nor those in the folder `out`, where it lies in one of the others. Raises `PspError` for a folder without pictures.
     """
+    folder = Path(out or ".") if names_folder(out or ".") else None
+    found = Listing([], [])
+    for path in inputs:
+        one = list_pictures(path, without=folder) if path.is_dir() else Listing([path], [])
+        if not one.pictures:
+            raise no_pictures(path, one)
+        found = Listing(found.pictures + one.pictures, found.left_out + one.left_out)
+    kept = without_outputs(found.pictures)
+    return Listing(kept, found.left_out + [(OUTPUT, "")] * (len(found.pictures) - len(kept)))
+
+
+def sub_folder(path: Path, inputs: Iterable[Path]) -> Path:
+    """Tell where a picture lies below the input it was found in: its outputs go there too."""
+    above = [folder for folder in inputs if path != folder and path.is_relative_to(folder)]
+    return path.relative_to(above[0]).parent if above else Path()
+
+
+def output_bases(sources: list[Path], options: Options, single: bool) -> list[Path]:
+    """Name the output of each source, before it is numbered: X_out.png, or another `--format` such as "jpg".
+
+    Outputs keep the sub-folders of an input folder. Raises `PspError` for an `--out` that is no picture's name, or
+    contradicts the format asked for.
+    """
+    out, ending = options.out, options.format
     if out and not names_folder(out):
         if single:
             kind = picture_format(Path(out))
@@ -96,7 +93,28 @@ def output_bases(sources: list[Path], out: str | None, single: bool, ending: str
             return [Path(out)]
         if Path(out).suffix.lower() in FORMATS:
             raise PspError(f"--out {out} names one picture, but the input is a folder or several: give a folder")
-    return [Path(out or ".") / f"{source.stem}{OUTPUT_ENDING}.{ending or 'png'}" for source in sources]
+    folders, inputs = Path(out or "."), [Path(name) for name in options.inputs]
+    return [
+        folders / sub_folder(source, inputs) / f"{source.stem}{OUTPUT_ENDING}.{ending or 'png'}" for source in sources
+    ]
+
+
+def longest_name(folder: Path) -> int:
+    """Ask how many bytes the name of a file in a folder, there or not, may have."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows, or a system that does not say
+        return LONGEST_NAME
+
+
+def check_name(path: Path, source: object) -> str:
+    """Say what is wrong with the name of an output made of `source`; empty where the file system takes it."""
+    taken, most = len(os.fsencode(path.name)), longest_name(path.parent)
+    if taken <= most:
+        return ""
+    return f"{source}: the name of its output would take {taken} bytes, this file system allows {most}: rename it"
 
 
 def names_folder(name: str) -> bool:

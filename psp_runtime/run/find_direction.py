@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -20,9 +20,11 @@ from psp_runtime.console import INPUT, MAKE, SAVE, WHERE, Device, option
 from psp_runtime.directions import fit_direction
 from psp_runtime.engines.contract import require_full
 from psp_runtime.engines.info import EngineInfo, read_info
+from psp_runtime.engines.location import find_engine
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
 from psp_runtime.latents import as_latents
+from psp_runtime.pictures.folders import spelled
 from psp_runtime.pictures.loading import load
 from psp_runtime.pipeline import Pipeline, Source
 from psp_runtime.prefetch import MOST_THREADS, THREADS, parallel_map
@@ -74,6 +76,7 @@ class Direction:
 
 def find_direction(options: Direction) -> None:
     """Find what the options ask for, and write it as .npy. Raises `PspError` for options that exclude each other."""
+    options = replace(options, engine=find_engine(options.engine, options.device))
     info = read_info(options.engine)
     require_full(info, options.engine)
     given = [f"--{name.replace('_', '-')}" for name in ("layers", "count", "rows_before") if getattr(options, name)]
@@ -125,6 +128,7 @@ def _learn(options: Direction, info: EngineInfo, table: Path) -> None:
     counts = f"{len(labels)} examples, {sum(labels)} of label 1"
     judged = f"{found.accuracy:.0%} of held-out ones right, penalty {found.penalty:g}"
     print(f"{target}: a direction [{info.styles},{info.style_dim}] from {counts}; {judged}")
+    print(f"next: psp edit PICTURE --engine {options.engine} --direction {target}")
 
 
 def read_table(table: Path) -> tuple[list[str], list[int]]:
@@ -163,7 +167,7 @@ def _listed(table: Path, name: str) -> Path:
     """A file of the table: names are relative to its folder."""
     if not name:
         raise PspError(f"{table} has labels only: add the picture to each line, or give their latents with --latents")
-    return table.parent / name
+    return spelled(table.parent / name)
 
 
 def _check_there(examples: Iterable[Path]) -> None:

@@ -1,5 +1,6 @@
 """W+ latents in files: read as inputs, written as .npy with --save-latents."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from psp_runtime.disk import replacing
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import PspError
 from psp_runtime.latents import as_latents
-from psp_runtime.run.files import names_folder
+from psp_runtime.run.files import names_folder, sub_folder
 from psp_runtime.run.options import is_stored
 
 
@@ -21,19 +22,23 @@ def save_array(path: Path, array: NDArray[np.float32]) -> None:
 
 
 class LatentsWriter:
-    """Where W+ latents go: `name` is one .npy file for all pictures, or a folder of one per picture."""
+    """Where W+ latents go: `name` is one .npy file for all pictures, or a folder of one per picture.
 
-    def __init__(self, name: str) -> None:
+    There they keep the sub-folders of the `inputs` that are folders.
+    """
+
+    def __init__(self, name: str, inputs: Iterable[str] = ()) -> None:
         path = Path(name)
         self.file = None if names_folder(name) else path
         self.folder = path.parent if self.file else path
+        self._inputs = [Path(name) for name in inputs]
         self._kept: list[NDArray[np.float32]] = []
         if self.file and self.file.suffix != ".npy":
             raise PspError(f"--save-latents {name}: expected a name that ends in .npy, or a folder")
 
     def path(self, source: Path) -> Path:
         """The file that gets the latents of a picture."""
-        return self.file or self.folder / f"{source.stem}.npy"
+        return self.file or self.folder / sub_folder(source, self._inputs) / f"{source.stem}.npy"
 
     def add(self, source: Path, latents: NDArray[np.float32]) -> None:
         """Take the latents [L,S] of the next picture."""

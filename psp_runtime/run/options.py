@@ -44,7 +44,9 @@ class Options:
     stored: ClassVar[bool] = False
     task: ClassVar[str] = ""
 
-    inputs: Annotated[list[str], inputs_of("Pictures, and folders of them.")] = field(default_factory=list)
+    inputs: Annotated[list[str], inputs_of("Pictures, and folders of them (sub-folders too).")] = field(
+        default_factory=list
+    )
     engine: Annotated[
         Path, option(INPUT, "The engine to run: .onnx or .trt.", "--engine", "-e", show_default=False)
     ] = Path()

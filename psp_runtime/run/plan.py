@@ -6,7 +6,7 @@ from typing import Any
 
 from psp_runtime.engines import contract
 from psp_runtime.engines.info import EngineInfo
-from psp_runtime.errors import PspError
+from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures import encoding
 from psp_runtime.pictures.sheets import CELL, Sheet
 from psp_runtime.run import files
@@ -26,7 +26,8 @@ FORMATS = {"quality": ("JPEG", "WEBP"), "compression": ("PNG",)}
 class Plan:
     """Everything a run needs but the engine. `single`: there is one input, and it must not fail.
 
-    `read` prepares one picture; `sheet` and `latents` are there if they are asked for.
+    `read` prepares one picture; `sheet` and `latents` are there if they are asked for. `refused` says of inputs why
+    they are not among the jobs, `left_out` what folders hold besides pictures.
     """
 
     options: Options
@@ -36,18 +37,20 @@ class Plan:
     single: bool
     sheet: Sheet | None
     latents: LatentsWriter | None
+    refused: tuple[PictureError, ...] = ()
+    left_out: str = ""
 
 
 def make_plan(options: Verb, info: EngineInfo) -> Plan:
     """Check everything that can be checked without the engine. Raises `PspError`; creates missing output folders."""
     read, application = make_tools(options, info)
-    sources = _sources(options, info)
+    sources, left_out = _sources(options, info)
     single = len(sources) == 1 and not Path(options.inputs[0]).is_dir()
-    jobs = _jobs(options, application, sources, single)
+    jobs, refused = _without_long_names(_jobs(options, application, sources, single))
     sheet = _sheet(options, info, application, jobs)
-    latents = LatentsWriter(options.save_latents) if options.save_latents else None
+    latents = LatentsWriter(options.save_latents, options.inputs) if options.save_latents else None
     _check_outputs(options, jobs, latents)
-    return Plan(options, application, read, jobs, single, sheet, latents)
+    return Plan(options, application, read, jobs, single, sheet, latents, refused, left_out)
 
 
 def make_tools(options: Verb, info: EngineInfo) -> tuple[Reader, Application]:
@@ -58,28 +61,43 @@ def make_tools(options: Verb, info: EngineInfo) -> tuple[Reader, Application]:
     return read, options.application(info, read)
 
 
-def _sources(options: Options, info: EngineInfo) -> list[tuple[Path, Any]]:
-    """Each input's file, and its latents [L,S] where they are what is read."""
+def _sources(options: Options, info: EngineInfo) -> tuple[list[tuple[Path, Any]], str]:
+    """Each input's file, and its latents [L,S] where they are what is read; and what is left out of folders."""
     paths = [Path(name) for name in options.inputs]
     stored = [path for path in paths if not options.pictures or is_stored(path.name)]
     if not stored:
-        return [(picture, None) for picture in files.find_pictures(paths)]
+        found = files.find_pictures(paths, options.out)
+        return [(picture, None) for picture in found.pictures], found.words()
     if not options.stored:
         raise PspError(f"{stored[0]} holds latents, expected pictures: psp decode {stored[0]} makes its pictures")
     if len(stored) < len(paths):
         raise PspError(f"{stored[0]} holds latents, the other inputs are pictures: give one kind of them")
     check_stored(options)
-    return [one for path in stored for one in read_latents(path, info)]
+    return [one for path in stored for one in read_latents(path, info)], ""
 
 
 def _jobs(options: Options, application: Application, sources: list[tuple[Path, Any]], single: bool) -> list[files.Job]:
-    bases = files.output_bases([path for path, _ in sources], options.out, single, options.format)
+    bases = files.output_bases([path for path, _ in sources], options, single)
     if not options.singles:
         return [files.Job(path, (), None, latents) for path, latents in sources]
     return [
         files.make_job(path, base, application.count, options.changed, latents)
         for (path, latents), base in zip(sources, bases, strict=True)
     ]
+
+
+def _without_long_names(jobs: list[files.Job]) -> tuple[list[files.Job], tuple[PictureError, ...]]:
+    """Keep the jobs whose outputs can have their names; say what is wrong with the others. Raises it where none can."""
+    wrong = {job.source: _wrong_name(job) for job in jobs}
+    kept = [job for job in jobs if not wrong[job.source]]
+    refused = tuple(PictureError(words) for words in wrong.values() if words)
+    if not kept:
+        raise refused[0]
+    return kept, refused
+
+
+def _wrong_name(job: files.Job) -> str:
+    return next(filter(None, (files.check_name(path, job.source) for path in job.written)), "")
 
 
 def _sheet(options: Options, info: EngineInfo, application: Application, jobs: list[files.Job]) -> Sheet | None:

@@ -28,6 +28,7 @@ from psp_runtime.addresses import cannot_listen, check_address
 from psp_runtime.console import Device
 from psp_runtime.engines import contract
 from psp_runtime.engines.info import EngineInfo, read_info
+from psp_runtime.engines.location import find_engine
 from psp_runtime.engines.parts import check_mapping, part_path
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
@@ -78,7 +79,9 @@ def psp_serve(
 ) -> None:
     """Serve an engine on a Triton Inference Server. Ctrl-C or SIGTERM stops it once every request is answered."""
     wait = _microseconds(delay)
-    options = Options(engine.resolve(), host, port, metrics_port, name, device, queue, max_request << 20, wait)
+    options = Options(
+        find_engine(engine, device).resolve(), host, port, metrics_port, name, device, queue, max_request << 20, wait
+    )
     check(options)
     signal.signal(signal.SIGTERM, _leave)  # until the server runs; then it is `_serve` that stops it
     with tempfile.TemporaryDirectory(prefix="psp-serve-") as folder:

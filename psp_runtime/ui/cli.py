@@ -15,6 +15,7 @@ from psp_runtime.addresses import check_address
 from psp_runtime.console import Device
 from psp_runtime.engines.contract import require_full
 from psp_runtime.engines.info import read_info
+from psp_runtime.engines.location import find_engine
 from psp_runtime.errors import PspError
 from psp_runtime.ui.demo_engines import demo_engines
 
@@ -47,10 +48,11 @@ def psp_ui(
     """
     if importlib.util.find_spec("gradio") is None:
         raise PspError("psp-ui needs Gradio: pip install 'psp-toolkit[cpu,ui]'")
-    _check_engines(engine or [])
+    given = [find_engine(path, device) for path in engine or []]
+    _check_engines(given)
     check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="psp-ui-") as folder:
-        engines = engine or demo_engines(Path(folder))
+        engines = given or demo_engines(Path(folder))
         _serve(engines, Path(folder), device, host, port)
 
 
@@ -66,7 +68,7 @@ def _serve(engines: list[Path], folder: Path, device: Device, host: str, port: i
     """Show the page until Ctrl-C or SIGTERM. Everything uploaded or made lies in `folder`."""
     # Gradio reads these when it is imported.
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from psp_runtime.ui.page import CSS, make_page
     from psp_runtime.ui.runs import Runs
 

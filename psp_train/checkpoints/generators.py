@@ -14,6 +14,7 @@ import torch
 
 from psp_runtime.disk import sha256_of
 from psp_train.checkpoints.architecture import generator_config
+from psp_train.checkpoints.layouts import as_tensor, unwrapped
 from psp_train.checkpoints.nvidia import NvidiaGenerator, read_nvidia_generator
 from psp_train.checkpoints.nvidia_pickles import is_pickle
 from psp_train.checkpoints.psp import Checkpoint, read_shapes, shaped_average
@@ -67,7 +68,7 @@ def _read(path: Path, class_index: int | None) -> NvidiaGenerator:
         raise WeightsError(f"{path} is not a StyleGAN2 generator: expected 'g_ema', found {listed(data)}")
     if class_index is not None:
         raise WeightsError(f"--class {class_index}: {path} has no classes, leave it out")
-    return NvidiaGenerator(dict(data["g_ema"]), data.get("latent_avg"), None)
+    return NvidiaGenerator(unwrapped(data["g_ema"]), as_tensor(data.get("latent_avg")), None)
 
 
 def _is_constant(key: str) -> bool:

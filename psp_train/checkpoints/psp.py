@@ -3,7 +3,6 @@
 Everything about the architecture is read off the shapes in the file, so old files that lack an option load too.
 """
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +14,10 @@ from psp_runtime.disk import sha256_of
 from psp_runtime.tasks import TASKS, Task, get_task
 from psp_train import demo
 from psp_train.checkpoints.architecture import encoder_config, generator_config
+from psp_train.checkpoints.layouts import as_tensor, check_heads, starts_from_average, state_dict_of
 from psp_train.checkpoints.nvidia_pickles import is_pickle
 from psp_train.checkpoints.records import odd_kind, plain_opts
-from psp_train.checkpoints.state_files import StateDict, WeightsError, listed, load_strictly, read_state_file
+from psp_train.checkpoints.state_files import StateDict, WeightsError, load_strictly, read_state_file
 from psp_train.networks import PSP, EncoderConfig, GeneratorConfig
 from psp_train.networks.config import EncoderKind
 from psp_train.recipes import Recipe
@@ -85,7 +85,8 @@ def load_checkpoint(path: str | Path, task: str | None = None) -> Checkpoint:
     model = _build_model(path, file)
     if file.average is None and file.opts.get("start_from_latent_avg"):
         raise WeightsError(f"{path} lacks latent_avg, which its encoder starts from: take the file as published")
-    model.latent_avg = shaped_average(path, file.average, file.generator)
+    average = file.average if starts_from_average(file.opts) else None
+    model.latent_avg = shaped_average(path, average, file.generator)
     return Checkpoint(model, chosen, file.encoder, file.generator, sha256_of(path), PUBLISHED_LICENSE, path.name)
 
 
@@ -122,17 +123,16 @@ def _read_contents(path: Path) -> _Contents:
             f"{path} is a StyleGAN2 generator without an encoder: expected a pSp checkpoint; --generator puts it under "
             "the encoder of one"
         )
-    if not isinstance(data.get("state_dict"), Mapping):
-        raise WeightsError(f"{path} is not a pSp checkpoint: expected a 'state_dict', found {listed(data)}")
-    state, opts = {str(key): value for key, value in data["state_dict"].items()}, data.get("opts")
+    state, opts = state_dict_of(path, data), data.get("opts")
     try:
         opts = plain_opts(opts)
     except ValueError as error:
         raise WeightsError(f"{path}: {error}") from None
     generator = replace(read_shapes(path, generator_config, state, "decoder."), conv_clamp=opts.get("conv_clamp"))
+    check_heads(path, state, opts, generator)
     encoder = read_shapes(path, encoder_config, state, generator)
     _check_encoder_type(path, opts, encoder)
-    return _Contents(state, opts, data.get("latent_avg"), encoder, generator)
+    return _Contents(state, opts, as_tensor(data.get("latent_avg")), encoder, generator)
 
 
 def _build_model(path: Path, contents: _Contents) -> PSP:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 #: Bytes of a record that are read at once.
@@ -55,6 +56,7 @@ def plain_opts(opts: Any) -> Mapping[str, Any]:
     opts = vars(opts) if isinstance(opts, argparse.Namespace) else {} if opts is None else opts
     if not isinstance(opts, Mapping):
         raise ValueError(f"opts is a {type(opts).__name__}, expected a dict")
+    opts = {name: value.item() if isinstance(value, np.generic) else value for name, value in opts.items()}
     for name, kinds in _OPTIONS.items():
         value = opts.get(name)
         if value is not None and not isinstance(value, kinds):

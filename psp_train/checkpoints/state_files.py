@@ -1,7 +1,8 @@
 """Files of weights, opened as data and loaded strictly: those of pSp, of StyleGAN2 and of the frozen networks.
 
 Nothing in such a file is run: `torch.load` with `weights_only` takes tensors, numbers, strings, dicts and lists, and,
-because training scripts store their options as one, `argparse.Namespace`, which is as plain as a dict.
+because training scripts store their options so, `argparse.Namespace`, which is as plain as a dict, and plain values of
+NumPy and pathlib.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from psp_runtime.errors import PspError
+from psp_train.checkpoints.foreign import plain_types, what_it_is
 from psp_train.checkpoints.records import damaged_record, odd_kind
 
 StateDict = dict[str, torch.Tensor]
@@ -34,7 +36,6 @@ def read_state_file(path: Path, advice: str) -> dict[str, Any]:
     """
     if not path.is_file():
         raise WeightsError(f"no checkpoint at {path}: {advice}")
-    unreadable = WeightsError(f"{path} is not a PyTorch checkpoint, or is cut off: {advice}")
     try:
         damaged = damaged_record(path) if zipfile.is_zipfile(path) else ""
         if damaged:
@@ -50,16 +51,20 @@ def read_state_file(path: Path, advice: str) -> dict[str, Any]:
                 f"{path} holds more than weights and was not opened: a checkpoint must not run code "
                 "(expected tensors, numbers, strings and dicts)"
             ) from None
-        raise unreadable from None
+        raise _unreadable(path, advice) from None
     except Exception:  # of a damaged file nearly any: PyTorch, pickle, zipfile and struct each raise their own
-        raise unreadable from None
+        raise _unreadable(path, advice) from None
     if not isinstance(data, Mapping):
         raise WeightsError(f"{path} is not a checkpoint: expected a dict, found {type(data).__name__}")
     return dict(data)
 
 
+def _unreadable(path: Path, advice: str) -> WeightsError:
+    return WeightsError(f"{path} {what_it_is(path) or f'is not a PyTorch checkpoint, or is cut off: {advice}'}")
+
+
 def _load(path: Path) -> Any:
-    with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+    with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace, *plain_types()]):
         warnings.simplefilter("ignore")  # about pickle protocols
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 

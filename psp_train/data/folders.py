@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from psp_runtime.errors import PspError
-from psp_runtime.pictures.encoding import FORMATS
+from psp_runtime.pictures.folders import list_pictures, no_pictures, same_name
 from psp_runtime.pictures.loading import CHANNELS, load
 from psp_runtime.prefetch import THREADS, parallel_map
 from psp_runtime.tasks import Task
@@ -37,21 +38,22 @@ class SampleFiles:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """List all picture files in a folder and below it, sorted. Raises `PspError` when there are none."""
-    if not folder.is_dir():
-        raise PspError(f"no folder {folder}: expected a folder of pictures")
-    found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in FORMATS and _visible(p, folder)]
-    if not found:
-        raise PspError(f"no pictures in {folder}: expected files named {', '.join(FORMATS)}, sub-folders too")
-    return found
+    """List all picture files in a folder and below it, sorted, and warn of what is left out.
 
-
-def _visible(path: Path, folder: Path) -> bool:
-    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    The rules are those of `psp_runtime.pictures.folders`. Raises `PspError` when there are none.
+    """
+    found = list_pictures(folder)
+    if not found.pictures:
+        raise no_pictures(folder, found)
+    if found.left_out:
+        warnings.warn(f"{folder}: {found.words()}", stacklevel=2)
+    return found.pictures
 
 
 def pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     """Pair the pictures of two folders that share sub-folder and stem, sorted by source.
+
+    Names that differ in their Unicode form alone are the same.
 
     Raises `PspError` for sources without a target and for two files of one stem.
     """
@@ -65,14 +67,18 @@ def pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     return [(path, outputs[stem]) for stem, path in inputs.items()]
 
 
-def _by_stem(folder: Path) -> dict[Path, Path]:
-    stems: dict[Path, Path] = {}
+def _by_stem(folder: Path) -> dict[str, Path]:
+    stems: dict[str, Path] = {}
     for path in pictures(folder):
-        stem = path.relative_to(folder).with_suffix("")
+        stem = _stem(path, folder)
         if stem in stems:
             raise PspError(f"{stems[stem]} and {path} have the same name: pairs are found by name, remove one of them")
         stems[stem] = path
     return stems
+
+
+def _stem(path: Path, folder: Path) -> str:
+    return same_name(path.relative_to(folder).with_suffix("").as_posix())
 
 
 def find_samples(task: Task, data: Path, target: Path | None, masks: Path | None) -> list[SampleFiles]:
@@ -89,10 +95,10 @@ def find_samples(task: Task, data: Path, target: Path | None, masks: Path | None
         return [SampleFiles(a, b) for a, b in found]
     maps = _by_stem(masks)
     root = data if target is None else target
-    lacking = [b for _, b in found if b.relative_to(root).with_suffix("") not in maps]
+    lacking = [b for _, b in found if _stem(b, root) not in maps]
     if lacking:
         raise PspError(f"{len(lacking)} pictures have no label map in {masks}: the first is {lacking[0]}")
-    return [SampleFiles(a, b, maps[b.relative_to(root).with_suffix("")]) for a, b in found]
+    return [SampleFiles(a, b, maps[_stem(b, root)]) for a, b in found]
 
 
 def check_label_maps(samples: Sequence[SampleFiles], task: Task) -> None:

@@ -16,6 +16,14 @@ Kind = Literal["face", "sketch", "labels", "scene"]
 
 WORDS = {"face": "a drawn face", "sketch": "a pencil sketch", "labels": "a label map", "scene": "a scene of faces"}
 
+#: What to do with a picture, by its kind.
+NEXT = {
+    "face": "psp export, psp run {} --engine psp.onnx",
+    "scene": "psp export, psp run {} --engine psp.onnx",
+    "sketch": "psp export --task sketch --output sketch, psp run {} --engine sketch.onnx",
+    "labels": "psp export --task segmentation --output segmentation, psp run {} --engine segmentation.onnx",
+}
+
 #: Width over height of a scene, its faces, and how large they are against its height.
 SCENE, FACES, SHARE = 16 / 9, 4, (0.55, 0.8)
 #: Degrees a head of a scene is tilted at most.
@@ -45,6 +53,7 @@ def psp_sample(
         raise PspError(f"{picture}: there is no folder {picture.parent}; make it first")
     save(drawn(kind, seed, size), picture)
     print(f"{picture}: {WORDS[kind]}, seed {seed}")
+    print(f"next: {NEXT[kind].format(picture)}")
 
 
 def drawn(kind: Kind, seed: int, size: int) -> np.ndarray:

@@ -95,6 +95,8 @@ def psp_eval(
         with replacing(out) as file:
             file.write(json.dumps(report | {"per_picture": values}, indent=1).encode())
     print(table(report, metrics))
+    if out:
+        print(f"{out}: the numbers of every picture")
     if not (demo or weights):
         print("similarity and LPIPS are not measured: give --weights, the folder of the published networks")
     print(json.dumps(report))

@@ -2,13 +2,14 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from psp_runtime.disk import replacing
+from psp_runtime.disk import cache_folder, replacing
 from psp_runtime.errors import PspError
 from psp_train.training.run_folder import METRICS
 
@@ -126,6 +127,8 @@ def smooth(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def _draw(curves: Curves, name: str) -> "Figure":
+    if folder := cache_folder():  # its list of fonts, which it would keep in the home folder
+        os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
     try:
         from matplotlib.figure import Figure  # without pyplot: nothing global, and no display is looked for
     except ImportError:

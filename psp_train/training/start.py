@@ -35,7 +35,7 @@ def what_next(run: Path) -> str:
     best = run / "best.pt"  # there once a validation was
     checkpoint = best if best.is_file() else folder.checkpoint(max(folder.steps()))
     files = f"{checkpoint}, {run / 'metrics.jsonl'}"
-    return f"{files}: next, psp export --checkpoint {checkpoint} --fp16, psp train plot {run}"
+    return f"{files}\nnext: psp export --checkpoint {checkpoint} --fp16, psp train plot {run}"
 
 
 def faces_needed(recipe: recipes.Recipe, held_out: int, world: int) -> int:

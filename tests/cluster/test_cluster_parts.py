@@ -22,9 +22,10 @@ def test_what_is_not_an_input(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"12345")
-    places, pictures = find_pictures([str(tmp_path)], open_place(f"{tmp_path}/r"))
+    places, pictures, left_out = find_pictures([str(tmp_path)], open_place(f"{tmp_path}/r"))
     assert [picture.name for picture in pictures] == ["a.png", "c.JPG", "sub/a.png"]
     assert list(places) == [str(tmp_path)] and {(one.folder, one.size) for one in pictures} == {(str(tmp_path), 5)}
+    assert left_out == "left out: 2 files (no pictures: 1 .txt; outputs beside their pictures: 1)"
     assert pictures[0].modified == (tmp_path / "a.png").stat().st_mtime_ns
     assert pictures[1].output("webp") == "c_out.webp" and pictures[2].output(None) == "sub/a_out.png"
 
@@ -32,7 +33,7 @@ def test_what_is_not_an_input(tmp_path: Path) -> None:
 def test_what_is_done_depends_on_picture_engine_and_options(tmp_path: Path) -> None:
     out = open_place(str(tmp_path / "out"))
     write_pictures(tmp_path / "photos", 3)
-    _, (first, second, third) = find_pictures([str(tmp_path / "photos")], out)
+    _, (first, second, third), _ = find_pictures([str(tmp_path / "photos")], out)
     manifest.write(out, [row_of(first), row_of(second, status="failed")])
     manifest.write(out, [row_of(third, modified=third.modified - 1)])
     pictures = [first, second, third]
@@ -43,9 +44,28 @@ def test_what_is_done_depends_on_picture_engine_and_options(tmp_path: Path) -> N
     manifest.write(out, [row_of(first, engine="E2", finished=9.0)])
     assert manifest.without_done(pictures, manifest.read(out), "E", "O") == pictures, "E2 wrote over what E had made"
     assert manifest.without_done(pictures, manifest.read(out), "E2", "O") == [second, third]
+    assert manifest.done_before(pictures, manifest.read(out)) == 2, "of second there is no output"
     (tmp_path / "out" / manifest.FOLDER / "x.parquet").write_bytes(b"damaged")
     with pytest.raises(PspError, match="delete it to do every picture again"):
         manifest.read(out)
+
+
+def test_names_too_long_for_their_outputs_are_not_dealt_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = open_place(str(tmp_path / "out"))
+    pictures = [Picture("/photos", f"{'x' * length}.png", 1, 1) for length in (10, 247, 248)]
+    assert driver._without_long_names(Options(), pictures, 1, out) == (pictures[:2], 1)
+    assert driver._without_long_names(Options(), pictures, 5, out) == (pictures[:1], 2)
+    assert driver._without_long_names(Options(format="webp"), pictures, 1, out) == (pictures[:1], 2)
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: /photos/{'x' * 248}.png: the name of its output would take 256 bytes")
+    assert err.count("error: ") == len(err.splitlines()) == 5
+
+
+def test_what_is_made_again_is_said() -> None:
+    outcome = driver.Outcome(3, 3, 0, 1, 1.0, 1, "out", "left out: 1 file (no pictures: 1 .txt)", 2)
+    again, left_out = outcome.remarks()
+    assert again == "made again, of another engine, picture or options than before: 2"
+    assert left_out == outcome.left_out and replace(outcome, again=0, left_out="").remarks() == []
 
 
 def row_of(picture: Picture, **changes: object) -> manifest.Row:
@@ -59,7 +79,7 @@ def test_manifests_take_any_name(tmp_path: Path, folder: str) -> None:
     write_pictures(tmp_path / "p", 1)
     for name in ("a=1%20b.png", "日本 ä.png", "line\nbreak.png"):
         (tmp_path / "p" / name).write_bytes(b"12345")
-    _, pictures = find_pictures([str(tmp_path / "p")], out)
+    _, pictures, _ = find_pictures([str(tmp_path / "p")], out)
     manifest.write(out, [row_of(picture) for picture in pictures])
     (tmp_path / "p" / folder / "p00_out.png").write_bytes(b"an output, which is no input")
     assert len(pictures) == 4 and find_pictures([str(tmp_path / "p")], out)[1] == pictures

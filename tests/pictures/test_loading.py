@@ -14,7 +14,6 @@ from PIL import Image
 from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures.encoding import FORMATS, save
 from psp_runtime.pictures.loading import SQUEEZED, downsample, load, resize
-from psp_runtime.run import files
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RNG = np.random.default_rng(0)
@@ -345,17 +344,6 @@ def test_saving_below_a_file_is_an_error(picture: Path) -> None:
 def test_resize_is_lanczos() -> None:
     wanted = Image.fromarray(NOISE).resize((50, 50), Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(resize(NOISE, 50), np.asarray(wanted))
-
-
-def test_list_pictures_is_sorted_flat_and_free_of_our_outputs(tmp_path: Path) -> None:
-    kept = ["_out.png", "a.JPG", "b.png", "c_out.png", "v1.2.png"]
-    left_out = ["a_out.png", "b_out.webp", "v1.2_out.png", "a_out_out.png", ".hidden.png", "note.txt"]
-    left_out += ["a_out_2.png", "b_out_input.png"]
-    for name in kept[::-1] + left_out:
-        (tmp_path / name).write_bytes(b"")
-    (tmp_path / "sub.png").mkdir()
-    (tmp_path / "sub.png" / "d.png").write_bytes(b"")
-    assert [path.name for path in files.list_pictures(tmp_path)] == kept
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16, 32])

@@ -154,7 +154,7 @@ def test_a_file_cannot_run_code(tmp_path):
 def test_damaged_files(tmp_path):
     path = write(tmp_path, published(tiny_model()))
     whole = path.read_bytes()
-    texts = (b"not a checkpoint\n" * 100, b"<!DOCTYPE html>\n", b"n", b"# notes")
+    texts = (b"not a checkpoint\n" * 100, b"<svg>\n", b"n", b"# notes")
     for content in (whole[: len(whole) // 2], b"", *texts, b"PK\x03\x04", bytes(range(256)) * 40):
         path.write_bytes(content)
         with pytest.raises(WeightsError) as caught:
