@@ -1,0 +1,139 @@
+"""POST /translate: a picture file in, a picture file out, with the options of `psp run` and `psp mix`."""
+
+import io
+import math
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from psp_runtime.engines.contract import Arrays, full_inputs
+from psp_runtime.errors import PictureError, PspError
+from psp_runtime.latents import layer_alpha
+from psp_runtime.pictures import encoding, png
+from psp_runtime.pictures.loading import resize
+from psp_runtime.pipeline import Pipeline
+from psp_runtime.run.applications import TRIANGLE, Reader
+from psp_runtime.run.plan import check_formats, make_tools
+from psp_runtime.run.values import parse_layers
+from psp_runtime.run.verbs import Mix, Translate
+from psp_runtime.serving.bodies import Refused
+
+#: Options of `psp run` that are parameters, and those of `psp mix` that go with `mix=true`.
+CHANGED = ("format", "quality", "compression", "size", "downsample", "mask", "sketch_from_photo")
+MIXED = ("seed", "psi", "layers", "alpha")
+#: Formats of pictures that strangers may send, by Pillow's names, and of the answer, with their media types.
+UPLOADS = ("PNG", "JPEG", "WEBP")
+MEDIA = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
+#: Pixels of a picture that strangers may send (a telephone's photos have 12 to 50 million), and the `size` they may ask.
+MOST_PIXELS, MOST_SIZE = 64_000_000, 2048
+
+_HINTS = get_type_hints(Mix, include_extras=True)
+_SWITCH = {"true": True, "1": True, "false": False, "0": False}
+
+
+class Asked(NamedTuple):
+    """What a request asks for, checked."""
+
+    options: Translate | Mix
+    read: Reader
+
+
+@cache
+def parameters() -> dict[str, dict[str, Any]]:
+    """Each parameter of POST /translate as OpenAPI describes it: the options' own types, ranges and words."""
+    mix = {
+        "type": "boolean",
+        "description": "Mix in a random style: with seed, psi, layers and alpha, as psp mix does.",
+    }
+    return {name: _described(name) for name in CHANGED} | {"mix": mix} | {name: _described(name) for name in MIXED}
+
+
+def _described(name: str) -> dict[str, Any]:
+    kind, option = _kind(name), _HINTS[name].__metadata__[0]
+    facts: dict[str, Any] = {"description": "Of the answer (png)." if name == "format" else option.help}
+    if choices := [TRIANGLE] if name == "mask" else get_args(kind):
+        return facts | {"type": "string", "enum": list(choices)}
+    facts["type"] = {int: "integer", float: "number", bool: "boolean"}.get(kind, "string")
+    bounds = {"minimum": option.min, "maximum": MOST_SIZE if name == "size" else option.max}
+    return facts | {key: value for key, value in bounds.items() if value is not None}
+
+
+def _kind(name: str) -> Any:
+    """The type of an option that may be None."""
+    hint = get_args(_HINTS[name])[0]
+    return (
+        next((one for one in get_args(hint) if one is not type(None)), hint) if type(None) in get_args(hint) else hint
+    )
+
+
+def read_query(pairs: Iterable[tuple[str, str]], pipeline: Pipeline) -> Asked:
+    """The options of a query string, for an engine. Raises `PspError` for what the verbs would refuse too."""
+    given: dict[str, Any] = {}
+    for name, text in pairs:
+        if name not in parameters() or name in given:
+            raise Refused(400, f"{name[:40]}: expected each once, of {', '.join(parameters())}")
+        given[name] = _value(name, text)
+    mix = given.pop("mix", False)
+    if not mix and (alone := set(given) & set(MIXED)):
+        raise Refused(400, f"{min(alone)} goes with mix=true, which is not given")
+    verb: Any = Mix if mix else Translate
+    options = verb(engine=pipeline.session.path, **({"count": 1} if mix else {}), **given)
+    check_formats(options, {f".{options.format or 'png'}"})
+    return Asked(options, make_tools(options, pipeline.info)[0])
+
+
+def _value(name: str, text: str) -> Any:
+    """A parameter's text as its option's type, within its range."""
+    facts = parameters()[name]
+    expected = "expected " + (", ".join(facts["enum"]) if "enum" in facts else facts["type"])
+    try:
+        value = _SWITCH[text] if facts["type"] == "boolean" else _kind(name)(text) if "enum" not in facts else text
+    except (KeyError, ValueError, OverflowError):
+        raise Refused(400, f"{name} {text[:40]}: {expected}") from None
+    number = value if isinstance(value, int | float) else 0.0
+    if not facts.get("minimum", -math.inf) <= number <= facts.get("maximum", math.inf) or (
+        "enum" in facts and value not in facts["enum"]
+    ):
+        raise Refused(400, f"{name} {text[:40]}: out of range, {expected}")
+    return value
+
+
+def prepare(asked: Asked, pipeline: Pipeline, data: bytearray) -> Arrays:
+    """All inputs [1,...] of the engine for the bytes of a picture file. Raises `PictureError` and `PspError`."""
+    pixels = asked.read(_opened(data))[None]
+    if not isinstance(asked.options, Mix):
+        return full_inputs(pipeline.info, pixels)
+    options = asked.options
+    layers = None if options.layers is None else parse_layers(options.layers, pipeline.info.styles)
+    alpha = layer_alpha(pipeline.info, layers, options.alpha)
+    return full_inputs(pipeline.info, pixels, pipeline.styles(1, options.seed, options.psi), alpha[None])
+
+
+def _opened(data: bytearray) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=UPLOADS)
+    except Exception:  # on damaged bytes, decoders raise whatever they stumble over
+        raise PictureError(f"the body is no picture file of a known format, expected {', '.join(UPLOADS)}") from None
+    if image.width * image.height > MOST_PIXELS:
+        words = f"{image.width}x{image.height} is too large, scale it down below {MOST_PIXELS // 1_000_000} megapixels"
+        raise Refused(413, f"the picture: {words}")
+    return image
+
+
+def encode(asked: Asked, pixels: NDArray[np.uint8]) -> tuple[bytes, str]:
+    """The answer [H,W,3] as a file, and its media type."""
+    options, form = asked.options, asked.options.format or "png"
+    if options.size:
+        pixels = resize(pixels, options.size)
+    quality = encoding.QUALITY if options.quality is None else options.quality
+    level = png.QUICKEST if options.compression is None else options.compression
+    return bytes(encoding.to_bytes(pixels, encoding.FORMATS[f".{form}"], "", quality, level)), MEDIA[form]
+
+
+def worded(error: PspError, pipeline: Pipeline) -> str:
+    """What is wrong, for a stranger: where the engine lies is nobody's business."""
+    return str(error).replace(f"{pipeline.session.path.parent}/", "")
