@@ -19,7 +19,8 @@ from psp_runtime.run.values import parse_classes
 
 Pixels = NDArray[np.uint8]
 Made = tuple[Pixels, NDArray[np.float32] | None]
-Reader = Callable[[Picture], Pixels]
+#: Reads one picture: a file by its path, or a PIL picture.
+Reader = Callable[[Any], Pixels]
 
 #: The mask the inpainting task is trained with, as a value of --mask.
 TRIANGLE = "triangle"

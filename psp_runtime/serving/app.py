@@ -20,7 +20,7 @@ from psp_runtime.engines.contract import Arrays
 from psp_runtime.errors import EngineError, PspError
 from psp_runtime.prefetch import cores
 from psp_runtime.serving import pages, tensors, translating
-from psp_runtime.serving.bodies import Bodies, Refused
+from psp_runtime.serving.bodies import Answer, Bodies, Refused
 from psp_runtime.serving.models import Engine, Model, all_work
 
 #: Threads that decode and encode pictures: each may take some hundred MB while it does.
@@ -129,7 +129,7 @@ class Service:
                 raise Refused(400, translating.worded(error, engine.pipeline)) from None
             output = (await _run(engine.full, inputs, request))["output"][0]
             body, media = await self._in_thread(translating.encode, asked, output)
-        return Response(body, media_type=media)
+        return Answer(self.bodies, body, media)
 
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/MODEL/infer."""
@@ -138,7 +138,7 @@ class Service:
             asked = tensors.parse(model.info, request.headers.get(tensors.HEAD_LENGTH), data)
             outputs = await _run(model, asked.inputs, request)
         body, head = tensors.answer(model.name, asked, outputs)
-        return Response(body, media_type="application/octet-stream", headers={tensors.HEAD_LENGTH: str(head)})
+        return Answer(self.bodies, body, "application/octet-stream", {tensors.HEAD_LENGTH: str(head)})
 
     async def live(self, _: Request) -> Response:
         """GET /v2/health/live: the process answers."""

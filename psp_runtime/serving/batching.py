@@ -37,10 +37,10 @@ class Batcher:
     must be replaced. `seen(pictures, seconds)` is told of every batch.
     """
 
-    def __init__(
-        self, compute: Callable[[Arrays], Arrays], size: int, at_once: int, delay: float, hung: float = HUNG
-    ) -> None:
-        self.compute, self.size, self.delay, self.hung = compute, size, delay, hung
+    hung = HUNG
+
+    def __init__(self, compute: Callable[[Arrays], Arrays], size: int, at_once: int, delay: float) -> None:
+        self.compute, self.size, self.delay = compute, size, delay
         self.broken = False
         self.seen: Callable[[int, float], None] = lambda pictures, seconds: None
         self._pool = ThreadPoolExecutor(at_once, "engine")

@@ -1,17 +1,19 @@
-"""Bodies of requests, read whole: under a limit, a deadline, and a budget of bytes for all callers together."""
+"""Bodies of requests and answers: under a limit, a deadline, and a budget of bytes for all callers together."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from psp_runtime.errors import PspError
 
-#: Seconds a body may take to arrive.
-SECONDS = 20.0
-#: Bytes of bodies that arrive or are worked on, of all callers.
-BUDGET = 256 << 20
+#: Seconds a body may take to arrive, and an answer to be taken.
+SECONDS, ANSWER_SECONDS = 20.0, 60.0
+#: Bytes of bodies and answers, of all callers; of an answer, so many are handed over at once.
+BUDGET, PART = 256 << 20, 256 << 10
 
 
 class Refused(PspError):
@@ -72,3 +74,27 @@ class Bodies:
 
     def _refuse_long(self) -> None:
         raise Refused(413, f"this server takes requests of {self.largest} bytes at most: send less")
+
+
+class Answer(Response):
+    """A body for a caller: its bytes count until they are taken. A caller who does not take them is cut off."""
+
+    def __init__(self, bodies: Bodies, body: bytes, media_type: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(body, media_type=media_type, headers=headers)
+        self.bodies = bodies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it in parts, so that the server lets us wait for the caller. Raises `ClientDisconnect`."""
+        self.bodies.held += len(self.body)
+        try:
+            await asyncio.wait_for(self._send(send), ANSWER_SECONDS)
+        except asyncio.TimeoutError:
+            raise ClientDisconnect from None
+        finally:
+            self.bodies.held -= len(self.body)
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for at in range(0, len(self.body), PART):
+            more = at + PART < len(self.body)
+            await send({"type": "http.response.body", "body": bytes(self.body[at : at + PART]), "more_body": more})

@@ -28,7 +28,7 @@ MIXED = ("seed", "psi", "layers", "alpha")
 #: Formats of pictures that strangers may send, by Pillow's names, and of the answer, with their media types.
 UPLOADS = ("PNG", "JPEG", "WEBP")
 MEDIA = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
-#: Pixels of a picture that strangers may send (a telephone's photos have 12 to 50 million), and the `size` they may ask.
+#: Pixels of a picture that strangers may send (photos of telephones have 12 to 50 million); the `size` they may ask.
 MOST_PIXELS, MOST_SIZE = 64_000_000, 2048
 
 _HINTS = get_type_hints(Mix, include_extras=True)
@@ -65,9 +65,7 @@ def _described(name: str) -> dict[str, Any]:
 def _kind(name: str) -> Any:
     """The type of an option that may be None."""
     hint = get_args(_HINTS[name])[0]
-    return (
-        next((one for one in get_args(hint) if one is not type(None)), hint) if type(None) in get_args(hint) else hint
-    )
+    return get_args(hint)[0] if type(None) in get_args(hint) else hint
 
 
 def read_query(pairs: Iterable[tuple[str, str]], pipeline: Pipeline) -> Asked:
