@@ -93,7 +93,8 @@ def _netloc(url: str) -> tuple[str, str]:
     """NAME:PORT and NAME of a URL; texts that are neither address nor name where it is none."""
     try:
         parts = urlsplit(url)
-        return parts.netloc.lower(), parts.hostname or "?"
+        known = parts.hostname and "@" not in parts.netloc
+        return (parts.netloc.lower(), str(parts.hostname)) if known else ("?", "?")
     except ValueError:
         return "?", "?"
 

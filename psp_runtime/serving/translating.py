@@ -114,11 +114,13 @@ def prepare(asked: Asked, pipeline: Pipeline, data: bytearray) -> Arrays:
 def _opened(data: bytearray) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=UPLOADS)
+        if image.width * image.height > MOST_PIXELS:
+            raise Image.DecompressionBombError
+    except Image.DecompressionBombError:
+        most = MOST_PIXELS // 1_000_000
+        raise Refused(413, f"the picture is too large, scale it down below {most} megapixels") from None
     except Exception:  # on damaged bytes, decoders raise whatever they stumble over
         raise PictureError(f"the body is no picture file of a known format, expected {', '.join(UPLOADS)}") from None
-    if image.width * image.height > MOST_PIXELS:
-        words = f"{image.width}x{image.height} is too large, scale it down below {MOST_PIXELS // 1_000_000} megapixels"
-        raise Refused(413, f"the picture: {words}")
     return image
 
 
