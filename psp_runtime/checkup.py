@@ -31,7 +31,7 @@ NEEDS = (
     Need("psp export: TensorRT plans", ("tensorrt|tensorrt_rtx",), "rtx"),
     Need("psp train, psp eval", ("torch", "safetensors", "matplotlib", "tensorboard"), "train"),
     Need("psp ui", ("gradio",), "ui"),
-    Need("psp serve", ("pytriton",), "serve"),
+    Need("psp serve", ("granian", "starlette", "prometheus_client"), "serve"),
     Need("--url", ("tritonclient",), "client"),
     Need("--ray", ("ray", "pyarrow"), "ray"),
 )
@@ -39,7 +39,6 @@ NEEDS = (
 PACKAGES = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "tensorrt_rtx": ("tensorrt-rtx",),
-    "pytriton": ("nvidia-pytriton",),
 }
 #: Instruction sets that decide how fast an engine is, by their names in /proc/cpuinfo.
 FLAGS = {
