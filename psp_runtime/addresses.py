@@ -23,8 +23,11 @@ ANY = "*"
 HEADERS = (b"host", b"origin")
 
 
-def check_address(host: str, port: int) -> None:
-    """Raise `PspError` where nothing can listen. Warn where others than this machine can come in."""
+def check_address(host: str, port: int) -> str:
+    """The address of `host` in numbers. Warn where others than this machine can come in.
+
+    Raises `PspError` where nothing can listen.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.create_server(address[:2], family=family):
@@ -35,6 +38,7 @@ def check_address(host: str, port: int) -> None:
         raise PspError(f"--host {host}: expected an address or the name of this machine, such as 127.0.0.1") from None
     if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
         warnings.warn(f"--host {host}: everyone who reaches this machine can use it, without a password", stacklevel=2)
+    return str(address[0])
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> PspError:

@@ -60,12 +60,13 @@ def psp_serve(
 ) -> None:
     """Serve engines over HTTP. Ctrl-C or SIGTERM stops it once every request is answered."""
     engines = named(engine, name or [])
-    check(engines, host, port, delay)
+    check(engines, delay)
+    address = check_address(host, port)
     from psp_runtime.serving.server import Options, serve  # a help page does without its libraries
 
     serve(
         Options(
-            engines, host, port, tuple(allow or ()), device, batch, queue, max_request << 20, delay / 1000,
+            engines, host, address, port, tuple(allow or ()), device, batch, queue, max_request << 20, delay / 1000,
             max_memory and max_memory << 20,
         )
     )  # fmt: skip
@@ -84,7 +85,7 @@ def named(engines: list[Path], names: list[str]) -> tuple[tuple[str, Path], ...]
     return tuple(zip(names, (engine.resolve() for engine in engines)))
 
 
-def check(engines: tuple[tuple[str, Path], ...], host: str, port: int, delay: float) -> None:
+def check(engines: tuple[tuple[str, Path], ...], delay: float) -> None:
     """Raise `PspError` for what can be said before anything starts."""
     if missing := [module for module in MODULES if importlib.util.find_spec(module) is None]:
         raise PspError(f"psp-serve needs {', '.join(missing)}: pip install 'psp-toolkit[cpu,serve]'")
@@ -92,4 +93,3 @@ def check(engines: tuple[tuple[str, Path], ...], host: str, port: int, delay: fl
         raise PspError(f"--delay {delay:g}: expected milliseconds, 0 to {LONGEST_DELAY}")
     for _, path in engines:
         contract.require_full(read_info(path), path)
-    check_address(host, port)

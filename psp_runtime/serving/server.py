@@ -8,13 +8,14 @@ import asyncio
 import faulthandler
 import multiprocessing
 import os
-import resource
 import signal
+import socket
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import SpawnContext
@@ -30,7 +31,7 @@ from psp_runtime.addresses import OnlyKnownHosts, cannot_listen
 from psp_runtime.errors import PspError
 from psp_runtime.serving.app import Service
 from psp_runtime.serving.batching import HUNG
-from psp_runtime.serving.bodies import Bodies
+from psp_runtime.serving.bodies import ANSWER_SECONDS, Bodies
 from psp_runtime.serving.models import open_engine
 
 #: Milliseconds a head may take to arrive, and its largest size; seconds a stop waits for answers.
@@ -41,18 +42,22 @@ CONNECTIONS, STARTS = 4096, 3
 
 @dataclass(frozen=True)
 class Options:
-    """What `psp-serve` was asked for; sizes in bytes, `delay` in seconds. `engines` are names and files."""
+    """What `psp-serve` was asked for: names and files of engines; `address` is the host's, in numbers.
+
+    `largest` (of a request) and `memory` (of the process that serves) are bytes, `delay` is seconds.
+    """
 
     engines: tuple[tuple[str, Path], ...]
-    host: str = "127.0.0.1"
-    port: int = 8000
-    allowed: tuple[str, ...] = ()
-    device: str = "auto"
-    batch: int | None = None
-    queue: int = 256
-    largest: int = 16 << 20
-    delay: float = 0.002
-    memory: int | None = None
+    host: str
+    address: str
+    port: int
+    allowed: tuple[str, ...]
+    device: str
+    batch: int | None
+    queue: int
+    largest: int
+    delay: float
+    memory: int | None
 
 
 class Shared:
@@ -72,7 +77,7 @@ def serve(options: Options) -> None:
     _allow_connections()
     shared = Shared()
     server = Server(
-        "psp", options.host, options.port, interface=Interfaces.ASGI, http=HTTPModes.http1, websockets=False,
+        "psp", options.address, options.port, interface=Interfaces.ASGI, http=HTTPModes.http1, websockets=False,
         http1_settings=HTTP1Settings(header_read_timeout=HEAD_MS, max_buffer_size=LARGEST_HEAD),
         backlog=CONNECTIONS, log_enabled=False, respawn_failed_workers=True, workers_kill_timeout=STOP,
         workers_max_rss=options.memory and options.memory >> 20,
@@ -112,6 +117,10 @@ def _take_signals(server: Server) -> threading.Event:
 
 def _allow_connections() -> None:
     """Each takes one of the files a process may open; the usual limit of 1024 is meant for old programs."""
+    if sys.platform == "win32":
+        return
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = CONNECTIONS + 256 if hard == resource.RLIM_INFINITY else min(hard, CONNECTIONS + 256)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -149,7 +158,8 @@ def _open(options: Options, shared: Shared) -> Callable[..., Any]:
 async def _watch(options: Options, shared: Shared, service: Service) -> None:
     """Tell that callers can come in, and end this process for a new one once an engine hangs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Granian has taken it since
-    await _listening(options.host, options.port)
+    await _listening(options.address, options.port)
+    _end_silent_connections()
     shared.starts.value = 1
     _announce(options, service)
     with open(os.devnull, "w") as nowhere:
@@ -170,6 +180,19 @@ async def _listening(host: str, port: int) -> None:
         else:
             writer.close()
             return
+
+
+def _end_silent_connections() -> None:
+    """Have the system end connections whose callers take nothing: accepted ones inherit it from the one that listens.
+
+    Granian has no deadline for writing, and an `Answer` of ours none for what Granian has taken.
+    """
+    if sys.platform != "linux":
+        return
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError), socket.fromfd(int(name), socket.AF_INET, socket.SOCK_STREAM) as one:
+            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * ANSWER_SECONDS))
 
 
 def _announce(options: Options, service: Service) -> None:

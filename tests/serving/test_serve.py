@@ -26,6 +26,7 @@ from tiny_engines import write_onnx
 from tiny_family import write_family
 
 import psp_runtime
+from psp_runtime.addresses import check_address
 from psp_runtime.cli import psp
 from psp_runtime.engines.info import read_info
 from psp_runtime.errors import EngineError, PspError
@@ -293,7 +294,7 @@ HANGING += "from psp_runtime.serving.cli import main; main()"
 def test_a_hung_engine_is_told_and_replaced(engine: Path, tmp_path: Path) -> None:
     port, hang = free_port(), tmp_path / "hang"
     variables = environment(1) | {"HANG": str(hang)}
-    variables["PYTHONPATH"] += os.pathsep + str(Path(__file__).parents[1] / "support")
+    variables["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)
     command = [sys.executable, "-c", HANGING, "--engine", str(engine), "--port", str(port)]
     process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -357,22 +358,27 @@ def test_benchmark_reports_both_faces_and_every_number_of_callers(
 
 
 def test_mistakes_are_one_line(engine: Path, tmp_path: Path) -> None:
-    one = (("psp", engine),)
-    for engines, host, port, delay, words in (
-        ((("psp", tmp_path / "none.onnx"),), "127.0.0.1", 8000, 2, "no engine at"),
-        ((("psp", engine.with_name("face.mapping.onnx")),), "127.0.0.1", 8000, 2, "only the mapping"),
-        (one, "nowhere.invalid", 1, 2, "cannot listen on nowhere.invalid port .*; choose another"),
-        (one, "a..b", 1, 2, "--host a..b: expected an address"),
-        (one, "a" * 70 + ".example", 1, 2, "expected an address"),
-        *((one, "127.0.0.1", 8000, float(delay), "expected milliseconds, 0 to 60000") for delay in ("inf", "nan", -1)),
+    for file, delay, words in (
+        (tmp_path / "none.onnx", 2, "no engine at"),
+        (engine.with_name("face.mapping.onnx"), 2, "only the mapping"),
+        *((engine, float(delay), "expected milliseconds, 0 to 60000") for delay in ("inf", "nan", "-1", "1e9")),
     ):
         with pytest.raises(PspError, match=words):
-            check(engines, host, port, delay)
+            check((("psp", file),), delay)
 
 
-def test_a_port_that_is_taken(server: Server, engine: Path) -> None:
-    with pytest.raises(PspError, match=f"cannot listen on 127.0.0.1 port {server.port}"):
-        check((("psp", engine),), "127.0.0.1", server.port, 2)
+def test_addresses(server: Server) -> None:
+    for host, port, words in (
+        ("127.0.0.1", server.port, f"cannot listen on 127.0.0.1 port {server.port}"),
+        ("nowhere.invalid", 1, "cannot listen on nowhere.invalid port .*; choose another"),
+        ("a..b", 1, "--host a..b: expected an address"),
+        ("a" * 70 + ".example", 1, "expected an address"),
+    ):
+        with pytest.raises(PspError, match=words):
+            check_address(host, port)
+    assert check_address("localhost", free_port()) in ("127.0.0.1", "::1")
+    with pytest.warns(UserWarning, match="everyone who reaches this machine can use it, without a password"):
+        assert check_address("0.0.0.0", free_port()) == "0.0.0.0"
 
 
 def test_names_of_engines() -> None:
