@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,7 +18,8 @@ HUNG, FAILURES = 120.0, 3
 FRESH, PROOF = 60.0, 20.0
 
 
-class Waiting(NamedTuple):
+@dataclass(frozen=True)
+class Waiting:
     """Inputs [B,...] of one caller, and what is told about them."""
 
     inputs: Arrays

@@ -80,7 +80,7 @@ def page(description: dict[str, Any]) -> str:
         for method, facts in methods.items()
     ]
     parameters = [
-        f"<tr><td><code>{one['name']}</code><td>{escape(_values(one['schema']))}<td>{escape(one['description'])}"
+        f"<tr><td><code>{one['name']}</code><td>{escape(translating.expected(one['schema']))}<td>{escape(one['description'])}"
         for one in description["paths"]["/translate"]["post"]["parameters"]
     ]
     return (
@@ -89,10 +89,3 @@ def page(description: dict[str, Any]) -> str:
         f"<h2>Parameters of /translate</h2><table>{''.join(parameters)}</table>"
         '<p>The same for programs: <a href="openapi.json">openapi.json</a>'
     )
-
-
-def _values(schema: dict[str, Any]) -> str:
-    if "enum" in schema:
-        return " or ".join(schema["enum"])
-    bounds = [str(schema[key]) for key in ("minimum", "maximum") if key in schema]
-    return f"{schema['type']} {' to '.join(bounds)}".strip()

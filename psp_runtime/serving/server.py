@@ -96,7 +96,7 @@ def serve(options: Options) -> None:
         raise KeyboardInterrupt
 
 
-def _take_signals(server: Server) -> threading.Event:
+def _take_signals(server: Any) -> threading.Event:
     """Let a second signal kill the worker; the event is set then. Granian itself never hurries."""
     second = threading.Event()
 
@@ -107,11 +107,11 @@ def _take_signals(server: Server) -> threading.Event:
                 worker.kill()
         server.signal_handler_interrupt()
 
-    @server.on_startup
     def take() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
 
+    server.on_startup(take)
     return second
 
 

@@ -1,8 +1,7 @@
 """POST /translate: a picture file in, a picture file out, with the options of `psp run` and `psp mix`."""
 
 import io
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -33,6 +32,11 @@ MOST_PIXELS, MOST_SIZE = 64_000_000, 2048
 
 _HINTS = get_type_hints(Mix, include_extras=True)
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
+_READ: dict[str, Callable[[str], Any]] = {
+    "boolean": _SWITCH.__getitem__, "integer": int, "number": float, "string": str,
+}  # fmt: skip
+#: What is said of parameters that are less here than on a command line.
+_WORDS = {"format": "Of the answer (png).", "mask": "Inpainting: hide the triangle the task was trained with."}
 
 
 class Asked(NamedTuple):
@@ -45,16 +49,14 @@ class Asked(NamedTuple):
 @cache
 def parameters() -> dict[str, dict[str, Any]]:
     """Each parameter of POST /translate as OpenAPI describes it: the options' own types, ranges and words."""
-    mix = {
-        "type": "boolean",
-        "description": "Mix in a random style: with seed, psi, layers and alpha, as psp mix does.",
-    }
+    words = "Mix in a random style, as psp mix does: seed, psi, layers and alpha go with it."
+    mix = {"type": "boolean", "description": words}
     return {name: _described(name) for name in CHANGED} | {"mix": mix} | {name: _described(name) for name in MIXED}
 
 
 def _described(name: str) -> dict[str, Any]:
     kind, option = _kind(name), _HINTS[name].__metadata__[0]
-    facts: dict[str, Any] = {"description": "Of the answer (png)." if name == "format" else option.help}
+    facts: dict[str, Any] = {"description": _WORDS.get(name, option.help)}
     if choices := [TRIANGLE] if name == "mask" else get_args(kind):
         return facts | {"type": "string", "enum": list(choices)}
     facts["type"] = {int: "integer", float: "number", bool: "boolean"}.get(kind, "string")
@@ -87,17 +89,23 @@ def read_query(pairs: Iterable[tuple[str, str]], pipeline: Pipeline) -> Asked:
 def _value(name: str, text: str) -> Any:
     """A parameter's text as its option's type, within its range."""
     facts = parameters()[name]
-    expected = "expected " + (", ".join(facts["enum"]) if "enum" in facts else facts["type"])
     try:
-        value = _SWITCH[text] if facts["type"] == "boolean" else _kind(name)(text) if "enum" not in facts else text
-    except (KeyError, ValueError, OverflowError):
-        raise Refused(400, f"{name} {text[:40]}: {expected}") from None
-    number = value if isinstance(value, int | float) else 0.0
-    if not facts.get("minimum", -math.inf) <= number <= facts.get("maximum", math.inf) or (
-        "enum" in facts and value not in facts["enum"]
-    ):
-        raise Refused(400, f"{name} {text[:40]}: out of range, {expected}")
+        value = _READ[facts["type"]](text)
+        least, most = (facts.get(key, value) for key in ("minimum", "maximum"))
+        fits = value in facts["enum"] if "enum" in facts else least <= value <= most  # nan does not
+    except (KeyError, ValueError):
+        fits = False
+    if not fits:
+        raise Refused(400, f"{name} {text[:40]}: expected {expected(facts)}")
     return value
+
+
+def expected(facts: dict[str, Any]) -> str:
+    """The values of a parameter, for people."""
+    if "enum" in facts:
+        return " or ".join(facts["enum"])
+    bounds = [str(facts[key]) for key in ("minimum", "maximum") if key in facts]
+    return " ".join([facts["type"], " to ".join(bounds)]).strip()
 
 
 def prepare(asked: Asked, pipeline: Pipeline, data: bytearray) -> Arrays:
