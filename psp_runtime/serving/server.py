@@ -80,7 +80,7 @@ def serve(options: Options) -> None:
         "psp", options.address, options.port, interface=Interfaces.ASGI, http=HTTPModes.http1, websockets=False,
         http1_settings=HTTP1Settings(header_read_timeout=HEAD_MS, max_buffer_size=LARGEST_HEAD),
         backlog=CONNECTIONS, log_enabled=False, respawn_failed_workers=True, workers_kill_timeout=STOP,
-        workers_max_rss=options.memory and options.memory >> 20,
+        workers_max_rss=options.memory and options.memory >> 20, rss_sample_interval=10,
     )  # fmt: skip
     second = _take_signals(server)
     try:
@@ -147,7 +147,9 @@ def _open(options: Options, shared: Shared) -> Callable[..., Any]:
     if shared.starts.value > STARTS:
         raise PspError(f"the process that serves has ended {STARTS} times while it started: is there enough memory?")
     if shared.starts.value > 1:
-        warnings.warn("the process that serves has ended, and a new one starts", stacklevel=1)
+        warnings.warn(
+            "the process that serves is replaced: it died, an engine hung, or it took too much memory", stacklevel=1
+        )
     engines = [open_engine(path, name, options.device, options.batch, options.delay) for name, path in options.engines]
     warnings.simplefilter("ignore")  # from here on they are about pictures of strangers
     service = Service(engines, Bodies(options.largest, options.queue))

@@ -137,7 +137,7 @@ def test_failures_in_a_row_break_it_and_others_do_not() -> None:
 
 
 def test_ready_means_that_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that has succeeded counts for a while; later, and after one that failed, the engine is tried once for all."""
+    """A run that has succeeded counts for a while; later, and after a failure, the engine is tried, once for all."""
     fails = iter([False, True, True, False, False])
 
     def trouble() -> None:

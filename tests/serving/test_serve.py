@@ -275,7 +275,10 @@ def test_a_killed_worker_comes_back(engine: Path, capfd: pytest.CaptureFixture[s
         assert running.worker != first and Caller(running.port).infer(image=pixels(1))[0] == 200
     finally:
         assert running.stop() == 0
-    assert capfd.readouterr().err == "warning: the process that serves has ended, and a new one starts\n"
+    assert (
+        capfd.readouterr().err
+        == "warning: the process that serves is replaced: it died, an engine hung, or it took too much memory\n"
+    )
 
 
 def test_the_worker_ends_with_psp_serve(engine: Path) -> None:
@@ -309,7 +312,10 @@ def test_a_hung_engine_is_told_and_replaced(engine: Path, tmp_path: Path) -> Non
         assert Caller(port).infer(image=pixels(1))[0] == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
-        assert process.stderr.read() == "warning: the process that serves has ended, and a new one starts\n"
+        assert (
+            process.stderr.read()
+            == "warning: the process that serves is replaced: it died, an engine hung, or it took too much memory\n"
+        )
     finally:
         process.kill()
 
