@@ -161,7 +161,7 @@ def _draft(folder: Path, file: Path, model: Model) -> Path:
 
 
 def _mebibytes(info: EngineInfo) -> int:
-    """What the largest request takes, and its head: rounded up."""
+    """Count what the largest request takes, with its head: rounded up."""
     tensors = contract.inputs(info).values()
     return 1 + (info.max_batch * sum(tensor.zeros(1).nbytes for tensor in tensors) >> 20)
 

@@ -24,7 +24,7 @@ HEADERS = (b"host", b"origin")
 
 
 def check_address(host: str, port: int) -> str:
-    """The address of `host` in numbers. Warn where others than this machine can come in.
+    """Find the address of `host` in numbers. Warn where others than this machine can come in.
 
     Raises `PspError` where nothing can listen.
     """
@@ -42,7 +42,7 @@ def check_address(host: str, port: int) -> str:
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> PspError:
-    """The error to raise where an address cannot be listened on."""
+    """Make the error to raise where an address cannot be listened on."""
     # asyncio and getaddrinfo have words of their own, and numbers that are none of the system's.
     reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
     return PspError(f"cannot listen on {host} port {port}: {reason}; choose another --port or --host")
@@ -71,7 +71,7 @@ class OnlyKnownHosts:
             await refuse(send, 403, reason)
 
     def _stranger(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        """Why a request is refused; empty where it is not."""
+        """Say why a request is refused; empty where it is not."""
         hosts, origins = ([text.decode("latin-1") for name, text in headers if name == of] for of in HEADERS)
         if len(hosts) > 1 or len(origins) > 1:
             return "Host and Origin: expected each once"
@@ -94,7 +94,7 @@ async def refuse(send: Send, status: int, text: str) -> None:
 
 
 def _netloc(url: str) -> tuple[str, str]:
-    """NAME:PORT and NAME of a URL; texts that are neither address nor name where it is none."""
+    """Read NAME:PORT and NAME from a URL; texts that are neither address nor name where it is none."""
     try:
         parts = urlsplit(url)
         known = parts.hostname and "@" not in parts.netloc

@@ -61,7 +61,7 @@ class Metrics:
 
 
 class Service:
-    """The routes over some engines. `started` and `stopped` are called around the time in which callers come in."""
+    """The routes over some engines."""
 
     def __init__(self, engines: list[Engine], bodies: Bodies) -> None:
         self.engines, self.bodies = engines, bodies
@@ -72,7 +72,7 @@ class Service:
         self.description = pages.openapi(list(self.models.values()), list(self.named))
 
     def app(self, watch: Callable[["Service"], Awaitable[None]]) -> Starlette:
-        """The ASGI application; `watch` runs beside it."""
+        """Make the ASGI application; `watch` runs beside it."""
         handlers: dict[Any, Any] = {HTTPException: _http_error}
         return Starlette(routes=self._routes(), lifespan=self._lifespan(watch), exception_handlers=handlers)
 
@@ -101,7 +101,7 @@ class Service:
         return lifespan
 
     def _guarded(self, route: str, work: Handler) -> Handler:
-        """The same handler; what it raises becomes an answer in JSON, and everything is counted."""
+        """Make the same handler; what it raises becomes an answer in JSON, and everything is counted."""
 
         async def handle(request: Request) -> Response:
             started = time.perf_counter()
@@ -113,7 +113,7 @@ class Service:
         return handle
 
     async def translate(self, request: Request) -> Response:
-        """POST /translate."""
+        """Answer POST /translate."""
         query = request.query_params.multi_items()
         name = dict(query).get("engine", self.engines[0].full.name)
         if name not in self.named:
@@ -132,7 +132,7 @@ class Service:
         return Answer(self.bodies, body, media)
 
     async def infer(self, request: Request) -> Response:
-        """POST /v2/models/MODEL/infer."""
+        """Answer POST /v2/models/MODEL/infer."""
         model = self._model(request)
         async with self.bodies.whole(request) as data:
             asked = tensors.parse(model.info, request.headers.get(tensors.HEAD_LENGTH), data)
@@ -141,41 +141,41 @@ class Service:
         return Answer(self.bodies, body, "application/octet-stream", {tensors.HEAD_LENGTH: str(head)})
 
     async def live(self, _: Request) -> Response:
-        """GET /v2/health/live: the process answers."""
+        """Answer GET /v2/health/live: the process answers."""
         return Response()
 
     async def ready(self, _: Request) -> Response:
-        """GET /v2/health/ready: every engine makes a picture."""
+        """Answer GET /v2/health/ready: every engine makes a picture."""
         return Response(status_code=200 if await all_work(self.engines) else 503)
 
     async def model_ready(self, request: Request) -> Response:
-        """GET /v2/models/MODEL/ready."""
+        """Answer GET /v2/models/MODEL/ready."""
         return Response(status_code=200 if await self._model(request).works() else 503)
 
     async def server(self, _: Request) -> Response:
-        """GET /v2."""
+        """Answer GET /v2."""
         return JSONResponse({"name": "psp-serve", "version": __version__, "extensions": ["binary_tensor_data"]})
 
     async def metadata(self, request: Request) -> Response:
-        """GET /v2/models/MODEL."""
+        """Answer GET /v2/models/MODEL."""
         model = self._model(request)
         return JSONResponse(tensors.metadata(model.name, model.info))
 
     async def configuration(self, request: Request) -> Response:
-        """GET /v2/models/MODEL/config."""
+        """Answer GET /v2/models/MODEL/config."""
         model = self._model(request)
         return JSONResponse(tensors.configuration(model.name, model.info, model.device))
 
     async def prometheus(self, _: Request) -> Response:
-        """GET /metrics."""
+        """Answer GET /metrics."""
         return Response(generate_latest(self.metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def openapi(self, _: Request) -> Response:
-        """GET /openapi.json."""
+        """Answer GET /openapi.json."""
         return JSONResponse(self.description)
 
     async def page(self, _: Request) -> Response:
-        """GET /: the same for people."""
+        """Answer GET /: the same for people."""
         return HTMLResponse(pages.page(self.description))
 
     def _model(self, request: Request) -> Model:
@@ -189,7 +189,7 @@ class Service:
 
 
 async def _run(model: Model, inputs: Arrays, request: Request) -> Arrays:
-    """Outputs of a model; a caller who has left is not computed for. Raises `ClientDisconnect`."""
+    """Compute outputs of a model; not for a caller who has left. Raises `ClientDisconnect`."""
     running: asyncio.Future[Any] = asyncio.ensure_future(model.batcher.run(inputs))
     leaving: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
     try:

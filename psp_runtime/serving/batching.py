@@ -27,7 +27,7 @@ class Waiting:
 
     @property
     def count(self) -> int:
-        """Pictures (or styles), B."""
+        """Count pictures (or styles), B."""
         return len(next(iter(self.inputs.values())))
 
 
@@ -53,7 +53,7 @@ class Batcher:
         self._proof: asyncio.Future[bool] | None = None
 
     async def run(self, inputs: Arrays) -> Arrays:
-        """Outputs for the inputs of one caller. Raises `EngineError`, and `Refused` (503) once it is broken."""
+        """Compute outputs for the inputs of one caller. Raises `EngineError`, and `Refused` (503) once it is broken."""
         if self.broken:
             raise Refused(503, "the engine does not answer and is being started anew: try again later")
         answer: asyncio.Future[Arrays] = asyncio.get_running_loop().create_future()
@@ -70,7 +70,7 @@ class Batcher:
             task.add_done_callback(self._tasks.discard)
 
     async def works(self, inputs: Arrays) -> bool:
-        """Whether the engine runs: one has succeeded within FRESH seconds, or `inputs` do so now."""
+        """Tell whether the engine runs: a batch has succeeded within FRESH seconds, or `inputs` do so now."""
         if self.broken:
             return False
         if not self._failures and asyncio.get_running_loop().time() - self._proved < FRESH:
@@ -90,7 +90,7 @@ class Batcher:
         return True
 
     async def _gather(self) -> list[Waiting]:
-        """The next batch: requests in their order, as many as fit."""
+        """Collect the next batch: requests in their order, as many as fit."""
         clock = asyncio.get_running_loop().time
         while not self._waiting:
             await self._more(None)

@@ -14,6 +14,7 @@ from psp_runtime.errors import EngineError
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.serving.batching import Batcher
 from psp_runtime.serving.config import MAPPING_ENDING
+from psp_runtime.serving.options import Serve
 
 
 class Model(NamedTuple):
@@ -25,7 +26,7 @@ class Model(NamedTuple):
     batcher: Batcher
 
     async def works(self) -> bool:
-        """Whether it computes."""
+        """Tell whether it computes."""
         return await self.batcher.works(zeros(self.info, 1))
 
 
@@ -42,13 +43,13 @@ class Engine(NamedTuple):
 
 
 def zeros(info: EngineInfo, batch: int) -> Arrays:
-    """Inputs that every engine takes."""
+    """Make inputs that every engine takes."""
     return {name: tensor.zeros(batch) for name, tensor in contract.inputs(info).items()}
 
 
-def open_engine(path: Path, name: str, device: str, batch: int | None, delay: float) -> Engine:
+def open_engine(path: Path, name: str, options: Serve) -> Engine:
     """Open an engine and run it once at batch 1, and at its largest batch. Raises `EngineError`."""
-    pipeline = Pipeline(open_session(path, device), batch)
+    pipeline = Pipeline(open_session(path, options.device), options.batch)
     size = min(pipeline.batch, pipeline.session.max_batch)
     for count in sorted({1, size}):
         run_batches(pipeline.session, zeros(pipeline.info, count), size)
@@ -56,7 +57,7 @@ def open_engine(path: Path, name: str, device: str, batch: int | None, delay: fl
     def compute(inputs: Arrays) -> Arrays:
         return run_batches(pipeline.session, inputs, size)
 
-    full = Model(name, pipeline.info, pipeline.device, Batcher(compute, size, pipeline.at_once, delay))
+    full = Model(name, pipeline.info, pipeline.device, Batcher(compute, size, pipeline.at_once, options.delay / 1000))
     mapping = part_path(path, "mapping")
     if not mapping.is_file():
         return Engine(pipeline, [full])
@@ -72,5 +73,5 @@ def open_engine(path: Path, name: str, device: str, batch: int | None, delay: fl
 
 
 async def all_work(engines: list[Engine]) -> bool:
-    """Whether every engine makes a picture now."""
+    """Tell whether every engine makes a picture now."""
     return all(await asyncio.gather(*(model.works() for engine in engines for model in engine.models)))

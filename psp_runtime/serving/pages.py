@@ -20,7 +20,7 @@ EXAMPLE = "curl --data-binary @face.png 'http://127.0.0.1:8000/translate?mix=tru
 
 
 def openapi(models: list[Model], engines: list[str]) -> dict[str, Any]:
-    """The description, OpenAPI 3.1."""
+    """Describe all paths, as OpenAPI 3.1."""
     error = {"type": "object", "properties": {"error": {"type": "string"}}}
     return {
         "openapi": "3.1.0",
@@ -47,7 +47,7 @@ def _parameter(name: str, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _protocol(models: list[Model]) -> dict[str, Any]:
-    """The paths of the Open Inference Protocol v2, and /metrics."""
+    """Describe the paths of the Open Inference Protocol v2, and /metrics."""
     done = {"200": {"description": "Done."}, "default": _ERROR}
     paths = {
         "/v2": "Name and version of the server.", "/v2/health/live": "Whether the process answers.",
@@ -73,7 +73,7 @@ def _tensors(model: Model) -> str:
 
 
 def page(description: dict[str, Any]) -> str:
-    """The description as HTML."""
+    """Lay out the description as HTML."""
     rows = [
         f"<tr><td><code>{method.upper()} {escape(path)}</code><td>{escape(facts['summary'])}"
         for path, methods in description["paths"].items()

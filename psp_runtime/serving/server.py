@@ -16,10 +16,8 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import SpawnContext
-from pathlib import Path
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces
@@ -33,31 +31,12 @@ from psp_runtime.serving.app import Service
 from psp_runtime.serving.batching import HUNG
 from psp_runtime.serving.bodies import ANSWER_SECONDS, Bodies
 from psp_runtime.serving.models import open_engine
+from psp_runtime.serving.options import Serve
 
 #: Milliseconds a head may take to arrive, and its largest size; seconds a stop waits for answers.
 HEAD_MS, LARGEST_HEAD, STOP = 10_000, 64 << 10, 60
 #: Connections at once, and starts in a row that may fail.
 CONNECTIONS, STARTS = 4096, 3
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `psp-serve` was asked for: names and files of engines; `address` is the host's, in numbers.
-
-    `largest` (of a request) and `memory` (of the process that serves) are bytes, `delay` is seconds.
-    """
-
-    engines: tuple[tuple[str, Path], ...]
-    host: str
-    address: str
-    port: int
-    allowed: tuple[str, ...]
-    device: str
-    batch: int | None
-    queue: int
-    largest: int
-    delay: float
-    memory: int | None
 
 
 class Shared:
@@ -68,23 +47,24 @@ class Shared:
         self.starts, self.failed = context.Value("i", 0), context.Event()
 
 
-def serve(options: Options) -> None:
-    """Serve until SIGTERM or Ctrl-C; a second one does not wait for answers and raises `KeyboardInterrupt`.
+def serve(options: Serve, address: str) -> None:
+    """Serve on `address`, the host's in numbers, until SIGTERM or Ctrl-C.
 
-    Raises `SystemExit` with console.MISTAKE, after a line on stderr, when no worker can start.
+    A second signal does not wait for answers and raises `KeyboardInterrupt`. Raises `SystemExit` with console.MISTAKE,
+    after a line on stderr, when an engine does not open, and `PspError` when no worker can start.
     """
     multiprocessing.set_start_method("spawn", force=True)  # a fork of a process with threads may never get going
     _allow_connections()
     shared = Shared()
     server = Server(
-        "psp", options.address, options.port, interface=Interfaces.ASGI, http=HTTPModes.http1, websockets=False,
+        "psp", address, options.port, interface=Interfaces.ASGI, http=HTTPModes.http1, websockets=False,
         http1_settings=HTTP1Settings(header_read_timeout=HEAD_MS, max_buffer_size=LARGEST_HEAD),
         backlog=CONNECTIONS, log_enabled=False, respawn_failed_workers=True, workers_kill_timeout=STOP,
-        workers_max_rss=options.memory and options.memory >> 20, rss_sample_interval=10,
+        workers_max_rss=options.max_memory, rss_sample_interval=10,
     )  # fmt: skip
     second = _take_signals(server)
     try:
-        server.serve(target_loader=partial(load, options, shared), wrap_loader=False)
+        server.serve(target_loader=partial(load, options, address, shared), wrap_loader=False)
     except OSError as error:  # taken since it was looked at
         raise cannot_listen(options.host, options.port, error) from None
     except SystemExit:
@@ -116,7 +96,7 @@ def _take_signals(server: Any) -> threading.Event:
 
 
 def _allow_connections() -> None:
-    """Each takes one of the files a process may open; the usual limit of 1024 is meant for old programs."""
+    """Raise the limit of open files: each takes one, and the usual 1024 are meant for old programs."""
     if sys.platform == "win32":
         return
     import resource
@@ -127,14 +107,14 @@ def _allow_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def load(options: Options, shared: Shared) -> Callable[..., Any]:
-    """In the worker: open the engines. One that does not open ends psp-serve, with its reason in a line."""
+def load(options: Serve, address: str, shared: Shared) -> Callable[..., Any]:
+    """Open the engines, in the worker. One that does not open ends psp-serve, with its reason in a line."""
     parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # in a terminal it comes to both: psp-serve stops the worker
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     console.show_warnings()
     try:
-        return _open(options, shared)
+        return _open(options, address, shared)
     except (PspError, OSError) as error:
         console.error(error)
         shared.failed.set()
@@ -142,7 +122,7 @@ def load(options: Options, shared: Shared) -> Callable[..., Any]:
         sys.exit(console.MISTAKE)
 
 
-def _open(options: Options, shared: Shared) -> Callable[..., Any]:
+def _open(options: Serve, address: str, shared: Shared) -> Callable[..., Any]:
     shared.starts.value += 1
     if shared.starts.value > STARTS:
         raise PspError(f"the process that serves has ended {STARTS} times while it started: is there enough memory?")
@@ -150,17 +130,17 @@ def _open(options: Options, shared: Shared) -> Callable[..., Any]:
         warnings.warn(
             "the process that serves is replaced: it died, an engine hung, or it took too much memory", stacklevel=1
         )
-    engines = [open_engine(path, name, options.device, options.batch, options.delay) for name, path in options.engines]
+    engines = [open_engine(path, name, options) for path, name in zip(options.engine, options.names, strict=True)]
     warnings.simplefilter("ignore")  # from here on they are about pictures of strangers
-    service = Service(engines, Bodies(options.largest, options.queue))
-    app = service.app(partial(_watch, options, shared))
-    return OnlyKnownHosts(app, options.host, options.allowed)
+    service = Service(engines, Bodies(options.max_request << 20, options.queue))
+    app = service.app(partial(_watch, options, address, shared))
+    return OnlyKnownHosts(app, options.host, options.allow or ())
 
 
-async def _watch(options: Options, shared: Shared, service: Service) -> None:
+async def _watch(options: Serve, address: str, shared: Shared, service: Service) -> None:
     """Tell that callers can come in, and end this process for a new one once an engine hangs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Granian has taken it since
-    await _listening(options.address, options.port)
+    await _listening(address, options.port)
     _end_silent_connections()
     shared.starts.value = 1
     _announce(options, service)
@@ -197,10 +177,10 @@ def _end_silent_connections() -> None:
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * ANSWER_SECONDS))
 
 
-def _announce(options: Options, service: Service) -> None:
+def _announce(options: Serve, service: Service) -> None:
     where = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{options.port}"
-    for (name, path), engine in zip(options.engines, service.engines, strict=True):
-        print(f"{path.name} on {where} ({engine.pipeline.device}), model {name}", flush=True)
+    for path, engine in zip(options.engine, service.engines, strict=True):
+        print(f"{path.name} on {where} ({engine.pipeline.device}), model {engine.full.name}", flush=True)
 
 
 def _end_with(parent: int) -> None:

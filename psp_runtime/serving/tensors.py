@@ -57,7 +57,7 @@ def _head_size(given: str | None, data: bytearray) -> int:
 
 
 def _inputs(info: EngineInfo, listed: Any, data: bytearray, start: int) -> Arrays:
-    """The tensors of a request, one after another from `start` on, as the engine takes them."""
+    """Read the tensors of a request, one after another from `start` on, as the engine takes them."""
     tensors = contract.inputs(info)
     if not isinstance(listed, list) or not 1 <= len(listed) <= len(tensors):
         raise Refused(400, f"inputs: expected a list of {', '.join(tensors)}")
@@ -97,7 +97,7 @@ def _size(name: str, one: dict[str, Any]) -> int:
 
 
 def _outputs(info: EngineInfo, listed: Any) -> list[str]:
-    """The outputs asked for, all where none is named; always as binary tensors."""
+    """Read which outputs are asked for, all where none is named; always as binary tensors."""
     known = list(contract.outputs(info))
     if listed is None or listed == []:
         return known
@@ -108,7 +108,7 @@ def _outputs(info: EngineInfo, listed: Any) -> list[str]:
 
 
 def checked(info: EngineInfo, given: Arrays) -> Arrays:
-    """All inputs of an engine for those of a request: style and alpha may be left out, as in `Pipeline.translate`.
+    """Complete the inputs of a request: style and alpha may be left out, as in `Pipeline.translate`.
 
     Raises `PspError` for values the engine must not see: not finite, or class ids it does not know.
     """
@@ -124,7 +124,7 @@ def checked(info: EngineInfo, given: Arrays) -> Arrays:
 
 
 def answer(model: str, request: Inference, outputs: Mapping[str, Any]) -> tuple[bytes, int]:
-    """The body of an answer, and the length of the JSON head it begins with."""
+    """Make the body of an answer; also give the length of the JSON head it begins with."""
     arrays = {name: np.ascontiguousarray(outputs[name]) for name in request.outputs}
     listed = [
         {
@@ -141,7 +141,7 @@ def answer(model: str, request: Inference, outputs: Mapping[str, Any]) -> tuple[
 
 
 def metadata(model: str, info: EngineInfo) -> dict[str, Any]:
-    """What GET /v2/models/MODEL says."""
+    """Make what GET /v2/models/MODEL says."""
     sides = {"inputs": contract.inputs(info), "outputs": contract.outputs(info)}
     return {"name": model, "versions": [VERSION], "platform": "psp"} | {
         side: [{"name": n, "datatype": TYPES[t.dtype], "shape": [-1, *t.shape]} for n, t in tensors.items()]
@@ -150,7 +150,7 @@ def metadata(model: str, info: EngineInfo) -> dict[str, Any]:
 
 
 def configuration(model: str, info: EngineInfo, device: str) -> dict[str, Any]:
-    """What GET /v2/models/MODEL/config says, in the fields of Triton's `ModelConfig`."""
+    """Make what GET /v2/models/MODEL/config says, in the fields of Triton's `ModelConfig`."""
     sides = {"input": contract.inputs(info), "output": contract.outputs(info)}
     parameters = {INFO_PARAMETER: info.to_json(), DEVICE_PARAMETER: device}
     return {"name": model, "platform": "psp", "backend": "psp", "max_batch_size": max_batch(info)} | {

@@ -48,7 +48,7 @@ class Asked(NamedTuple):
 
 @cache
 def parameters() -> dict[str, dict[str, Any]]:
-    """Each parameter of POST /translate as OpenAPI describes it: the options' own types, ranges and words."""
+    """Describe each parameter of POST /translate as OpenAPI does: with the options' own types, ranges and words."""
     words = "Mix in a random style, as psp mix does: seed, psi, layers and alpha go with it."
     mix = {"type": "boolean", "description": words}
     return {name: _described(name) for name in CHANGED} | {"mix": mix} | {name: _described(name) for name in MIXED}
@@ -65,13 +65,13 @@ def _described(name: str) -> dict[str, Any]:
 
 
 def _kind(name: str) -> Any:
-    """The type of an option that may be None."""
+    """Find the type of an option that may be None."""
     hint = get_args(_HINTS[name])[0]
     return get_args(hint)[0] if type(None) in get_args(hint) else hint
 
 
 def read_query(pairs: Iterable[tuple[str, str]], pipeline: Pipeline) -> Asked:
-    """The options of a query string, for an engine. Raises `PspError` for what the verbs would refuse too."""
+    """Read the options of a query string, for an engine. Raises `PspError` for what the verbs would refuse too."""
     given: dict[str, Any] = {}
     for name, text in pairs:
         if name not in parameters() or name in given:
@@ -87,7 +87,7 @@ def read_query(pairs: Iterable[tuple[str, str]], pipeline: Pipeline) -> Asked:
 
 
 def _value(name: str, text: str) -> Any:
-    """A parameter's text as its option's type, within its range."""
+    """Read a parameter's text as its option's type, within its range."""
     facts = parameters()[name]
     try:
         value = _READ[facts["type"]](text)
@@ -101,7 +101,7 @@ def _value(name: str, text: str) -> Any:
 
 
 def expected(facts: dict[str, Any]) -> str:
-    """The values of a parameter, for people."""
+    """Name the values of a parameter, for people."""
     if "enum" in facts:
         return " or ".join(facts["enum"])
     bounds = [str(facts[key]) for key in ("minimum", "maximum") if key in facts]
@@ -109,7 +109,7 @@ def expected(facts: dict[str, Any]) -> str:
 
 
 def prepare(asked: Asked, pipeline: Pipeline, data: bytearray) -> Arrays:
-    """All inputs [1,...] of the engine for the bytes of a picture file. Raises `PictureError` and `PspError`."""
+    """Make all inputs [1,...] of the engine from the bytes of a picture file. Raises `PictureError` and `PspError`."""
     pixels = asked.read(_opened(data))[None]
     if not isinstance(asked.options, Mix):
         return full_inputs(pipeline.info, pixels)
@@ -133,7 +133,7 @@ def _opened(data: bytearray) -> Image.Image:
 
 
 def encode(asked: Asked, pixels: NDArray[np.uint8]) -> tuple[bytes, str]:
-    """The answer [H,W,3] as a file, and its media type."""
+    """Encode the answer [H,W,3] as a file; also give its media type."""
     options, form = asked.options, asked.options.format or "png"
     if options.size:
         pixels = resize(pixels, options.size)
@@ -143,5 +143,5 @@ def encode(asked: Asked, pixels: NDArray[np.uint8]) -> tuple[bytes, str]:
 
 
 def worded(error: PspError, pipeline: Pipeline) -> str:
-    """What is wrong, for a stranger: where the engine lies is nobody's business."""
+    """Say what is wrong, for a stranger: where the engine lies is nobody's business."""
     return str(error).replace(f"{pipeline.session.path.parent}/", "")

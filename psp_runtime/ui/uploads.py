@@ -53,7 +53,7 @@ class UploadQuota:
 
 
 def _sizes(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """When each file below a folder was written, its size, and where it is."""
+    """List when each file below a folder was written, its size, and where it is."""
     for file in folder.rglob("*"):
         try:
             facts = file.stat()

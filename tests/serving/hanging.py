@@ -11,17 +11,17 @@ from psp_runtime.serving import batching, models, server
 SECONDS = 1.0
 
 
-def load(options: server.Options, shared: server.Shared) -> Callable[..., Any]:
+def load(*given: Any) -> Callable[..., Any]:
     run = models.run_batches
 
-    def run_batches(*given: Any) -> Any:
+    def run_batches(*inputs: Any) -> Any:
         while Path(os.environ["HANG"]).exists():
             time.sleep(0.1)
-        return run(*given)
+        return run(*inputs)
 
     models.run_batches = run_batches
     batching.Batcher.hung = SECONDS
-    return _load(options, shared)
+    return _load(*given)
 
 
 _load = server.load

@@ -30,8 +30,9 @@ from psp_runtime.addresses import check_address
 from psp_runtime.cli import psp
 from psp_runtime.engines.info import read_info
 from psp_runtime.errors import EngineError, PspError
-from psp_runtime.serving.cli import check, named
+from psp_runtime.serving.cli import psp_serve
 from psp_runtime.serving.client import connect, parse_url
+from psp_runtime.serving.options import Serve, check
 
 LABELS = np.kron(np.random.default_rng(4).integers(0, 19, (8, 8), np.uint8), np.ones((32, 32), np.uint8))
 
@@ -370,7 +371,7 @@ def test_mistakes_are_one_line(engine: Path, tmp_path: Path) -> None:
         *((engine, float(delay), "expected milliseconds, 0 to 60000") for delay in ("inf", "nan", "-1", "1e9")),
     ):
         with pytest.raises(PspError, match=words):
-            check((("psp", file),), delay)
+            psp_serve(Serve(engine=[file], delay=delay))
 
 
 def test_addresses(server: Server) -> None:
@@ -389,17 +390,17 @@ def test_addresses(server: Server) -> None:
 
 def test_names_of_engines() -> None:
     a, b = Path("a.onnx"), Path("b.onnx")
-    assert [name for name, _ in named([a], [])] == ["psp"]
-    assert [name for name, _ in named([a, b], [])] == ["a", "b"]
-    assert [name for name, _ in named([a, b], ["x", "y"])] == ["x", "y"]
+    assert Serve(engine=[a]).names == ["psp"]
+    assert Serve(engine=[a, b]).names == ["a", "b"]
+    assert Serve(engine=[a, b], name=["x", "y"]).names == ["x", "y"]
     for engines, names, words in (
         ([a, b], ["x"], "1 --name for 2 --engine"),
-        ([a, Path("c/a.onnx")], [], "two engines are called a"),
+        ([a, Path("c/a.onnx")], None, "two engines are called a"),
         ([a], ["a/b"], "--name"),
         ([a], ["x_mapping"], "--name"),
     ):
         with pytest.raises(PspError, match=words):
-            named(engines, names)
+            check(Serve(engine=engines, name=names))
 
 
 def test_urls() -> None:
