@@ -64,7 +64,7 @@ def grows(server: Server, rounds: int) -> float:
         lambda: post(server, TRANSLATE, picture("JPEG", (300, 300)))[0],
         lambda: infer(server, image_with(shape=[2**62, 256, 256, 3]))[0],
         lambda: post(server, TRANSLATE, b"no picture")[0],
-        lambda: post(server, INFER, bytes(4 * MEBIBYTE))[0],
+        lambda: post(server, INFER, bytes(MEBIBYTE))[0],
     ]
 
     def work(count: int) -> None:

@@ -266,28 +266,19 @@ def is_gone(pid: int, seconds: float = 20) -> bool:
     return False
 
 
-def test_a_killed_worker_comes_back(engine: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_worker_comes_back_and_ends_with_psp_serve(engine: Path, capfd: pytest.CaptureFixture[str]) -> None:
     running = Server(engine, threads=1)
-    try:
-        first = running.worker
-        os.kill(first, signal.SIGKILL)
-        assert is_gone(first)
-        wait_ready(running)
-        assert running.worker != first and Caller(running.port).infer(image=pixels(1))[0] == 200
-    finally:
-        assert running.stop() == 0
-    assert (
-        capfd.readouterr().err
-        == "warning: the process that serves is replaced: it died, an engine hung, or it took too much memory\n"
-    )
-
-
-def test_the_worker_ends_with_psp_serve(engine: Path) -> None:
-    running = Server(engine, threads=1)
-    worker = running.worker
+    first = running.worker
+    os.kill(first, signal.SIGKILL)
+    assert is_gone(first)
+    wait_ready(running)
+    second = running.worker
+    assert second != first and Caller(running.port).infer(image=pixels(1))[0] == 200
     running.process.kill()
     assert running.process.wait(10) == -signal.SIGKILL
-    assert is_gone(worker)
+    assert is_gone(second)
+    err = capfd.readouterr().err
+    assert err.startswith("warning: the process that serves is replaced: it died") and err.count("\n") == 1
 
 
 #: psp-serve with an engine that hangs at its second run: the first one is the warm-up.
