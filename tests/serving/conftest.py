@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import pytest
 from hostile import PIXELS
 from measure.server import Caller, Server
-from tiny_engines import write_onnx
+from tiny_family import write_family
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """An engine that is quick and gives pictures of 64x64."""
-    running = Server(write_onnx(tmp_path_factory.mktemp("engine") / "psp.onnx"), threads=1)
+    """An engine that is quick, with a mapping network, gives pictures of 16x16."""
+    running = Server(write_family(tmp_path_factory.mktemp("engine"), parts=False), threads=1)
     yield running
     assert running.stop() == 0
 
