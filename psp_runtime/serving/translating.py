@@ -27,6 +27,8 @@ MIXED = ("seed", "psi", "layers", "alpha")
 #: Formats of pictures that strangers may send, by Pillow's names, and of the answer, with their media types.
 UPLOADS = ("PNG", "JPEG", "WEBP")
 MEDIA = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
+#: Characters of a parameter: layers such as 0,2,4 and so on need the most.
+LONGEST_VALUE = 100
 #: Pixels of a picture that strangers may send (photos of telephones have 12 to 50 million); the `size` they may ask.
 MOST_PIXELS, MOST_SIZE = 64_000_000, 2048
 
@@ -95,7 +97,7 @@ def _value(name: str, text: str) -> Any:
         fits = value in facts["enum"] if "enum" in facts else least <= value <= most  # nan does not
     except (KeyError, ValueError):
         fits = False
-    if not fits:
+    if not fits or len(text) > LONGEST_VALUE:
         raise Refused(400, f"{name} {text[:40]}: expected {expected(facts)}")
     return value
 
