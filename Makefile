@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install serving demo test floors lint readme grid gallery reference bench bench-check ptx
+.PHONY: install demo test floors lint readme grid gallery reference bench bench-check ptx
 
 install: .venv/installed
 
@@ -11,17 +11,10 @@ install: .venv/installed
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-# A second Python, which PyTriton runs with; without one the tests of psp-serve on a real server are skipped.
-serving: .venv/serving/installed
-
-.venv/serving/installed: .venv/installed constraints-serving.txt
-	$(BIN)/python tools/serving_python.py .venv/serving
-	mkdir -p .venv/serving && touch $@
-
 demo: install
 	$(BIN)/python tools/demo.py
 
-test: install serving lint
+test: install lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The tests of the runtime with the lowest versions of its dependencies, which Python 3.10 has.

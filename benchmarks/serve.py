@@ -1,24 +1,26 @@
-"""A served engine under load: pictures/s and latency of 1, 4 and 16 callers against the bare pipeline.
+"""A served engine under load: pictures/s and latency of 1, 4 and 16 callers against the bare pipeline, on both faces.
 
     python benchmarks/serve.py                            # published widths at 256, seeded weights, ONNX Runtime
     python benchmarks/serve.py --demo --requests 1000     # the bundled model, and a long run: lost requests, memory
     python benchmarks/serve.py --engine psp.trt           # an engine of yours
 
 Protocol: psp-serve runs on a loopback port; each caller keeps one connection and sends one picture at a time, the next
-when it has the answer. The bare pipeline translates the same pictures in its own default batches, in the same Python
-and with the same threads as the server, while that is idle. Bare and served sides take turns, --repeats times, after
-one round that is not counted. Shown are the median, least and most pictures/s, the median's share of the bare
-pipeline's, and p50 and p99 of the latency over all requests of all turns.
+when it has the answer: tensors to the Open Inference Protocol (infer), a PNG file to POST /translate (translate), which
+reads and writes picture files besides. The bare pipeline translates the same pictures in its own default batches, with
+the same threads as the server, while that is idle. All sides take turns, --repeats times, after one round that is not
+counted. Shown are the median, least and most pictures/s, the median's share of the bare pipeline's, and p50 and p99 of
+the latency over all requests of all turns.
 
-The long run sends --requests from 16 callers and counts those that are not answered with a picture. Memory is the
-proportional set of psp-serve and all its processes, after the first and after the last 100 requests.
+The long run sends --requests from 16 callers to each face and counts those that are not answered with a picture. Memory
+is the proportional set of psp-serve and all its processes, after the first and after the last 100 requests.
 
-Cost model: a picture costs the engine, and 0.2 MB in and 0.2 MB out (at 256) through HTTP, Triton and shared memory: a
-millisecond or two of a core. Callers, proxy and server share the cores with the engine here; what they take is what the
-served side lacks. The last line is JSON.
+Cost model: a picture costs the engine, and 0.2 MB in and 0.2 MB out (at 256) through HTTP, a millisecond or two of a
+core; /translate decodes and encodes a PNG as well. Callers and server share the cores with the engine here; what they
+take is what the served side lacks. The last line is JSON.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -31,16 +33,17 @@ from pathlib import Path
 
 import numpy as np
 from measure import machine
-from measure.server import Caller, Server, environment, serving_python
+from measure.server import Caller, Server, environment
 from measure.workloads import FULL, Workload, our_engine
 
 from psp_export.export import Options, export
 from psp_runtime.engines import contract
 from psp_runtime.engines.info import read_info
+from psp_runtime.pictures import png
 from psp_train.checkpoints.psp import load_demo_checkpoint
 
-CALLERS = (1, 4, 16)
-#: Runs in the serving Python: a line with a number of pictures comes in, the seconds they took go out.
+CALLERS, FACES = (1, 4, 16), ("infer", "translate")
+#: Runs beside the server: a line with a number of pictures comes in, the seconds they took go out.
 BARE = """
 import sys, time, numpy, psp_runtime
 with psp_runtime.load(sys.argv[1]) as pipeline:
@@ -57,8 +60,8 @@ with psp_runtime.load(sys.argv[1]) as pipeline:
 class Bare:
     """The pipeline without a server, in a process of its own."""
 
-    def __init__(self, python: str, engine: Path) -> None:
-        command = [python, "-c", BARE, str(engine)]
+    def __init__(self, engine: Path) -> None:
+        command = [sys.executable, "-c", BARE, str(engine)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, env=environment(), text=True, bufsize=1, **pipes)
 
@@ -80,15 +83,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--requests", type=int, default=0, help="of the long run; 0 is none")
     asked = parser.parse_args(arguments)
-    python = serving_python()
-    if not python:
-        raise SystemExit("no Python 3.10 to 3.12 with nvidia-pytriton and tritonclient: make serving")
     with tempfile.TemporaryDirectory() as folder:
         engine = asked.engine or write_engine(asked, Path(folder))
-        bare, server = Bare(python, engine), Server(python, engine)
+        bare, server = Bare(engine), Server(engine)
         try:
             rows = compare(bare, server, engine, asked)
-            long_run = endure(server, engine, asked.requests) if asked.requests else None
+            long_run = {face: endure(server, engine, face, asked.requests) for face in FACES if asked.requests}
         finally:
             bare.stop()
             server.stop()
@@ -108,12 +108,12 @@ def write_engine(asked: argparse.Namespace, folder: Path) -> Path:
 
 
 def compare(bare: Bare, server: Server, engine: Path, asked: argparse.Namespace) -> list[dict]:
-    """One row for the bare pipeline, and one for each number of callers."""
+    """One row for the bare pipeline, and one for each face and number of callers."""
     rates: dict[str, list[float]] = {}
     latencies: dict[str, list[float]] = {}
     sides: dict[str, Callable[[], tuple[float, list[float]]]] = {"bare": lambda: (bare.seconds(asked.pictures), [])}
-    for count in CALLERS:
-        sides[str(count)] = lambda count=count: call(server, engine, count, asked.pictures)
+    for face, count in itertools.product(FACES, CALLERS):
+        sides[f"{face} {count}"] = lambda face=face, count=count: call(server, engine, face, count, asked.pictures)
     for turn in range(asked.repeats + 1):
         for name, side in sides.items():
             seconds, each = side()
@@ -125,18 +125,19 @@ def compare(bare: Bare, server: Server, engine: Path, asked: argparse.Namespace)
     return rows
 
 
-def call(server: Server, engine: Path, callers: int, pictures: int) -> tuple[float, list[float]]:
+def call(server: Server, engine: Path, face: str, callers: int, pictures: int) -> tuple[float, list[float]]:
     """Seconds in all and of each request. Raises `RuntimeError` for one without a picture."""
     picture, each = one_picture(engine), []
+    file = png.encode(picture[0].squeeze(), {})
 
     def work(count: int) -> None:
         caller = Caller(server.port)
         for _ in range(count):
             started = time.perf_counter()
-            status, outputs = caller.infer(image=picture)
+            status, answer = caller.infer(image=picture) if face == "infer" else caller.translate(file)
             each.append(time.perf_counter() - started)
             if status != 200:
-                raise RuntimeError(outputs["error"])
+                raise RuntimeError(str(answer))
 
     shares = [len(range(caller, pictures, callers)) for caller in range(callers)]
     started = time.perf_counter()
@@ -152,19 +153,19 @@ def one_picture(engine: Path) -> np.ndarray:
     return np.random.default_rng(0).integers(0, levels, (1, *contract.image(info).shape), np.uint8)
 
 
-def endure(server: Server, engine: Path, requests: int) -> dict:
+def endure(server: Server, engine: Path, face: str, requests: int) -> dict:
     """Many requests from 16 callers: how many are lost, and the memory early and late."""
     part = min(100, requests // 2)
     lost, memory = 0, []
     for count in (part, requests - part):
         try:
-            _, each = call(server, engine, CALLERS[-1], count)
+            _, each = call(server, engine, face, CALLERS[-1], count)
             lost += count - len(each)
         except RuntimeError as error:
             raise SystemExit(f"a request was lost: {error}") from None
         memory.append(server.memory())
     first, last = (round(size / 2**20, 1) for size in memory)
-    print(f"{requests} requests, {lost} lost; memory {first} MiB after the first {part}, {last} MiB at the end")
+    print(f"{face}: {requests} requests, {lost} lost; memory {first} MiB after the first {part}, {last} MiB at the end")
     return {"requests": requests, "lost": lost, "first_mib": first, "last_mib": last}
 
 
@@ -185,12 +186,11 @@ def summarise(name: str, rates: list[float], latencies: list[float], bare: list[
 
 def show(rows: list[dict]) -> None:
     """The table."""
-    print(f"{'callers':8} {'pictures/s':>10} {'least':>8} {'most':>8} {'of bare':>8} {'p50 ms':>8} {'p99 ms':>8}")
+    print(f"{'callers':12} {'pictures/s':>10} {'least':>8} {'most':>8} {'of bare':>8} {'p50 ms':>8} {'p99 ms':>8}")
     for row in rows:
         latency = "".join(f" {row[key]:8.1f}" for key in ("p50_ms", "p99_ms") if key in row)
-        print(
-            f"{row['side']:8} {row['median']:10.2f} {row['least']:8.2f} {row['most']:8.2f} {row['share']:8.0%}{latency}"
-        )
+        rates = "".join(f" {row[key]:8.2f}" for key in ("least", "most"))
+        print(f"{row['side']:12} {row['median']:10.2f}{rates} {row['share']:8.0%}{latency}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ everything else is served as ONNX.
 
 import os
 import re
-import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +36,25 @@ TITLE = "for Triton Inference Server"
 README = """\
 # {name}: {task}, {title} {release}
 
-    docker run --rm --gpus all -p 8000:8000 -p 8001:8001 -p 8002:8002 -v {volume} \\
+In this folder:
+
+    docker run --rm --gpus all -p 127.0.0.1:8000:8000 -v "$PWD:/models:ro" \\
         nvcr.io/nvidia/tritonserver:{release}-py3 tritonserver --model-repository=/models
 
 {engine} Without a GPU, leave out `--gpus all`{without_gpu}
 
     psp-run picture.png --url http://localhost:8000{path}
+
+Triton believes its callers: keep it on 127.0.0.1 or in a network of its own, and let strangers in only through a proxy
+that asks for a password and does what Triton does not:
+
+- bodies of at most {mebibytes} MiB, none with Content-Encoding, and a deadline for head and body;
+- only GET /v2/health/ready, GET /v2/models/{name}/config, POST /v2/models/{name}/infer, and those of {name}_mapping;
+- a limit on requests at once: this configuration has none;
+- nothing of ports 8001 (gRPC) and 8002 (metrics), nor of shared memory, the model repository, tracing and logging.
+
+Nor does it check values: it computes with NaN and with class ids that the engine does not know.
+`psp-serve` needs none of this on a machine of its own, and checks values too.
 
 Tensors: image {image}, style {latents} and alpha float32 [B,{styles}] in;
 output uint8 [B,{side},{side},3] and latents {latents} out; B is 1 to {batch}.
@@ -129,7 +141,7 @@ def write_repository(folder: Path, files: list[Written], name: str) -> Choice:
         for mapping in (file.path for file in files if file.part == "mapping"):
             drafts.append(_draft(drafts_folder, mapping, Model(f"{name}{MAPPING_ENDING}", "onnxruntime", "KIND_CPU")))
         readme = drafts_folder / "README.md"
-        readme.write_text(_readme(folder, name, info, choice), encoding="utf-8", errors="surrogateescape")
+        readme.write_text(_readme(name, info, choice), encoding="utf-8", errors="surrogateescape")
         put_in_place([*drafts, readme], folder)
     return choice
 
@@ -148,13 +160,18 @@ def _draft(folder: Path, file: Path, model: Model) -> Path:
     return home
 
 
-def _readme(folder: Path, name: str, info: EngineInfo, choice: Choice) -> str:
+def _mebibytes(info: EngineInfo) -> int:
+    """Count what the largest request takes, with its head: rounded up."""
+    tensors = contract.inputs(info).values()
+    return 1 + (info.max_batch * sum(tensor.zeros(1).nbytes for tensor in tensors) >> 20)
+
+
+def _readme(name: str, info: EngineInfo, choice: Choice) -> str:
     return README.format(
         name=name,
         task=info.task,
         release=choice.release,
         title=TITLE,
-        volume=shlex.quote(f"{folder.resolve()}:/models"),
         engine=choice.reason,
         without_gpu="." if choice.backend == "onnxruntime" else " and serve the ONNX file: psp-export --backend onnx.",
         path="" if name == "psp" else f"/{name}",
@@ -163,5 +180,6 @@ def _readme(folder: Path, name: str, info: EngineInfo, choice: Choice) -> str:
         styles=info.styles,
         side=info.output_size,
         batch=info.max_batch,
+        mebibytes=_mebibytes(info),
         license=info.license,
     )

@@ -32,7 +32,7 @@ NEEDS = (
     Need("psp export: TensorRT plans", ("tensorrt|tensorrt_rtx",), "rtx"),
     Need("psp train, psp eval", ("torch", "safetensors", "matplotlib", "tensorboard"), "train"),
     Need("psp ui", ("gradio",), "ui"),
-    Need("psp serve", ("pytriton",), "serve"),
+    Need("psp serve", ("granian", "starlette", "prometheus_client"), "serve"),
     Need("--url", ("tritonclient",), "client"),
     Need("--ray", ("ray", "pyarrow"), "ray"),
 )
@@ -41,7 +41,6 @@ PACKAGES = {
     "pillow_heif": ("pillow-heif",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "tensorrt_rtx": ("tensorrt-rtx",),
-    "pytriton": ("nvidia-pytriton",),
 }
 #: Instruction sets that decide how fast an engine is, by their names in /proc/cpuinfo.
 FLAGS = {

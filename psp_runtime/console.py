@@ -154,7 +154,7 @@ def run(app: Callable[[], object]) -> NoReturn:
     codes the app chose itself are kept; anything else is a bug of ours and keeps its traceback. With PSP_DEBUG=1 in the
     environment the traceback behind an `error: …` line is printed before it.
     """
-    warnings.showwarning = _warning_lines()
+    show_warnings()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name that is not valid text must not end a run at the line that reports it.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -163,6 +163,11 @@ def run(app: Callable[[], object]) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _ctrl_c)
     sys.exit(_exit_code(app))
+
+
+def show_warnings() -> None:
+    """Print each warning once, as one `warning: …` line on stderr."""
+    warnings.showwarning = _warning_lines()
 
 
 def end_if_interrupted() -> None:

@@ -1,43 +1,28 @@
-"""A psp-serve to measure or test, and callers that speak its protocol: KServe v2 with binary tensors over HTTP.
+"""A psp-serve to measure or test, and callers of its two faces: POST /translate, and the Open Inference Protocol.
 
-No client library, so that callers cost little and any Python can be one; psp-serve runs in a Python that PyTriton runs
-with: PSP_SERVE_PYTHON, else what `make serving` made, else python3.12, python3.11 or python3.10.
+No client library, so that callers cost little.
 """
 
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 
-from psp_runtime.serving.cli import PYTHONS
-
 ROOT = Path(__file__).parents[2]
 NAMES = {np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32", np.dtype(np.float64): "FP64"}
-IMPORTS = "import pytriton, tritonclient.http, onnxruntime, typer, PIL, sys"
 
 
 def environment(threads: int | None = None) -> dict[str, str]:
-    """Of processes in the serving Python: our sources, nothing kept, `threads` of OpenMP if given."""
+    """Of processes beside this one: our sources, nothing kept, `threads` of OpenMP if given."""
     variables = os.environ | {"PYTHONPATH": str(ROOT), "PSP_CACHE": "off", "PSP_CPU": "onnxruntime"}
     return variables | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-
-
-def serving_python() -> str:
-    """A Python where PyTriton and our runtime load; empty where there is none."""
-    check = f"{IMPORTS}; sys.exit(sys.version_info[:2] not in {PYTHONS})"
-    made = str(ROOT / ".venv/serving/bin/python")
-    for name in (os.environ.get("PSP_SERVE_PYTHON"), made, "python3.12", "python3.11", "python3.10"):
-        found = shutil.which(name) if name else None
-        if found and subprocess.run([found, "-c", check], capture_output=True).returncode == 0:
-            return found
-    return ""
 
 
 def free_port() -> int:
@@ -47,32 +32,41 @@ def free_port() -> int:
 
 
 class Server:
-    """A running psp-serve on free ports. Raises `RuntimeError` when it does not start."""
+    """A running psp-serve on a free port. Raises `RuntimeError` when it does not start."""
 
-    def __init__(self, python: str, engine: Path, *options: str, threads: int | None = None) -> None:
-        self.python, self.port, self.metrics_port = python, free_port(), free_port()
-        command = [python, "-m", "psp_runtime.serving", "--engine", str(engine), "--port", str(self.port)]
-        command += ["--metrics-port", str(self.metrics_port), *options]
+    def __init__(self, *engines: Path, options: tuple[str, ...] = (), threads: int | None = None) -> None:
+        self.port = free_port()
+        command = [sys.executable, "-m", "psp_runtime.serving", "--port", str(self.port), *options]
+        command += [word for engine in engines for word in ("--engine", str(engine))]
         self.process = subprocess.Popen(command, env=environment(threads), stdout=subprocess.PIPE, text=True)
-        if not any("model psp" in line for line in iter(self.process.stdout.readline, "")):
+        if not any("model " in line for line in iter(self.process.stdout.readline, "")):
             raise RuntimeError("psp-serve did not start")
+
+    @property
+    def url(self) -> str:
+        """Where callers come in."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def worker(self) -> int:
+        """The process that holds HTTP and engines; of two, the last one that was started."""
+        return _workers(self.process.pid)[-1]
 
     def stop(self) -> int:
         """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(60)
+            return self.process.wait(90)
         finally:
             self.process.kill()
 
     def metric(self, name: str) -> float:
-        """A counter of the model."""
-        url = f"http://127.0.0.1:{self.metrics_port}/metrics"
-        lines = urllib.request.urlopen(url, timeout=10).read().decode().splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(f'{name}{{model="psp",'))
+        """A number of /metrics, over all its labels."""
+        lines = urllib.request.urlopen(f"{self.url}/metrics", timeout=10).read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.partition(" ")[0].partition("{")[0] == name)
 
     def memory(self) -> int:
-        """Bytes that psp-serve, Triton and the process of the model hold together, each page counted where it is."""
+        """Bytes that psp-serve and its processes hold together, each page counted where it is."""
         return sum(_proportional_set(pid) for pid in _family(self.process.pid))
 
 
@@ -103,6 +97,12 @@ class Caller:
             return answer.status, json.loads(data)
         return answer.status, _outputs(data, int(answer.headers["Inference-Header-Content-Length"]))
 
+    def translate(self, picture: bytes, query: str = "") -> tuple[int, bytes]:
+        """Status and body of POST /translate for the bytes of a picture file."""
+        self._connection.request("POST", f"/translate?{query}", picture)
+        answer = self._connection.getresponse()
+        return answer.status, answer.read()
+
 
 def _outputs(data: bytes, header: int) -> dict[str, np.ndarray]:
     outputs, start = {}, header
@@ -112,6 +112,10 @@ def _outputs(data: bytes, header: int) -> dict[str, np.ndarray]:
         outputs[one["name"]] = np.frombuffer(data[start:end], kind).reshape(one["shape"])
         start = end
     return outputs
+
+
+def _workers(pid: int) -> list[int]:
+    return [one for one in _family(pid)[1:] if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
 
 
 def _family(pid: int) -> list[int]:

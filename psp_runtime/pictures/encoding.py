@@ -40,13 +40,18 @@ def save(
     Raises `PspError` for an unknown suffix and for what the system refuses; then an earlier file is still there.
     """
     path = Path(path)
-    kind = picture_format(path)
-    if kind == "PNG":
-        encoded: bytes | memoryview = png.encode(pixels, {NOTE_KEY: note} if note else {}, level)
-    else:
-        encoded = encode(Image.fromarray(pixels), kind, _LOSSY[kind] | {"quality": quality} if kind in _LOSSY else {})
+    encoded = to_bytes(pixels, picture_format(path), note, quality, level)
     with replacing(path) as file:
         file.write(encoded)
+
+
+def to_bytes(
+    pixels: NDArray[np.uint8], kind: str, note: str = "", quality: int = QUALITY, level: int = png.QUICKEST
+) -> bytes | memoryview:
+    """Encode uint8 [H,W,3], or grey [H,W], as `save` writes it; `kind` is Pillow's name of the format."""
+    if kind == "PNG":
+        return png.encode(pixels, {NOTE_KEY: note} if note else {}, level)
+    return encode(Image.fromarray(pixels), kind, _LOSSY[kind] | {"quality": quality} if kind in _LOSSY else {})
 
 
 def encode(image: Image.Image, kind: str, options: dict[str, Any]) -> memoryview:

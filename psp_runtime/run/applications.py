@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.pictures import transforms
+from psp_runtime.pictures.decoding import Picture
 from psp_runtime.pictures.loading import load
 from psp_runtime.pictures.sketching import sketch
 from psp_runtime.pipeline import Pipeline, Source
@@ -19,7 +19,8 @@ from psp_runtime.run.values import parse_classes
 
 Pixels = NDArray[np.uint8]
 Made = tuple[Pixels, NDArray[np.float32] | None]
-Reader = Callable[[Path], Pixels]
+#: Reads one picture: a file by its path, or a PIL picture.
+Reader = Callable[[Any], Pixels]
 
 #: The mask the inpainting task is trained with, as a value of --mask.
 TRIANGLE = "triangle"
@@ -78,7 +79,7 @@ def make_reader(options: Options, info: EngineInfo) -> Reader:
     return lambda path: load(path, info.input, size, info.classes)
 
 
-def _with_classes(labels: Pixels, path: Path, classes: Iterable[int]) -> Pixels:
+def _with_classes(labels: Pixels, path: Picture, classes: Iterable[int]) -> Pixels:
     """The same label map; a warning where a class to be replaced is not on it."""
     missing = set(classes) - set(np.unique(labels).tolist())
     if missing:

@@ -1,1 +1,1 @@
-"""Engines as models of NVIDIA's Triton Inference Server: what `psp-serve` runs and `psp-export --triton` writes."""
+"""`psp-serve`, engines over HTTP on Granian and Starlette; `--url`, its client; engines as models of Triton."""

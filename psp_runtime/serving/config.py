@@ -6,7 +6,7 @@ format. The metadata of the engine travels as the parameter `psp`, so that a cli
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from psp_runtime.engines import contract
 from psp_runtime.engines.contract import Tensor
 from psp_runtime.engines.info import EngineInfo
 
-#: The parameter that carries `EngineInfo`, and the one that says what the engine runs on.
+#: The parameter that carries `EngineInfo`, and the one in which psp-serve says what the engine runs on.
 INFO_PARAMETER, DEVICE_PARAMETER = "psp", "device"
 #: Random styles a mapping network makes at once: as many as truncation averages over.
 MAPPING_BATCH = 4096
@@ -36,21 +36,18 @@ class Word(str):
 class Model:
     """How an engine is served.
 
-    `backend` is Triton's: "onnxruntime", "tensorrt" or "python". `kind` is where: "KIND_AUTO", "KIND_GPU" or
-    "KIND_CPU". A batch waits up to `delay_us` microseconds for more pictures. `optional`: inputs that may be left out,
-    which only the Python backend allows.
+    `backend` is Triton's: "onnxruntime" or "tensorrt". `kind` is where: "KIND_AUTO", "KIND_GPU" or "KIND_CPU". A batch
+    waits up to `delay_us` microseconds for more pictures.
 
     There is no limit on the queue: with one, Triton does not prepare the next batch while one runs, and a request that
-    comes just then waits for half a second (docs/serving.md).
+    comes just then waits for half a second (docs/decisions/serving-and-ui.md).
     """
 
     name: str
     backend: str
     kind: str = "KIND_AUTO"
     delay_us: int = 2000
-    optional: tuple[str, ...] = ()
     warm_batches: tuple[int, ...] = ()
-    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 def max_batch(info: EngineInfo) -> int:
@@ -67,12 +64,11 @@ def config_text(info: EngineInfo, model: Model) -> str:
     """The config.pbtxt of an engine."""
     inputs, outputs = contract.inputs(info), contract.outputs(info)
     largest = max_batch(info)
-    parameters = {INFO_PARAMETER: info.to_json(), **model.parameters}
     fields = {
         "name": model.name,
         "backend": model.backend,
         "max_batch_size": largest,
-        "input": [_tensor(name, tensor) | _optional(name, model) for name, tensor in inputs.items()],
+        "input": [_tensor(name, tensor) for name, tensor in inputs.items()],
         "output": [_tensor(name, tensor) for name, tensor in outputs.items()],
         "version_policy": {"latest": {"num_versions": 1}},
         "instance_group": [{"count": 1, "kind": Word(model.kind)}],
@@ -81,7 +77,7 @@ def config_text(info: EngineInfo, model: Model) -> str:
             "max_queue_delay_microseconds": model.delay_us,
         },
         "model_warmup": [_warmup(inputs, batch) for batch in model.warm_batches],
-        "parameters": [{"key": key, "value": {"string_value": text}} for key, text in parameters.items()],
+        "parameters": [{"key": INFO_PARAMETER, "value": {"string_value": info.to_json()}}],
     }
     return _text(fields)
 
@@ -92,10 +88,6 @@ def _tensor(name: str, tensor: Tensor) -> dict[str, Any]:
 
 def _type(tensor: Tensor) -> dict[str, Any]:
     return {"data_type": Word(f"TYPE_{TYPES[tensor.dtype]}"), "dims": list(tensor.shape)}
-
-
-def _optional(name: str, model: Model) -> dict[str, Any]:
-    return {"optional": True} if name in model.optional else {}
 
 
 def _warmup(inputs: Mapping[str, Tensor], batch: int) -> dict[str, Any]:

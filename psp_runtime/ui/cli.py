@@ -6,22 +6,22 @@ import signal
 import tempfile
 import threading
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from psp_runtime import console
-from psp_runtime.addresses import check_address
+from psp_runtime.addresses import OnlyKnownHosts, check_address
 from psp_runtime.console import Device
 from psp_runtime.engines.contract import require_full
 from psp_runtime.engines.info import read_info
 from psp_runtime.engines.location import find_engine
 from psp_runtime.errors import PspError
 from psp_runtime.ui.demo_engines import demo_engines
+from psp_runtime.ui.runs import Runs
+from psp_runtime.ui.uploads import LARGEST, UploadQuota
 
 HOST, PORT = "127.0.0.1", 7860
-#: Uploads may be so large.
-LARGEST = "20mb"
 
 app = console.new_app()
 
@@ -41,6 +41,9 @@ def psp_ui(
     ] = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one this machine has.")] = HOST,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = PORT,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="A name visitors may use for this page, or '*' for any.", metavar="NAME")
+    ] = None,
 ) -> None:
     """Show exported pSp engines on a web page: upload or draw, mix, interpolate, download. Ctrl-C ends it.
 
@@ -53,7 +56,7 @@ def psp_ui(
     check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="psp-ui-") as folder:
         engines = given or demo_engines(Path(folder))
-        _serve(engines, Path(folder), device, host, port)
+        _serve(engines, Runs(Path(folder), device), (host, port), allow or [])
 
 
 def _check_engines(engines: list[Path]) -> None:
@@ -64,21 +67,24 @@ def _check_engines(engines: list[Path]) -> None:
         raise PspError(f"--engine {min(twice)} is given twice")
 
 
-def _serve(engines: list[Path], folder: Path, device: Device, host: str, port: int) -> None:
-    """Show the page until Ctrl-C or SIGTERM. Everything uploaded or made lies in `folder`."""
+def _serve(engines: list[Path], runs: Runs, address: tuple[str, int], allowed: list[str]) -> None:
+    """Show the page until Ctrl-C or SIGTERM. Everything uploaded or made lies in the folder of `runs`."""
+    uploads = runs.folder / "uploads"
     # Gradio reads these when it is imported.
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    from psp_runtime.ui.page import CSS, make_page
-    from psp_runtime.ui.runs import Runs
+    from starlette.middleware import Middleware
 
+    from psp_runtime.ui.page import CSS, make_page
+
+    guards: list[Any] = [Middleware(OnlyKnownHosts, address[0], allowed), Middleware(UploadQuota, uploads)]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    runs = Runs(folder, device)
     page = make_page(engines, runs)
     try:
         _, url, _ = page.launch(
-            server_name=host, server_port=port, share=False, ssr_mode=False, quiet=True, show_error=True, css=CSS,
-            max_file_size=LARGEST, footer_links=[], run_history=False, prevent_thread_lock=True,
+            server_name=address[0], server_port=address[1], share=False, ssr_mode=False, quiet=True, show_error=True,
+            css=CSS, max_file_size=LARGEST, footer_links=[], run_history=False, prevent_thread_lock=True,
+            app_kwargs={"middleware": guards},
         )  # fmt: skip
         print(f"{url} shows {', '.join(str(engine) for engine in engines)}; Ctrl-C ends it", flush=True)
         while not threading.Event().wait(1):  # on Windows, Ctrl-C does not reach a wait without an end

@@ -46,6 +46,7 @@ def ok(body: bytes, length: int | None = None) -> bytes:
         ok(b'{"max_batch_size": 8, "parameters": {"psp": {}}}'),
         ok(b'{"max_batch_size": 8, "parameters": []}'),
         ok(b'{"max_batch', 500),
+        b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 15\r\n\r\n<html>no</html>",
         b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n{}",
     ],
 )

@@ -1,17 +1,13 @@
-"""psp-serve on a real Triton, in a Python that PyTriton runs with: PSP_SERVE_PYTHON, else .venv/serving.
+"""psp-serve as it runs: what it answers on both faces, how it starts, stops and comes back.
 
 Requests are written here from the protocol (KServe v2 with binary tensors), so that the client is tested on its own.
 """
 
-import asyncio
-import http.client
-import http.server
 import io
 import json
 import os
-import platform
+import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,46 +19,64 @@ from pathlib import Path
 import numpy as np
 import pytest
 import serve as benchmark
-from measure.server import Caller, Server, environment, free_port, serving_python
+from measure.server import Caller, Server, environment, free_port
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+from tiny_engines import write_onnx
 from tiny_family import write_family
 
 import psp_runtime
+from psp_runtime.addresses import check_address
+from psp_runtime.cli import psp
 from psp_runtime.engines.info import read_info
 from psp_runtime.errors import EngineError, PspError
-from psp_runtime.serving import triton
-from psp_runtime.serving.cli import PYTHONS, Options, _serve, check
+from psp_runtime.serving.cli import psp_serve
 from psp_runtime.serving.client import connect, parse_url
-from psp_runtime.serving.model import request_inputs
-from psp_runtime.serving.proxy import ReverseProxy
+from psp_runtime.serving.options import Serve, check
+
+LABELS = np.kron(np.random.default_rng(4).integers(0, 19, (8, 8), np.uint8), np.ones((32, 32), np.uint8))
 
 
 @pytest.fixture(scope="module")
-def python() -> str:
-    found = serving_python()
-    if not found:
-        pytest.skip("no Python 3.10 to 3.12 with nvidia-pytriton and tritonclient: make serving")
-    return found
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engines")
+    write_family(folder, "face", parts=False)
+    write_family(folder, "seg", kind="labels", parts=False)
+    write_onnx(folder / "sr.onnx", task="super_resolution")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_family(tmp_path_factory.mktemp("engine"), parts=False)
+def engine(folder: Path) -> Path:
+    return folder / "face.onnx"
 
 
 @pytest.fixture(scope="module")
-def server(python: str, engine: Path):
-    running = Server(python, engine, threads=1)
+def server(folder: Path):
+    """All engines, the first one called psp; up to four pictures a batch, so that there are some on a CPU."""
+    names = [word for name in ("psp", "seg", "sr") for word in ("--name", name)]
+    engines = [folder / f"{name}.onnx" for name in ("face", "seg", "sr")]
+    running = Server(*engines, options=(*names, "--batch", "4", "--delay", "20"), threads=1)
     yield running
     assert running.stop() == 0
 
 
-def infer(port: int, **inputs: np.ndarray) -> tuple[int, dict]:
-    return Caller(port).infer(**inputs)
-
-
 def pixels(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 256, 256, 3), np.uint8)
+
+
+def file_of(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+def decoded(file: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(file)))
+
+
+def get(server: Server, path: str):
+    return urllib.request.urlopen(f"{server.url}{path}", timeout=30)
 
 
 def test_it_answers_what_the_pipeline_computes(server: Server, engine: Path) -> None:
@@ -71,24 +85,53 @@ def test_it_answers_what_the_pipeline_computes(server: Server, engine: Path) -> 
     alpha = rng.random((2, info.styles), np.float32)
     with psp_runtime.load(engine, "cpu") as pipeline:
         for inputs in ({}, {"style": style}, {"style": style, "alpha": alpha}):
-            status, outputs = infer(server.port, image=pixels(2), **inputs)
+            status, outputs = Caller(server.port).infer(image=pixels(2), **inputs)
             expected = pipeline.translate(pixels(2), **inputs)
             assert status == 200
             np.testing.assert_array_equal(outputs["output"], expected.output)
             np.testing.assert_array_equal(outputs["latents"], expected.latents)
 
 
+@pytest.mark.parametrize(
+    ("command", "query"),
+    [
+        ("run face.png", ""),
+        ("run face.png --size 40 --format webp --quality 80", "size=40&format=webp&quality=80"),
+        ("mix face.png --count 1", "mix=true"),
+        ("mix face.png -n 1 --seed 7 --psi 0.5 --layers 2-5 --alpha 0.3", "mix=1&seed=7&psi=0.5&layers=2-5&alpha=0.3"),
+        ("run face.png --engine sr.onnx --downsample 4 --size 99", "engine=sr&downsample=4&size=99"),
+        ("run labels.png --engine seg.onnx --format jpg", "engine=seg&format=jpg"),
+    ],
+)
+def test_translate_makes_the_pictures_of_psp(
+    server: Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, query: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("face.png").write_bytes(file_of(pixels(1)[0]))
+    Path("labels.png").write_bytes(file_of(LABELS))
+    words = command.replace("--engine ", f"--engine {folder}/").split()
+    words += [] if "--engine" in command else ["--engine", str(folder / "face.onnx")]
+    monkeypatch.setattr(sys, "argv", ["psp", *words])
+    with pytest.raises(SystemExit) as end:
+        psp()
+    assert not end.value.code
+    (made,) = tmp_path.glob("*_out.*")
+    status, answer = Caller(server.port).translate(Path(words[1]).read_bytes(), query)
+    assert status == 200, answer
+    np.testing.assert_array_equal(decoded(answer), decoded(made.read_bytes()))
+
+
 def test_callers_are_batched_and_get_their_own_answers(server: Server, engine: Path) -> None:
     """One of them sends values that are refused: only that one is."""
     info = read_info(engine)
     bad = {"style": np.full((1, info.styles, info.style_dim), np.nan, np.float32)}
-    before = server.metric("nv_inference_exec_count")
+
+    def ask(seed: int) -> tuple[int, dict]:
+        return Caller(server.port).infer(image=pixels(1, seed), **(bad if seed % 16 == 5 else {}))
+
+    batches = server.metric("psp_batch_pictures_count")
     with ThreadPoolExecutor(16) as pool:
-        futures = [
-            pool.submit(infer, server.port, image=pixels(1, seed), **(bad if seed % 16 == 5 else {}))
-            for seed in range(48)
-        ]
-        answers = [future.result() for future in futures]
+        answers = list(pool.map(ask, range(48)))
     with psp_runtime.load(engine, "cpu") as pipeline:
         for seed, (status, outputs) in enumerate(answers):
             if seed % 16 == 5:
@@ -96,279 +139,259 @@ def test_callers_are_batched_and_get_their_own_answers(server: Server, engine: P
             else:
                 assert status == 200
                 np.testing.assert_array_equal(outputs["output"], pipeline.translate(pixels(1, seed)).output)
-    assert server.metric("nv_inference_exec_count") - before < 48
+    assert server.metric("psp_batch_pictures_count") - batches < 45
 
 
-def test_bad_requests_are_told_and_leave_it_running(server: Server, engine: Path) -> None:
-    info = read_info(engine)
-    codes, alpha = (1, info.styles, info.style_dim), np.zeros((1, info.styles), np.float32)
-    for inputs, words in (
-        ({"image": pixels(1).astype(np.float32)}, "UINT8"),
-        ({"image": pixels(1)[:, :100]}, "unexpected shape"),
-        ({"image": pixels(info.max_batch + 1)}, "batch"),
-        ({"image": pixels(1), "style": np.full(codes, np.inf, np.float32)}, "not finite"),
-        ({"image": pixels(1), "style": np.zeros(codes)}, "FP32"),
-        ({"image": pixels(1), "alpha": alpha}, "alpha without style"),
-        ({"alpha": alpha}, "image: not given"),
-    ):
-        status, outputs = infer(server.port, **inputs)
-        assert 400 <= status <= 500 and words in outputs["error"]
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-    connection.request("POST", "/v2/models/psp/infer", b"garbage")
-    assert connection.getresponse().status in (400, 500)
-    assert big_request(server.port) == 413
-    assert urllib.request.urlopen(f"http://127.0.0.1:{server.port}/v2/health/ready", timeout=10).status == 200
-    assert infer(server.port, image=pixels(1))[0] == 200
-
-
-def big_request(port: int) -> int:
-    """The status of a request that says it has a gigabyte."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.putrequest("POST", "/v2/models/psp/infer")
-    connection.putheader("Content-Length", str(1 << 30))
-    connection.endheaders(b"x" * 100_000)
-    return connection.getresponse().status
-
-
-def test_psp_run_over_http_makes_the_same_pictures(server: Server, engine: Path, tmp_path: Path) -> None:
+def test_psp_run_over_http_makes_the_same_pictures(
+    server: Server, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for name, seed in (("a", 1), ("b", 2)):
-        Image.fromarray(pixels(1, seed)[0]).save(tmp_path / f"{name}.png")
-    psp = "from psp_runtime.cli import psp; psp()"
-    command = [server.python, "-c", psp, "morph", "a.png", "--to", "b.png", "--steps", "3"]
+        Image.fromarray(pixels(1, seed)[0]).save(f"{name}.png")
     outputs = []
-    for where in (["--url", f"http://127.0.0.1:{server.port}"], ["--engine", str(engine), "--device", "cpu"]):
-        done = subprocess.run(
-            [*command, *where, "--out", f"{where[0]}.png"],
-            cwd=tmp_path,
-            env=environment(1),
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        outputs.append([np.asarray(Image.open(tmp_path / f"{where[0]}_{n}.png")) for n in (1, 2, 3)])
+    for where in (["--url", server.url], ["--engine", str(engine), "--device", "cpu"]):
+        words = ["psp", "morph", "a.png", "--to", "b.png", "--steps", "3", *where, "--out", f"{where[0]}.png"]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as end:
+            psp()
+        assert not end.value.code
+        outputs.append([np.asarray(Image.open(f"{where[0]}_{n}.png")) for n in (1, 2, 3)])
     np.testing.assert_array_equal(*outputs)
 
 
 def test_styles_over_http(server: Server, engine: Path) -> None:
-    script = "import sys, numpy; from psp_runtime.serving.client import connect; p = connect(sys.argv[1]); "
-    script += "codes = p.encode(numpy.zeros((1, 256, 256, 3), numpy.uint8)); "
-    script += "numpy.save(sys.stdout.buffer, p.mix(codes, p.styles(3, 7, 0.5)))"
-    done = subprocess.run(
-        [server.python, "-c", script, f"http://127.0.0.1:{server.port}"], env=environment(1), capture_output=True
-    )
-    assert done.returncode == 0, done.stderr
-    with psp_runtime.load(engine, "cpu") as pipeline:
-        expected = pipeline.mix(pipeline.encode(np.zeros((1, 256, 256, 3), np.uint8)), pipeline.styles(3, 7, 0.5))
-    np.testing.assert_array_equal(np.load(io.BytesIO(done.stdout)), expected)
+    black = np.zeros((1, 256, 256, 3), np.uint8)
+    with connect(server.url) as remote, psp_runtime.load(engine, "cpu") as pipeline:
+        for one in (remote, pipeline):
+            made = one.mix(one.encode(black), one.styles(3, 7, 0.5))
+            np.testing.assert_array_equal(made, pipeline.mix(pipeline.encode(black), pipeline.styles(3, 7, 0.5)))
+        assert remote.info == pipeline.info and remote.device == "cpu"
 
 
-def test_stop_loses_no_request_and_a_full_queue_refuses(
-    python: str, engine: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.slow
+def test_a_client_may_pause(server: Server) -> None:
+    """Connections that do nothing are closed after ten seconds; the client opens another one."""
+    with connect(server.url) as remote:
+        first = remote.translate(pixels(1)).output
+        time.sleep(11)
+        np.testing.assert_array_equal(remote.translate(pixels(1)).output, first)
+
+
+def test_tritonclient_as_it_comes(server: Server, engine: Path) -> None:
+    """Metadata, readiness, a request with an id and one output, versions."""
+    http = pytest.importorskip("tritonclient.http")
+    client = http.InferenceServerClient(f"127.0.0.1:{server.port}")
+    assert client.is_server_live() and client.is_server_ready()
+    assert all(client.is_model_ready(name) for name in ("psp", "psp_mapping", "seg", "seg_mapping", "sr"))
+    assert client.is_model_ready("psp", "1") and not client.is_model_ready("none")
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    info = read_info(engine)
+    tensors = client.get_model_metadata("psp")
+    assert [(one["name"], one["datatype"]) for one in tensors["inputs"]] == [
+        ("image", "UINT8"), ("style", "FP32"), ("alpha", "FP32"),
+    ]  # fmt: skip
+    assert tensors["outputs"][1] == {"name": "latents", "datatype": "FP32", "shape": [-1, info.styles, info.style_dim]}
+    image = http.InferInput("image", [1, 256, 256, 3], "UINT8")
+    image.set_data_from_numpy(pixels(1))
+    wanted = [http.InferRequestedOutput("latents", binary_data=True)]
+    answer = client.infer("psp", [image], outputs=wanted, request_id="seven", model_version="1")
+    assert answer.get_response()["id"] == "seven" and answer.as_numpy("output") is None
+    assert answer.as_numpy("latents").shape == (1, info.styles, info.style_dim)
+
+
+def test_metrics_and_pages(server: Server) -> None:
+    assert Caller(server.port).infer(image=pixels(1))[0] == 200
+    text = get(server, "/metrics").read().decode()
+    names = {family.name for family in text_string_to_metric_families(text)}
+    assert {"psp_requests", "psp_batch_pictures", "psp_batch_seconds", "psp_waiting_requests"} <= names
+    description = json.load(get(server, "/openapi.json"))
+    paths = description["paths"]
+    assert {"/translate", "/v2/models/psp/infer", "/v2/models/seg_mapping/infer", "/v2/health/ready"} <= set(paths)
+    names = [one["name"] for one in paths["/translate"]["post"]["parameters"]]
+    assert {"engine", "format", "mix", "seed", "psi", "downsample", "mask"} <= set(names)
+    page = get(server, "/").read().decode()
+    assert all(f"<code>{name}</code>" in page for name in names) and not re.search(r"(src|href)=.?https?:", page)
+
+
+def test_the_description_is_openapi(server: Server) -> None:
+    """Every path has its operation, every parameter a schema, every reference leads somewhere."""
+    description = json.load(get(server, "/openapi.json"))
+    assert description["openapi"].startswith("3.1") and set(description["info"]) == {"title", "version"}
+    for methods in description["paths"].values():
+        for operation in methods.values():
+            assert operation["summary"] and operation["responses"]
+            for one in operation.get("parameters", []):
+                assert one["in"] == "query" and one["schema"]["type"] in ("string", "integer", "number", "boolean")
+    assert "Error" in description["components"]["schemas"]
+
+
+def test_stop_loses_no_request_and_a_full_queue_refuses(engine: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A batch waits half a second for more pictures, so that requests are certain to be under way at the stop."""
-    running = Server(python, engine, "--queue", "3", "--delay", "500", threads=1)
+    options = ("--queue", "3", "--delay", "500", "--batch", "4")
+    running = Server(engine, options=options, threads=1)
     idle = Caller(running.port)
     assert idle.infer(image=pixels(1))[0] == 200
+
+    def ask(_: int = 0) -> tuple[int, dict]:
+        return Caller(running.port).infer(image=pixels(1))
+
     with ThreadPoolExecutor(24) as pool:
-        crowd = list(pool.map(lambda _: infer(running.port, image=pixels(1)), range(24)))
+        crowd = list(pool.map(ask, range(24)))
         assert {status for status, _ in crowd} == {200, 503}
         assert all("3 requests wait already" in outputs["error"] for status, outputs in crowd if status == 503)
-        futures = [pool.submit(infer, running.port, image=pixels(1)) for _ in range(3)]
+        futures = [pool.submit(ask) for _ in range(3)]
         threading.Event().wait(0.2)
         assert running.stop() == 0
         assert [future.result()[0] for future in futures] == [200, 200, 200]
     assert capfd.readouterr().err == ""
 
 
-#: psp-serve with a model that does not load.
-BROKEN = """
-from psp_runtime.serving import cli as serve
-write = serve.write_repository
-def broken(folder, *rest):
-    write(folder, *rest)
-    (folder / "psp" / "1" / "model.py").write_text("raise RuntimeError('no luck')")
-serve.write_repository = broken
-serve.main()
-"""
-
-
-def test_a_start_that_fails_is_told_at_once_and_leaves_nothing(python: str, engine: Path, tmp_path: Path) -> None:
-    ports = ["--port", str(free_port()), "--metrics-port", str(free_port())]
-    started = time.monotonic()
-    done = subprocess.run(
-        [python, "-c", BROKEN, "--engine", str(engine), *ports],
-        env=environment(1) | {"TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: Triton does not start: RuntimeError: no luck\n"
-    assert time.monotonic() - started < 60  # PyTriton's own start takes 120 s to see it
-    assert not list(tmp_path.glob("psp-serve-*")) and not processes_of(str(tmp_path))
-
-
-def processes_of(text: str) -> list[int]:
-    """The processes with a text in their command line; those that have ended have none."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
+def wait_ready(server: Server, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while True:
         try:
-            found += [int(file.parent.name)] * (text.encode() in file.read_bytes())
-        except OSError:  # it has ended meanwhile
-            continue
-    return found
+            if get(server, "/v2/health/ready").status == 200:
+                return
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
-def test_triton_ends_by_itself(
-    python: str, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    others = set(Path("/dev/shm").glob("psp-serve-*"))
-    running = Server(python, engine, threads=1)
-    (server,) = processes_of("bin/tritonserver\0--model-repository=" + str(tmp_path))
-    assert os.getpgid(server) == server  # Ctrl-C in a terminal is for psp-serve alone, which lets requests finish
-    memory = set(Path("/dev/shm").glob("psp-serve-*")) - others
-    os.kill(server, signal.SIGKILL)
-    assert running.process.wait(30) == 2
-    message = "error: Triton has ended by itself, out of memory for example: start psp-serve again\n"
-    assert capfd.readouterr().err == message
-    assert memory and not memory & set(Path("/dev/shm").glob("psp-serve-*"))
-    assert not list(tmp_path.glob("psp-serve-*")) and not processes_of(str(tmp_path))
+def is_gone(pid: int, seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes():
+            return True
+        time.sleep(0.05)
+    return False
 
 
-def test_a_second_ctrl_c_ends_triton_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    deaf = ["sh", "-c", "trap '' INT; echo ready; sleep 60 & wait"]
-    process = subprocess.Popen(deaf, start_new_session=True, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"ready\n"
-    wait = process.wait
-    answers = iter([KeyboardInterrupt])
-
-    def interrupted(timeout: float | None = None) -> int:
-        if error := next(answers, None):
-            raise error
-        return wait(timeout)
-
-    monkeypatch.setattr(process, "wait", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        triton._stop(process)
-    assert process.returncode == -signal.SIGKILL
+def test_a_killed_worker_comes_back_and_ends_with_psp_serve(engine: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    running = Server(engine, threads=1)
+    first = running.worker
+    os.kill(first, signal.SIGKILL)
+    assert is_gone(first)
+    wait_ready(running)
+    second = running.worker
+    assert second != first and Caller(running.port).infer(image=pixels(1))[0] == 200
+    running.process.kill()
+    assert running.process.wait(10) == -signal.SIGKILL
+    assert is_gone(second)
+    err = capfd.readouterr().err
+    assert err.startswith("warning: the process that serves is replaced: it died") and err.count("\n") == 1
 
 
-STALLED = b"POST /v2/models/psp/infer HTTP/1.1\r\nContent-Length: 1000\r\n\r\nabc"
+#: psp-serve with an engine that hangs at its second run: the first one is the warm-up.
+HANGING = "from psp_runtime.serving import server; import hanging; server.load = hanging.load; "
+HANGING += "from psp_runtime.serving.cli import main; main()"
 
 
-def test_a_second_signal_ends_it_while_a_batch_waits(
-    python: str, engine: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Triton waits half a minute for more pictures, and is not waited for."""
-    running = Server(python, engine, "--delay", "30000", threads=1)
+def test_a_hung_engine_is_told_and_replaced(engine: Path, tmp_path: Path) -> None:
+    port, hang = free_port(), tmp_path / "hang"
+    variables = environment(1) | {"HANG": str(hang)}
+    variables["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)
+    command = [sys.executable, "-c", HANGING, "--engine", str(engine), "--port", str(port)]
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert "model psp" in process.stdout.readline()
+        hang.touch()  # the next batch hangs
+        started = time.monotonic()
+        status, outputs = Caller(port).infer(image=pixels(1))
+        assert status == 503 and "is being started anew" in outputs["error"]
+        assert time.monotonic() - started < 20
+        hang.unlink()
+        assert "model psp" in process.stdout.readline()
+        assert Caller(port).infer(image=pixels(1))[0] == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert (
+            process.stderr.read()
+            == "warning: the process that serves is replaced: it died, an engine hung, or it took too much memory\n"
+        )
+    finally:
+        process.kill()
+
+
+def test_an_engine_that_does_not_open_ends_it_in_a_line(engine: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "psp.onnx"
+    data = bytearray(engine.read_bytes())
+    middle = data.find(b"MatMul")
+    data[middle : middle + 6] = b"NoSuch"
+    broken.write_bytes(data)
+    command = [sys.executable, "-m", "psp_runtime.serving", "--engine", str(broken), "--port", str(free_port())]
+    done = subprocess.run(command, env=environment(1), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_second_signal_does_not_wait_for_answers(engine: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    running = Server(engine, options=("--delay", "30000", "--batch", "4"), threads=1)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(infer, running.port, image=pixels(1))
-        with socket.create_connection(("127.0.0.1", running.port)) as stalled:
-            stalled.sendall(STALLED)
-            threading.Event().wait(1)
-            running.process.send_signal(signal.SIGINT)
-            with pytest.raises(ConnectionError):
-                while True:  # until the first signal has closed the proxy
-                    socket.create_connection(("127.0.0.1", running.port)).close()
-            started = time.monotonic()
-            running.process.send_signal(signal.SIGINT)
-            assert running.process.wait(25) == 130 and time.monotonic() - started < 25
-        assert isinstance(waiting.exception(10), ConnectionError | http.client.HTTPException)
+        waiting = pool.submit(Caller(running.port).infer, image=pixels(1))
+        time.sleep(1)
+        started = time.monotonic()
+        running.process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert running.process.poll() is None
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(20) == 130 and time.monotonic() - started < 20
+        assert waiting.exception(10) is not None
     assert capfd.readouterr().err.strip() == "interrupted"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_cuts_every_caller(engine: Path, number: signal.Signals) -> None:
-    """Behind the proxy is a server that takes a request and never answers."""
-    options = Options(engine, "127.0.0.1", free_port(), 0, "psp", "cpu", 1, 1000, 1)
-    silent = subprocess.Popen(["sleep", "60"])
-
-    async def run(behind: socket.socket) -> None:
-        proxy = ReverseProxy(behind.getsockname()[1], 1000, 2)
-        serving = asyncio.ensure_future(_serve(silent, proxy, options, "cpu"))
-        while not proxy._server:
-            await asyncio.sleep(0.01)
-        callers = [await asyncio.open_connection("127.0.0.1", options.port) for _ in range(2)]
-        callers[0][1].write(STALLED)
-        callers[1][1].write(b"GET / HTTP/1.1\r\n\r\n")
-        os.kill(os.getpid(), number)
-        while not proxy.stopping:
-            await asyncio.sleep(0.01)
-        os.kill(os.getpid(), number)
-        await serving
-
-    with socket.create_server(("127.0.0.1", 0)) as behind, pytest.raises(KeyboardInterrupt):
-        asyncio.run(asyncio.wait_for(run(behind), 20))
-    assert silent.wait(10) == -signal.SIGKILL
-
-
-@pytest.mark.parametrize(
-    ("log", "expected"),
-    [
-        (
-            'I1122 1 a.cc:2] "starting"\nE1122 1 b.cc:3] "failed to load \'psp\' version 1: Internal: EngineError: no'
-            ' engine at x.onnx\\n\\nAt:\\n  /a.py(97): f\\n"\nerror: creating server: Internal - failed\n',
-            "EngineError: no engine at x.onnx",
-        ),
-        ('E1122 1 main.cc:3] "failed to start Metrics service: in use "\nSignal (2) received.\n',
-         "failed to start Metrics service: in use"),
-        ("tritonserver: error while loading shared libraries: libx.so: not found\n",
-         "shared libraries: libx.so: not found"),
-        ("I1122 1 a.cc:2] fine\nKilled\n", "Killed"),
-        ("", "no message"),
-    ],
-)  # fmt: skip
-def test_the_error_in_tritons_log(log: str, expected: str, tmp_path: Path) -> None:
-    (tmp_path / "triton.log").write_text(log)
-    assert triton.last_error(tmp_path / "triton.log") == expected
-
-
 @pytest.mark.slow
-def test_benchmark_reports_every_number_of_callers(
-    python: str, engine: Path, capsys: pytest.CaptureFixture[str]
+def test_benchmark_reports_both_faces_and_every_number_of_callers(
+    engine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     benchmark.main(["--engine", str(engine), "--pictures", "4", "--repeats", "1", "--requests", "20"])
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [row["side"] for row in report["rows"]] == ["bare", "1", "4", "16"]
+    sides = [f"{face} {count}" for face in ("infer", "translate") for count in (1, 4, 16)]
+    assert [row["side"] for row in report["rows"]] == ["bare", *sides]
     bare = report["rows"][0]["median"]
     for row in report["rows"]:
         assert 0 < row["least"] <= row["median"] <= row["most"]
         assert row["share"] == pytest.approx(row["median"] / bare, abs=0.01)
-    assert report["long_run"]["lost"] == 0 and report["long_run"]["first_mib"] > 10
+    for face in ("infer", "translate"):
+        assert report["long_run"][face]["lost"] == 0 and report["long_run"][face]["first_mib"] > 10
 
 
 def test_mistakes_are_one_line(engine: Path, tmp_path: Path) -> None:
-    options = Options(engine, "127.0.0.1", 0, 0, "psp", "cpu", 1, 1, 1)
-    with pytest.raises(PspError, match="no engine at"):
-        check(Options(tmp_path / "none.onnx", *list(vars(options).values())[1:]))
-    with pytest.raises(PspError, match="only the mapping"):
-        check(Options(engine.with_name("psp.mapping.onnx"), *list(vars(options).values())[1:]))
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(PspError, match="cannot listen on"):
-        check(Options(engine, "127.0.0.1", taken.getsockname()[1], 0, "psp", "cpu", 1, 1, 1))
-    with pytest.raises(PspError, match="--port and --metrics-port are both 8000"):
-        check(Options(engine, "127.0.0.1", 8000, 8000, "psp", "cpu", 1, 1, 1))
-    with pytest.raises(PspError, match="cannot listen on nowhere.invalid port .*; choose another"):
-        check(Options(engine, "nowhere.invalid", 1, 2, "psp", "cpu", 1, 1, 1))
-    for host in ("a..b", "a" * 70 + ".example"):
-        with pytest.raises(PspError, match=f"--host {host}: expected an address"):
-            check(Options(engine, host, 1, 2, "psp", "cpu", 1, 1, 1))
-    for name in ("a/b", "x_mapping"):
-        with pytest.raises(PspError, match="--name"):
-            check(Options(engine, "127.0.0.1", 0, 0, name, "cpu", 1, 1, 1))
+    for file, delay, words in (
+        (tmp_path / "none.onnx", 2, "no engine at"),
+        (engine.with_name("face.mapping.onnx"), 2, "only the mapping"),
+        *((engine, float(delay), "expected milliseconds, 0 to 60000") for delay in ("inf", "nan", "-1", "1e9")),
+    ):
+        with pytest.raises(PspError, match=words):
+            psp_serve(Serve(engine=[file], delay=delay))
 
 
-@pytest.mark.parametrize("delay", ["inf", "nan", "-1", "1e9"])
-def test_a_delay_that_is_none(engine: Path, delay: str) -> None:
-    command = [sys.executable, "-m", "psp_runtime.serving", "--engine", str(engine), f"--delay={delay}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    expected = f"error: --delay {float(delay):g}: expected milliseconds, 0 to 60000\n"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+def test_addresses(server: Server) -> None:
+    for host, port, words in (
+        ("127.0.0.1", server.port, f"cannot listen on 127.0.0.1 port {server.port}"),
+        ("nowhere.invalid", 1, "cannot listen on nowhere.invalid port .*; choose another"),
+        ("a..b", 1, "--host a..b: expected an address"),
+        ("a" * 70 + ".example", 1, "expected an address"),
+    ):
+        with pytest.raises(PspError, match=words):
+            check_address(host, port)
+    assert check_address("localhost", free_port()) in ("127.0.0.1", "::1")
+    with pytest.warns(UserWarning, match="everyone who reaches this machine can use it, without a password"):
+        assert check_address("0.0.0.0", free_port()) == "0.0.0.0"
 
 
-@pytest.mark.skipif(sys.version_info[:2] in PYTHONS, reason="this Python is one that PyTriton runs with")
-def test_other_pythons_are_told(engine: Path) -> None:
-    with pytest.raises(PspError, match=f"Python {platform.python_version()}, PyTriton runs with 3.10 to 3.12"):
-        check(Options(engine, "127.0.0.1", 0, free_port(), "psp", "cpu", 1, 1, 1))
+def test_names_of_engines() -> None:
+    a, b = Path("a.onnx"), Path("b.onnx")
+    assert Serve(engine=[a]).names == ["psp"]
+    assert Serve(engine=[a, b]).names == ["a", "b"]
+    assert Serve(engine=[a, b], name=["x", "y"]).names == ["x", "y"]
+    for engines, names, words in (
+        ([a, b], ["x"], "1 --name for 2 --engine"),
+        ([a, Path("c/a.onnx")], None, "two engines are called a"),
+        ([a], ["a/b"], "--name"),
+        ([a], ["x_mapping"], "--name"),
+    ):
+        with pytest.raises(PspError, match=words):
+            check(Serve(engine=engines, name=names))
 
 
 def test_urls() -> None:
@@ -381,31 +404,12 @@ def test_urls() -> None:
             parse_url(url)
 
 
-def test_what_answers_is_no_triton() -> None:
-    pytest.importorskip("tritonclient.http", reason="needs tritonclient")
-
-    class Website(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
-            self.send_error(404)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Website) as site:
-        threading.Thread(target=site.serve_forever, daemon=True).start()
-        with pytest.raises(EngineError, match="what answers there is no Triton[^<]*$"):
-            connect(f"http://127.0.0.1:{site.server_port}")
-        with pytest.raises(EngineError, match="psp-serve itself speaks http, not https"):
-            connect(f"https://127.0.0.1:{site.server_port}")
-        site.shutdown()
-
-
-def test_values_an_engine_must_not_see(tmp_path: Path) -> None:
-    info = read_info(write_family(tmp_path, kind="labels", parts=False))
-    image = np.full((1, 256, 256), info.classes, np.uint8)
-    with pytest.raises(PspError, match=f"class id {info.classes}"):
-        request_inputs(info, {"image": image})
-    with pytest.raises(PspError, match="alpha: 1 of its"):
-        alpha = np.zeros((1, info.styles), np.float32)
-        alpha[0, 0] = np.nan
-        request_inputs(info, {"image": image, "alpha": alpha})
+def test_what_a_client_is_told(server: Server) -> None:
+    for url, words in (
+        (f"{server.url}/none", "model none: expected psp, psp_mapping, seg, seg_mapping, sr$"),
+        (f"http://127.0.0.1:{free_port()}", "is psp-serve running there"),
+        (f"https://127.0.0.1:{server.port}", "psp-serve itself speaks http, not https"),
+    ):
+        with pytest.raises(EngineError, match=words) as caught:
+            connect(url)
+        assert "\n" not in str(caught.value)

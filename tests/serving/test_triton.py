@@ -1,6 +1,7 @@
 """`psp-export --triton`: the model repository, read by Triton's own parser and against the engine's own tensors."""
 
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -98,10 +99,8 @@ def test_preferred_sizes_are_powers_of_two_and_the_largest() -> None:
 def test_text_survives_quotes_and_backslashes(tmp_path: Path) -> None:
     awkward = 'C:\\models\\"new"\n'
     info = read_info(family(tmp_path, license=awkward)[0].path)
-    config = parse(config_text(info, Model("psp", "python", optional=("style",), parameters={"engine": awkward})))
-    assert config.parameters["engine"].string_value == awkward
+    config = parse(config_text(info, Model("psp", "onnxruntime")))
     assert EngineInfo.from_json(config.parameters["psp"].string_value, "").license == awkward
-    assert {one.name: one.optional for one in config.input} == {"image": False, "style": True, "alpha": False}
 
 
 @pytest.mark.parametrize("version", ["10.7.0", "10.7.0.23", "10.7.0.post1"])
@@ -199,13 +198,37 @@ def test_a_repository_the_system_stops_stays_as_it_was(tmp_path: Path, monkeypat
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["README.md", "psp", "psp_mapping"]
 
 
-def test_readme_survives_any_folder_name(tmp_path: Path) -> None:
-    """Spaces are quoted for the shell, and a name that is no text does not end the export at its last file."""
+def test_readme_has_nothing_of_the_machine_that_exported(tmp_path: Path) -> None:
+    """Its command runs in the folder, wherever that is copied to; a name that is no text does not end the export."""
     folder = tmp_path / os.fsdecode("my models ü \udcff".encode("utf-8", "surrogateescape"))
     triton.write_repository(folder, family(tmp_path), "psp")
-    line = next(one for one in (folder / "README.md").read_bytes().splitlines() if b"docker run" in one)
-    words = shlex.split(os.fsdecode(line.removesuffix(b"\\")))
-    assert words[words.index("-v") + 1] == f"{folder}:/models"
+    for file in folder.rglob("*"):
+        if file.is_file():
+            assert os.fsencode(tmp_path) not in file.read_bytes(), file
+    command = (folder / "README.md").read_text().partition("    docker")[2].partition("\n\n")[0].replace("\\\n", "")
+    words = shlex.split("docker" + command)
+    assert words[words.index("-v") + 1] == "$PWD:/models:ro" and words[words.index("-p") + 1] == "127.0.0.1:8000:8000"
+
+
+def test_readme_says_what_must_stand_before_it(tmp_path: Path) -> None:
+    """The limit lets the largest request through: image, style and alpha of the largest batch."""
+    files = family(tmp_path)
+    info = read_info(files[0].path)
+    triton.write_repository(tmp_path / "models", files, "psp")
+    text = (tmp_path / "models" / "README.md").read_text()
+    largest = info.max_batch * (256 * 256 * 3 + 4 * info.styles * (info.style_dim + 1))
+    (limit,) = re.findall(r"bodies of at most (\d+) MiB", text)
+    assert largest < int(limit) << 20 < 4 * largest
+    for words in (
+        "127.0.0.1",
+        "password",
+        "POST /v2/models/psp/infer",
+        "8001",
+        "8002",
+        "shared memory",
+        "Content-Encoding",
+    ):
+        assert words in text, words
 
 
 def test_option_of_psp_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -417,6 +417,19 @@ def test_the_page_serves_only_its_own_files(url: str, here: Path) -> None:
     assert httpx.get(url).status_code == 200
 
 
+def test_the_page_is_only_for_those_who_know_its_name(url: str, tmp_path: Path) -> None:
+    """A page whose name leads to 127.0.0.1 (DNS rebinding), or of another site, sees nothing and stores nothing."""
+    httpx = pytest.importorskip("httpx")
+    upload = {"files": ("stored.png", b"by a stranger")}
+    for strange in ({"Host": "evil.com"}, {"Origin": "http://evil.com"}, {"Origin": "null"}):
+        assert httpx.get(url, headers=strange).status_code == 403
+        assert httpx.post(f"{url}/gradio_api/upload", files=upload, headers=strange).status_code == 403
+    own = httpx.post(f"{url}/gradio_api/upload", files=upload, headers={"Origin": url})
+    assert own.status_code == 200 and Path(own.json()[0]).name == "stored.png"
+    assert httpx.post(f"{url}/gradio_api/upload", files={"files": ("big.png", bytes(21 << 20))}).status_code == 413
+    assert httpx.post(f"{url}/gradio_api/upload", content=iter([b"no length"])).status_code == 411
+
+
 def test_a_page_of_a_part_is_refused_where_it_is_made(engines: Path, tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="needs the extra ui")
     from psp_runtime.ui.page import make_page
