@@ -1,7 +1,7 @@
 """ALAE and IDInvert of the paper's runtime column, in deployable form: constants folded, uint8 in and out.
 
 * ALAE: StyleALAE, FFHQ 1024 (Pidhorskyi et al., "Adversarial Latent Autoencoders", CVPR 2020).
-* IDInvert: FFHQ 256, without its optimisation (Zhu et al., "In-Domain GAN Inversion for Real Image Editing", ECCV 2020).
+* IDInvert, FFHQ 256, without its optimisation (Zhu et al., "In-Domain GAN Inversion", ECCV 2020).
 
 A network is made of tensors by their published keys (`weights.py`). Folded are batch norm, spread kernels,
 equalised scales, biases and "1 +"; noise is constant, as in our engines. Layers stay what they are, so the work is
