@@ -1,7 +1,8 @@
 """The sides of a comparison: what runs the model, in which form and precision.
 
-Baseline: `baseline.py`, in eager torch, and as the ONNX file torch's exporter makes of it; for the other networks of
-the paper, those of `peers/`. Ours: the files psp-export writes. ONNX files open with psp_runtime's own sessions on both sides, so that only the graph differs.
+Baseline: `baseline.py`, in eager torch, and as the ONNX file torch's exporter makes of it; for the networks of others,
+those of `peers/`. Ours: the files psp-export writes. ONNX files open with psp_runtime's own sessions on both sides, so
+that only the graph differs.
 Everything takes and gives host arrays, as the engine contract (docs/design.md) has them.
 """
 

@@ -30,7 +30,7 @@ def latency(result: dict, path: Path) -> None:
     others = [entry for entry in result["rows"] if "x_psp" in entry]
     paper = next(row.paper for row in report.ROWS if row.name == report.HEADLINE)
     heights = [1.9 + 0.5 * len(entries)] + ([1.2 + 0.5 * len(others)] if others else [])
-    figure = Figure(figsize=(9, sum(heights)), layout="constrained")
+    figure = Figure(figsize=(10 if others else 9, sum(heights)), layout="constrained")
     axes, *below = figure.subplots(len(heights), squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
     _bars(axes, [entry["side"] for entry in entries], entries)
     _paper_line(axes, paper)
@@ -48,11 +48,14 @@ def latency(result: dict, path: Path) -> None:
 
 
 def _others(axes: Axes, result: dict, entries: list[dict]) -> None:
-    rows = {row.name: f"{row.name}, {report.gflop(result, row)}" for row in report.ROWS}
+    """Bars of the networks of others in the order of the table, the first on top."""
     backends = [entry["side"].removesuffix(f", {BASELINE}") for entry in entries]
-    _bars(axes, [f"{rows[entry['row']]}: {name}" for entry, name in zip(entries, backends)], entries)
+    names = [f"{entry['row']}, {backend}" for entry, backend in zip(entries, backends)]
+    _bars(axes, names[::-1], entries[::-1])
     _scale(axes, [entry["seconds"]["median"] for entry in entries])
-    words = "Networks of others, constants folded; × is against pSp on the same backend, ours where there is one"
+    rows = [row for row in report.ROWS if row.peer and report.gflop(result, row)]
+    work = ", ".join(f"{row.name} {report.gflop(result, row)}" for row in rows)
+    words = f"Networks of others: {work}\n× is against pSp on the same backend, ours where there is one"
     axes.set_title(words, loc="left", fontsize=9, color=FAINT)
 
 

@@ -38,9 +38,7 @@ ALAE_NOTE = (
     "is not published"
 )
 IDINVERT_NOTE = "published at 256², a sixteenth of the pixels of 1024²; encoder and generator alone"
-ROTATE_NOTE = (
-    "published at 256²; the generator alone; the paper's time has a face detector, landmarks, a 3D fit and three renderings too"
-)
+ROTATE_NOTE = "published at 256²; the generator alone; the paper's time has a face detector, landmarks, a 3D fit and three renderings too"
 PSP_NOTE = "the released timing does not wait for the GPU"
 ROWS = (
     PaperRow("ALAE", 0.207, (Piece("alae", "full"),), ALAE_NOTE),

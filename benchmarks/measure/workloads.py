@@ -258,9 +258,7 @@ def baseline_inputs(workload: Workload, piece: Piece) -> dict[str, np.ndarray]:
     return {name: array for name, array in inputs(workload, piece).items() if name not in ("style", "alpha")}
 
 
-def _trace(
-    module: torch.nn.Module, info: EngineInfo, arrays: dict[str, np.ndarray], file: Path, dynamic: bool
-) -> None:
+def _trace(module: torch.nn.Module, info: EngineInfo, arrays: dict[str, np.ndarray], file: Path, dynamic: bool) -> None:
     """Export, with a dynamic batch or not: the grouped convolutions of the baseline need a fixed one."""
     outputs = list(contract.outputs(info))
     with warnings.catch_warnings():

@@ -18,6 +18,7 @@ import models
 import numpy as np
 import pytest
 import torch
+from measure import report
 from models import tiny_checkpoint, tiny_model
 from tiny_engines import STYLE_DIM, STYLES, write_onnx, write_plan
 
