@@ -73,7 +73,10 @@ def read(path: Path) -> dict:
 
 
 def measure(stored: list[dict]) -> dict:
-    """`latency.py` at its defaults, of our networks alone. Raises `PspError` at once, not after minutes, where nothing stored compares."""
+    """`latency.py` on the rows of our networks.
+
+    Raises `PspError` at once, not after minutes, where nothing stored compares.
+    """
     options = latency.parse([word for row in OUR_ROWS for word in ("--row", row)])
     last_of_its_kind(latency.conditions(options), stored)
     return latency.run(options)

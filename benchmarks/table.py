@@ -3,8 +3,8 @@
     python benchmarks/table.py [--readme README.md] [--results benchmarks/results]
 
 For every kind of machine, the newest result of the published model (`latency.py --json benchmarks/results`) becomes one
-table, and what its rows are a list, between the markers `<!-- latency -->` and `<!-- /latency -->`; the rest of the file stays as it is. Numbers are
-only ever copied from results, never typed.
+table between the markers `<!-- latency -->` and `<!-- /latency -->`, with notes below where networks of others were
+measured; the rest of the file stays as it is. Numbers are only ever copied from results, never typed.
 """
 
 import argparse

@@ -179,7 +179,7 @@ def onnx_runtime(work: Path, size: int) -> Result:
 
 
 def latency(precision: str, rows: Sequence[str], work: Path, size: int) -> Result:
-    """Rows of the benchmark with the libraries that can use the GPU here: engine files of others would be made for nothing."""
+    """Rows of the benchmark with the libraries that can use the GPU: files of others would be made for nothing."""
     import onnxruntime
 
     backends = ["torch"]

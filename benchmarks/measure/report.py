@@ -34,11 +34,14 @@ class PaperRow:
 
 
 ALAE_NOTE = (
-    "published at 1024²; the paper's time is about five times what its arithmetic and memory need on a P40, and how it was timed "
-    "is not published"
+    "published at 1024²; the paper's time is about five times what its arithmetic and memory need on a P40, and how it "
+    "was timed is not published"
 )
 IDINVERT_NOTE = "published at 256², a sixteenth of the pixels of 1024²; encoder and generator alone"
-ROTATE_NOTE = "published at 256²; the generator alone; the paper's time has a face detector, landmarks, a 3D fit and three renderings too"
+ROTATE_NOTE = (
+    "published at 256²; the generator alone; the paper's time has a face detector, landmarks, a 3D fit and three "
+    "renderings too"
+)
 PSP_NOTE = "the released timing does not wait for the GPU"
 ROWS = (
     PaperRow("ALAE", 0.207, (Piece("alae", "full"),), ALAE_NOTE),
