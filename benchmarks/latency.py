@@ -7,7 +7,8 @@
 The models are the published architecture on seeded weights. Sides: the baseline (`baseline.py`) in eager
 torch and as torch exports it to ONNX; the files psp-export writes, in ONNX Runtime, OpenVINO and TensorRT; with --peers
 also the baseline on OpenVINO and in torch.compile. Engine files are made in the first run and cached
-(`workloads.py`).
+(`workloads.py`). ALAE, IDInvert and the generator of Rotate-and-Render are networks of others (`measure/peers`): they
+run in torch and as torch exports them, constants folded, at their published sides; there is no engine of ours.
 
 Protocol. Timed is from uint8 host array to uint8 host array, copies and waiting for the GPU included; reading and
 writing picture files is not. `device` is the time on the GPU: for torch without the copies, for plans with them, as the
@@ -20,7 +21,8 @@ Thread counts are the libraries' defaults; leave OMP_NUM_THREADS alone, it would
 What is compared. `x paper` is against the paper's seconds on a Tesla P40; `x eager`, `x ONNX` and `x OpenVINO` against
 the baseline on torch, ONNX Runtime and OpenVINO in the same run; `of floor` is the floor of `roofline.py` over
 the time, 1 at best; its limits are measured between the pieces. The generator is timed once for the encoders that
-share it. ALAE, IDInvert and Rotate-and-Render are other architectures: their rows show the paper's number alone.
+share it. The networks of others have no `x paper`, because the paper's seconds are for something else or nobody knows
+how they were taken (the notes in the table), but `x pSp`: pSp on the same backend, of ours where there is one.
 
 The last line is JSON. Exit code 1 where a side gives another picture.
 """
@@ -40,7 +42,7 @@ from typing import TypeVar
 
 import numpy as np
 from measure import charts, machine, report, roofline
-from measure.backends import BACKENDS, OURS, Runner, Side, default_device, open_file, sides
+from measure.backends import BACKENDS, OURS, Runner, Side, default_device, open_file, peer_sides, sides
 from measure.timing import Times, take_turns, warm
 from measure.workloads import SIZES, Piece, Workload, seeded_checkpoint
 
@@ -80,6 +82,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="only these, peers included")
     parser.add_argument("--precision", action="append", choices=["fp32", "fp16"], help="of our engines")
     parser.add_argument("--peers", action="store_true", help="also the baseline on OpenVINO and torch.compile")
+    names = [row.name for row in report.ROWS]
+    parser.add_argument("--row", action="append", choices=names, help="only these rows of the table")
     parser.add_argument("--engine", type=Path, help="time this engine file alone")
     parser.add_argument("--seconds", type=float, default=2.0, help="of turns for a piece on every side")
     parser.add_argument("--json", type=Path, help="also write the result to this file, or dated into this folder")
@@ -91,6 +95,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.precision = options.precision or (["fp32", "fp16"] if options.device == "cuda" else ["fp32"])
     options.peers = options.peers or bool(options.backend)
     options.backend = options.backend or list(BACKENDS)
+    options.row = options.row or names
     return options
 
 
@@ -98,19 +103,20 @@ def run(options: argparse.Namespace) -> dict:
     """Measure everything; the result as JSON has it."""
     workload = Workload(options.size, options.batch, options.small)
     every = sides(options.device, options.backend, options.precision)
-    competitors = [side for side in every if options.peers or not side.peer]
+    competitors = [side for side in every if options.peers or not side.optional]
+    others = peer_sides(options.device, options.backend)
     limits = {name: roofline.measure(options.device, name) for name in {*options.precision, "fp32"}}
     pieces: report.Pieces = {}
     notes: Notes = {}
-    for piece in report.PIECES:
-        pieces[piece] = time_piece(piece, competitors, workload, options.seconds, notes)
+    for piece in report.pieces_of(options.row):
+        pieces[piece] = time_piece(piece, others if piece.peer else competitors, workload, options.seconds, notes)
         limits = {name: limit.best(roofline.measure(options.device, name)) for name, limit in limits.items()}
-    work = {piece: roofline.work(workload, piece) for piece in report.PIECES}
+    work = {piece: roofline.work(workload, piece) for piece in pieces}
     return conditions(options) | {
         "limits": {name: asdict(limit) for name, limit in limits.items()},
-        "gflop": {report.piece_name(piece): round(work[piece].gflop, 3) for piece in report.PIECES},
+        "gflop": {report.piece_name(piece): round(work[piece].gflop, 3) for piece in pieces},
         "pieces": {report.piece_name(piece): _rounded(times) for piece, times in pieces.items()},
-        "rows": report.rows(competitors, pieces, work, limits, workload),
+        "rows": report.rows(list(dict.fromkeys([*competitors, *others])), pieces, work, limits, workload),
         "notes": notes,
     }
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import latency
+from measure.report import OUR_ROWS
 from table import ROOT, read_results
 
 from psp_runtime.errors import PspError
@@ -72,8 +73,11 @@ def read(path: Path) -> dict:
 
 
 def measure(stored: list[dict]) -> dict:
-    """`latency.py` at its defaults. Raises `PspError` at once, not after minutes, where nothing stored compares."""
-    options = latency.parse([])
+    """`latency.py` on the rows of our networks.
+
+    Raises `PspError` at once, not after minutes, where nothing stored compares.
+    """
+    options = latency.parse([word for row in OUR_ROWS for word in ("--row", row)])
     last_of_its_kind(latency.conditions(options), stored)
     return latency.run(options)
 

@@ -3,22 +3,28 @@
     python benchmarks/table.py [--readme README.md] [--results benchmarks/results]
 
 For every kind of machine, the newest result of the published model (`latency.py --json benchmarks/results`) becomes one
-table between the markers `<!-- latency -->` and `<!-- /latency -->`; the rest of the file stays as it is. Numbers are
-only ever copied from results, never typed.
+table between the markers `<!-- latency -->` and `<!-- /latency -->`, with notes below where networks of others were
+measured; the rest of the file stays as it is. Numbers are only ever copied from results, never typed.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from measure.backends import OURS
-from measure.report import ROWS, clock
+from measure.report import HEADLINE, NO_ENGINE, ROWS, PaperRow, clock, gflop
 
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
 
 ROOT = Path(__file__).parent.parent
+#: What the other networks' cells are.
+HOW = (
+    'They run as torch exports them, constants folded, in the columns "baseline"; in brackets: how many times as fast '
+    "as pSp on the same backend, our engine where there is one. Their seconds on a P40 are not compared with."
+)
 START, END = "<!-- latency -->", "<!-- /latency -->"
 
 
@@ -31,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         results = published(read_results(options.results))
         if not results:
             raise PspError(f"no result of the published model in {options.results}: make bench writes one")
-        update(options.readme, "\n\n".join(table(result) for result in results))
+        update(options.readme, "\n\n".join([*(table(result) for result in results), *notes(results)]))
     except PspError as error:
         print(error, file=sys.stderr)
         return 2
@@ -59,13 +65,27 @@ def published(results: list[dict]) -> list[dict]:
 
 def table(result: dict) -> str:
     """One Markdown table: rows of the paper, a column for each side, what it ran on below."""
-    sides = list(dict.fromkeys(entry["side"] for entry in result["rows"]))
-    header = ["seconds per picture", "paper, Tesla P40", *(side.replace(OURS, "this toolkit") for side in sides)]
+    sides = {entry["side"]: entry["ours"] for entry in sorted(result["rows"], key=lambda entry: "x_psp" in entry)}
+    names = [side.replace(OURS, "this toolkit") for side in sides]
+    header = ["seconds per picture", "paper, Tesla P40", "work, GFLOP", *names]
     lines = [_row(header), _row(["---"] + ["---:"] * (len(header) - 1))]
     for row in ROWS:
         entries = {entry["side"]: entry for entry in result["rows"] if entry["row"] == row.name}
-        lines.append(_row([row.name, f"{row.paper} s", *(_cell(entries.get(side)) for side in sides)]))
+        work = gflop(result, row).removesuffix(" GFLOP") or "—"
+        cells = ["no engine" if row.peer and sides[side] and entries else _cell(entries.get(side)) for side in sides]
+        lines.append(_row([row.name, f"{row.paper} s", work, *cells]))
     return "\n".join([*lines, "", _caption(result)])
+
+
+def notes(results: list[dict]) -> Iterator[str]:
+    """What the rows of networks of others are: one list for all tables, where any of them was measured."""
+    measured = {entry["row"] for result in results for entry in result["rows"]}
+    if any(row.peer and row.name in measured for row in ROWS):
+        yield "\n".join([f"- {NO_ENGINE}. {HOW}", *(f"- {row.name}: {row.note}." for row in ROWS if _noted(row))])
+
+
+def _noted(row: PaperRow) -> bool:
+    return row.peer or row.name == HEADLINE
 
 
 def _caption(result: dict) -> str:
@@ -83,10 +103,15 @@ def _row(cells: list[str]) -> str:
 
 
 def _cell(entry: dict | None) -> str:
-    """The median; for our engines also the speed-up over eager torch and the share of the floor."""
+    """The median; for our engines also the speed-up over eager torch and the share of the floor.
+
+    For a peer, how many times as fast as pSp it is on the same backend.
+    """
     if entry is None:
         return "—"
     words = clock(entry["seconds"]["median"])
+    if "x_psp" in entry:
+        return f"{words} ({entry['x_psp']:.1f}× pSp)"
     speedup = entry.get("x_torch_baseline")
     if not entry["ours"] or speedup is None:
         return words

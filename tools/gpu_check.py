@@ -66,8 +66,9 @@ CHECKS = {
     "plan_level_5": Check(partial(checks.plan, "fp16", 5, 1), 580, plan=True),
     "onnxruntime": Check(checks.onnx_runtime, 200),
     "ops": Check(partial(checks.script, "benchmarks/ops.py"), 300),
-    "latency_fp16": Check(partial(checks.latency, "fp16"), 580),
-    "latency_fp32": Check(partial(checks.latency, "fp32"), 580),
+    "latency_fp16": Check(partial(checks.latency, "fp16", checks.OUR_ROWS), 580),
+    "latency_fp32": Check(partial(checks.latency, "fp32", checks.OUR_ROWS), 580),
+    "latency_peers": Check(partial(checks.latency, "fp32", checks.PEER_ROWS), 580),
 }
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from psp_runtime.engines.tensorrt.session import TensorRTSession
 ROOT = Path(__file__).parents[1]
 #: The least PSNR of each precision, as psp-export wants it (`psp_export.verify.parity`, which needs PyTorch).
 GATES = {"fp32": 48.0, "fp16": 40.0}
+#: Rows of `benchmarks/latency.py` that are measured in one go: of networks of ours, and those of others beside pSp.
+OUR_ROWS = ("W encoder", "naive W+", "pSp inversion", "pSp frontalization")
+PEER_ROWS = ("pSp inversion", "ALAE", "IDInvert", "Rotate-and-Render")
 
 
 def export_model(precision: str, work: Path, size: int) -> Result:
@@ -173,8 +177,8 @@ def onnx_runtime(work: Path, size: int) -> Result:
     return found
 
 
-def latency(precision: str, work: Path, size: int) -> Result:
-    """The benchmark with the libraries that can use the GPU here: engine files of others would be made for nothing."""
+def latency(precision: str, rows: Sequence[str], work: Path, size: int) -> Result:
+    """Rows of the benchmark with the libraries that can use the GPU: files of others would be made for nothing."""
     backends = ["torch"]
     if "CUDAExecutionProvider" in import_onnxruntime().get_available_providers():
         backends.append("onnxruntime")
@@ -182,6 +186,7 @@ def latency(precision: str, work: Path, size: int) -> Result:
         backends.append("tensorrt")
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # FP32 is FP32: by default, torch's convolutions are TF32
     chosen = [word for backend in backends for word in ("--backend", backend)]
+    chosen += [word for row in rows for word in ("--row", row)]
     words = ["--size", str(size), "--precision", precision, *chosen]
     found = script("benchmarks/latency.py", *words, work=work, size=size)
     # One baseline cannot be exported; whatever else was not measured should have been.

@@ -1,7 +1,8 @@
 """The sides of a comparison: what runs the model, in which form and precision.
 
-Baseline: `baseline.py`, in eager torch, and as the ONNX file torch's exporter makes of it. Ours: the files
-psp-export writes. ONNX files open with psp_runtime's own sessions on both sides, so that only the graph differs.
+Baseline: `baseline.py`, in eager torch, and as the ONNX file torch's exporter makes of it; for the networks of others,
+those of `peers/`. Ours: the files psp-export writes. ONNX files open with psp_runtime's own sessions on both sides, so
+that only the graph differs.
 Everything takes and gives host arrays, as the engine contract (docs/design.md) has them.
 """
 
@@ -16,16 +17,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from measure.baseline import Baseline
 from measure.workloads import (
     Piece,
     Workload,
     baseline_engine,
     baseline_info,
     baseline_inputs,
+    baseline_module,
     inputs,
     our_engine,
     our_plan,
+    peer_plan,
     seeded_checkpoint,
 )
 from psp_runtime.engines import contract
@@ -69,7 +71,7 @@ class Side:
         return words if self.precision == "fp32" else f"{words}, {self.precision.upper()}"
 
     @property
-    def peer(self) -> bool:
+    def optional(self) -> bool:
         """What people would run instead of this toolkit; timed only where it is asked for, because it takes minutes."""
         return self.form == BASELINE and self.backend in ("openvino", "torch.compile")
 
@@ -113,7 +115,7 @@ class Side:
     def engine(self, workload: Workload, piece: Piece) -> Path:
         """The engine file of a piece, from the cache or made now."""
         if self.form == BASELINE:
-            return baseline_engine(workload, piece)
+            return (peer_plan if self.backend == "tensorrt" else baseline_engine)(workload, piece)
         return (our_plan if self.backend == "tensorrt" else our_engine)(workload, piece, self.precision)
 
     def inputs(self, workload: Workload, piece: Piece) -> dict[str, np.ndarray]:
@@ -138,21 +140,27 @@ def sides(device: str, backends: list[str], precisions: list[str]) -> list[Side]
     return [side for side in found if side.backend in backends]
 
 
+def peer_sides(device: str, backends: list[str]) -> list[Side]:
+    """Every side of the paper's other networks: FP32, and none of ours."""
+    names = ("torch", "onnxruntime", "tensorrt" if device == "cuda" else "openvino")
+    return [Side(name, BASELINE, device=device) for name in names if name in backends]
+
+
 def _open_torch(side: Side, workload: Workload, piece: Piece) -> Runner:
     torch.backends.cudnn.allow_tf32 = False  # FP32 is FP32: by default, convolutions are not
     with _refusals(side):
-        module = Baseline(seeded_checkpoint(workload, piece.kind).model, piece.part).eval().to(side.device)
+        module = baseline_module(workload, piece).to(side.device)
     if side.backend == "torch.compile":
         module.compile()
-    (x,) = (torch.from_numpy(array) for array in side.inputs(workload, piece).values())
+    arrays = [torch.from_numpy(array) for array in side.inputs(workload, piece).values()]
     names = list(contract.outputs(baseline_info(workload, piece)))
     clock = _GPUClock() if side.device == "cuda" else None
 
     @torch.inference_mode()
     def run() -> dict[str, np.ndarray]:
         with _refusals(side):
-            on_device = x.to(side.device)
-            results = clock.time(lambda: module(on_device)) if clock else module(on_device)
+            on_device = [array.to(side.device) for array in arrays]
+            results = clock.time(lambda: module(*on_device)) if clock else module(*on_device)
         results = results if isinstance(results, tuple) else (results,)
         return {name: result.cpu().numpy() for name, result in zip(names, results)}
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from measure import report
-from measure.backends import OURS
+from measure.backends import BASELINE, OURS
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
 
@@ -19,18 +19,24 @@ LOG_BEYOND = 20
 def latency(result: dict, path: Path) -> None:
     """Bars of the pSp row, one for each side, slowest first, with the paper's number as a line.
 
+    Below them, where they were measured, bars of the networks of others, without the paper's number.
+
     Raises `PspError` when no side ran it, and for a picture format it does not know.
     """
     entries = [entry for entry in result["rows"] if entry["row"] == report.HEADLINE]
     if not entries:
         raise PspError("no side ran the pSp row: there is nothing to draw")
     entries.sort(key=lambda entry: entry["seconds"]["median"])
+    others = [entry for entry in result["rows"] if "x_psp" in entry]
     paper = next(row.paper for row in report.ROWS if row.name == report.HEADLINE)
-    figure = Figure(figsize=(9, 1.9 + 0.5 * len(entries)), layout="constrained")
-    axes = figure.subplots()
-    _bars(axes, entries)
+    heights = [1.9 + 0.5 * len(entries)] + ([1.2 + 0.5 * len(others)] if others else [])
+    figure = Figure(figsize=(10 if others else 9, sum(heights)), layout="constrained")
+    axes, *below = figure.subplots(len(heights), squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+    _bars(axes, [entry["side"] for entry in entries], entries)
     _paper_line(axes, paper)
     _scale(axes, [paper, *(entry["seconds"]["median"] for entry in entries)])
+    for panel in below:
+        _others(panel, result, others)
     workload, machine = result["workload"], result["machine"]
     figure.suptitle(
         f"pSp at {workload['size']} × {workload['size']}, batch {workload['batch']}: seconds from picture to picture",
@@ -41,14 +47,27 @@ def latency(result: dict, path: Path) -> None:
     _save(figure, path)
 
 
-def _bars(axes: Axes, entries: list[dict]) -> None:
+def _others(axes: Axes, result: dict, entries: list[dict]) -> None:
+    """Bars of the networks of others in the order of the table, the first on top."""
+    backends = [entry["side"].removesuffix(f", {BASELINE}") for entry in entries]
+    names = [f"{entry['row']}, {backend}" for entry, backend in zip(entries, backends)]
+    _bars(axes, names[::-1], entries[::-1])
+    _scale(axes, [entry["seconds"]["median"] for entry in entries])
+    rows = [row for row in report.ROWS if row.peer and report.gflop(result, row)]
+    work = ", ".join(f"{row.name} {report.gflop(result, row)}" for row in rows)
+    words = f"Networks of others: {work}\n× is against pSp on the same backend, ours where there is one"
+    axes.set_title(words, loc="left", fontsize=9, color=FAINT)
+
+
+def _bars(axes: Axes, names: list[str], entries: list[dict]) -> None:
     medians = [entry["seconds"]["median"] for entry in entries]
     late = [entry["seconds"]["p95"] - entry["seconds"]["median"] for entry in entries]
-    names = [entry["side"].replace(f", {OURS}", ", this toolkit") for entry in entries]
+    names = [name.replace(f", {OURS}", ", this toolkit") for name in names]
     colours = [ACCENT if entry["ours"] else GREY for entry in entries]
     bars = axes.barh(names, medians, xerr=[[0.0] * len(late), late], color=colours, ecolor=FAINT, height=0.62)
     for bar, entry, extra in zip(bars, entries, late):
-        seconds, speedup = entry["seconds"]["median"], entry.get("x_torch_baseline", 1)
+        seconds = entry["seconds"]["median"]
+        speedup = entry.get("x_psp", entry.get("x_torch_baseline", 1))
         axes.annotate(
             report.clock(seconds) + (f"   {speedup:.1f}×" if speedup != 1 else ""),
             (seconds + extra, bar.get_y() + bar.get_height() / 2),

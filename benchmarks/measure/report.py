@@ -4,7 +4,7 @@ A result is what `latency.py` writes as JSON: `pieces` has the times of every pi
 each row of the paper and side, with the ratios. Ratios are of medians of the same run: above 1 is faster.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from measure.backends import BASELINE, OURS, Side
@@ -19,35 +19,57 @@ Pieces = dict[Piece, dict[str, dict[str, float]]]
 class PaperRow:
     """A row of the paper's runtime column: seconds per picture on a Tesla P40, and the pieces that are its like here.
 
-    Without pieces the architecture is not ours, and only the paper's number is shown. `note` says how it was timed.
+    `note` says what is timed, or how the paper's number was. A peer, a network of others, gets no ratio to it.
     """
 
     name: str
     paper: float
-    pieces: tuple[Piece, ...] = ()
+    pieces: tuple[Piece, ...]
     note: str = ""
 
+    @property
+    def peer(self) -> bool:
+        """Whether there is no engine of ours for it."""
+        return any(piece.peer for piece in self.pieces)
 
+
+ALAE_NOTE = (
+    "published at 1024²; the paper's time is about five times what its arithmetic and memory need on a P40, and how it "
+    "was timed is not published"
+)
+IDINVERT_NOTE = "published at 256², a sixteenth of the pixels of 1024²; encoder and generator alone"
+ROTATE_NOTE = (
+    "published at 256²; the generator alone; the paper's time has a face detector, landmarks, a 3D fit and three "
+    "renderings too"
+)
+PSP_NOTE = "the released timing does not wait for the GPU"
 ROWS = (
-    PaperRow("ALAE", 0.207),
-    PaperRow("IDInvert", 0.032),
+    PaperRow("ALAE", 0.207, (Piece("alae", "full"),), ALAE_NOTE),
+    PaperRow("IDInvert", 0.032, (Piece("idinvert", "full"),), IDINVERT_NOTE),
     PaperRow("W encoder", 0.064, (Piece("w", "encoder"), GENERATOR), "encoder + the shared generator"),
     PaperRow("naive W+", 0.064, (Piece("naive_wplus", "encoder"), GENERATOR), "encoder + the shared generator"),
-    PaperRow("pSp inversion", 0.105, (FULL,)),
-    PaperRow("Rotate-and-Render", 1.5),
+    PaperRow("pSp inversion", 0.105, (FULL,), PSP_NOTE),
+    PaperRow("Rotate-and-Render", 1.5, (Piece("rotatespade", "generator"),), ROTATE_NOTE),
     PaperRow("pSp frontalization", 0.1, (FULL,), "the same architecture: timing of pSp inversion"),
 )
-#: Every piece that a row needs, once: the generator is the same under every encoder.
-PIECES = tuple(dict.fromkeys(piece for row in ROWS for piece in row.pieces))
 HEADLINE = "pSp inversion"
+#: The rows of networks that this toolkit has.
+OUR_ROWS = tuple(row.name for row in ROWS if not row.peer)
+NO_ENGINE = "ALAE, IDInvert and Rotate-and-Render are other networks: this toolkit has no engine for them"
 #: Ratios of an entry, and what tables call them.
 RATIOS = {
     "x_paper": "x paper",
     "x_torch_baseline": "x eager",
     "x_onnxruntime_baseline": "x ONNX",
     "x_openvino_baseline": "x OpenVINO",
+    "x_psp": "x pSp",
     "roofline": "of floor",
 }
+
+
+def pieces_of(names: Collection[str]) -> list[Piece]:
+    """Every piece that some rows need, once: the generator is the same under every encoder."""
+    return list(dict.fromkeys(piece for row in ROWS if row.name in names for piece in row.pieces))
 
 
 def piece_name(piece: Piece) -> str:
@@ -60,34 +82,42 @@ def rows(
 ) -> list[dict]:
     """One entry for every row of the paper and every side that ran all its pieces, ratios included."""
     found = []
-    for row in (row for row in ROWS if row.pieces and set(row.pieces) <= pieces.keys()):
-        ran = {side: _times(pieces, row, side) for side in sides}
-        times = {side: values for side, values in ran.items() if values}
-        bases = _bases({side: values["median"] for side, values in times.items()})
+    ran = {row: _times(pieces, row, sides) for row in ROWS if set(row.pieces) <= pieces.keys()}
+    psp = next((times for row, times in ran.items() if row.name == HEADLINE), {})
+    for row, times in ran.items():
         needed = sum((work[piece] for piece in row.pieces[1:]), work[row.pieces[0]])
         for side, values in times.items():
             floor = limits[side.precision].floor(needed, workload.batch, side.precision)
+            bases = _bases_of_peer(side, psp) if row.peer else _bases(row, times, workload)
             found.append(
                 {"row": row.name, "side": side.name, "ours": side.form == OURS, "seconds": values}
-                | {"x_paper": _ratio(row.paper * workload.batch, values["median"])}
                 | {name: _ratio(base, values["median"]) for name, base in bases.items()}
                 | {"roofline": round(floor / values["median"], 4)}
             )
     return found
 
 
-def _times(pieces: Pieces, row: PaperRow, side: Side) -> dict[str, float] | None:
-    """The times of a row, summed over its pieces; None where one did not run. The sum of p95 is an upper bound."""
-    parts = [pieces[piece].get(side.name) for piece in row.pieces]
-    if not all(parts):
-        return None
-    names = [name for name in ("median", "p95", "device") if all(name in part for part in parts)]
-    return {name: round(sum(part[name] for part in parts), 6) for name in names}
+def _times(pieces: Pieces, row: PaperRow, sides: list[Side]) -> dict[Side, dict[str, float]]:
+    """The times of a row on every side that ran all its pieces, their sums. That of p95 is an upper bound."""
+    found = {}
+    for side in sides:
+        parts = [pieces[piece].get(side.name) for piece in row.pieces]
+        if all(parts):
+            names = [name for name in ("median", "p95", "device") if all(name in part for part in parts)]
+            found[side] = {name: round(sum(part[name] for part in parts), 6) for name in names}
+    return found
 
 
-def _bases(medians: dict[Side, float]) -> dict[str, float]:
-    """What is compared with: the baseline on each backend and peer that ran it."""
-    return {f"x_{side.backend}_baseline": t for side, t in medians.items() if side.form == BASELINE}
+def _bases(row: PaperRow, times: dict[Side, dict[str, float]], workload: Workload) -> dict[str, float]:
+    """What is compared with: the paper, and the baseline on each backend that ran it."""
+    baselines = {f"x_{side.backend}_baseline": t["median"] for side, t in times.items() if side.form == BASELINE}
+    return {"x_paper": row.paper * workload.batch} | baselines
+
+
+def _bases_of_peer(side: Side, psp: dict[Side, dict[str, float]]) -> dict[str, float]:
+    """pSp on the same backend in the same run: our engine, or in eager torch the baseline."""
+    alike = [one for one in psp if (one.backend, one.precision) == (side.backend, side.precision)]
+    return {"x_psp": psp[max(alike, key=lambda one: one.form == OURS)]["median"]} if alike else {}
 
 
 def _ratio(base: float, seconds: float) -> float:
@@ -106,13 +136,21 @@ def show(result: dict) -> Iterator[str]:
     ratios = {key: words for key, words in RATIOS.items() if any(key in entry for entry in result["rows"])}
     yield f"{'':34}{'median':>10}{'p95':>10}{'device':>10}" + "".join(f"{words:>12}" for words in ratios.values())
     for row in ROWS:
-        yield f"{row.name}: {row.paper} s in the paper" + (f" ({row.note})" if row.note else "")
+        words = "; ".join(filter(None, [gflop(result, row), row.note]))
+        yield f"{row.name}: {row.paper} s in the paper" + (f" ({words})" if words else "")
         yield from (_line(entry, list(ratios)) for entry in result["rows"] if entry["row"] == row.name)
+    yield f"{NO_ENGINE}; x pSp is pSp's time on the same backend over theirs"
     yield "alone:"
     for piece, times in result["pieces"].items():
         yield f"  {piece}: " + "; ".join(f"{side} {clock(t['median'])}" for side, t in times.items())
     for reason, what in result["notes"].items():
         yield f"not measured: {'; '.join(what)} ({reason})"
+
+
+def gflop(result: dict, row: PaperRow) -> str:
+    """The work of a row for one picture, such as "296 GFLOP"; empty where the run did not count all its pieces."""
+    parts = [result["gflop"].get(piece_name(piece)) for piece in row.pieces]
+    return f"{sum(parts):.3g} GFLOP" if all(parts) else ""
 
 
 def _line(entry: dict, ratios: list[str]) -> str:

@@ -19,7 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from measure.baseline import Baseline
-from measure.workloads import Piece, Workload, baseline_inputs, configs
+from measure.peers.pieces import peer_work
+from measure.workloads import Piece, Workload, baseline_inputs, configs, size_of_peer
 from psp_runtime.engines.libraries import import_onnxruntime
 from psp_train.networks import PSP
 
@@ -61,6 +62,8 @@ class Limits:
 @functools.cache
 def work(workload: Workload, piece: Piece) -> Work:
     """The work of a piece for one picture."""
+    if piece.peer:
+        return Work(*peer_work(piece.kind, size_of_peer(workload, piece)))
     if piece.part == "full":
         return work(workload, piece._replace(part="encoder")) + work(workload, piece._replace(part="generator"))
     (array,) = baseline_inputs(replace(workload, batch=1), piece).values()

@@ -25,6 +25,9 @@ import torch
 import psp_export
 import psp_train
 from measure.baseline import Baseline
+from measure.peers.pieces import peer_info, peer_inputs
+from measure.peers.shapes import PEERS, PeerKind, PeerSize, peer_size
+from measure.peers.weights import seeded_peer
 from psp_export.export import Options, engine_info, export
 from psp_export.graphs.trace import DEFAULT_OPSET, save, set_info
 from psp_export.plans.build import BuildSettings, build_plan, choose_flavour
@@ -48,10 +51,15 @@ HASH_LENGTH, DAY = 12, 24 * 3600
 
 
 class Piece(NamedTuple):
-    """What is timed: a "full" model, or the "encoder" or "generator" of it alone."""
+    """What is timed: a "full" model, or the "encoder" or "generator" of it alone; pSp, or a peer of its paper."""
 
-    kind: EncoderKind
+    kind: EncoderKind | PeerKind
     part: str
+
+    @property
+    def peer(self) -> bool:
+        """Whether it is a network of others (`measure/peers`): there is no engine of ours."""
+        return self.kind in PEERS
 
 
 FULL, GENERATOR = Piece("psp", "full"), Piece("psp", "generator")
@@ -111,7 +119,11 @@ def our_engine(workload: Workload, piece: Piece, precision: str) -> Path:
 
 def our_plan(workload: Workload, piece: Piece, precision: str) -> Path:
     """A plan of `our_engine`, tuned for the batch of the workload. Raises `PspError` where no TensorRT can build it."""
-    source, flavour = our_engine(workload, piece, precision), choose_flavour()
+    return _plan(our_engine(workload, piece, precision), workload, piece, precision)
+
+
+def _plan(source: Path, workload: Workload, piece: Piece, precision: str) -> Path:
+    flavour = choose_flavour()
     if flavour is None:
         raise PspError("no TensorRT is installed")
     name = f"plan-{_name(workload, piece)}-{piece.part}-{precision}-batch{workload.batch}-{flavour}"
@@ -126,13 +138,18 @@ def our_plan(workload: Workload, piece: Piece, precision: str) -> Path:
     return cached(name, build, maker) / target
 
 
+def peer_plan(workload: Workload, piece: Piece) -> Path:
+    """A plan of the file of a peer. Raises `PspError` where no TensorRT can build it."""
+    return _plan(baseline_engine(workload, piece), workload, piece, "fp32")
+
+
 def _plan_maker(flavour: str) -> str:
     """What only opens plans it has made itself: this version of TensorRT, on this GPU."""
     return f"{flavour} {importlib.import_module(flavour).__version__} {gpu_name()}"
 
 
 def baseline_engine(workload: Workload, piece: Piece) -> Path:
-    """The baseline of a piece as torch's tracing exporter writes it: FP32, the batch fixed.
+    """The baseline of a piece, or a peer, as torch's tracing exporter writes it: FP32, the batch of a baseline fixed.
 
     Raises `PspError` for the one that cannot be exported.
     """
@@ -185,7 +202,7 @@ def _sources() -> str:
     files = [*folders[0].rglob("*.py"), folders[1] / "seeded.py"]
     for folder in ("networks", "ops", "drawn"):  # drawn faces calibrate the FP16 engines
         files += (folders[1] / folder).glob("*.py")
-    files += [Path(__file__).with_name("baseline.py"), Path(__file__)]
+    files += [Path(__file__).with_name("baseline.py"), Path(__file__), *(Path(__file__).parent / "peers").glob("*.py")]
     digest = hashlib.sha256(f"{torch.__version__} {onnx.__version__}".encode())
     for file in sorted(files):
         digest.update(file.read_bytes())
@@ -210,24 +227,40 @@ def _export_ours(workload: Workload, piece: Piece, precision: str, folder: Path)
 
 
 def _export_reference(workload: Workload, piece: Piece, folder: Path) -> None:
-    checkpoint, info = seeded_checkpoint(workload, piece.kind), baseline_info(workload, piece)
-    file = folder / f"{_stem(piece)}.onnx"
-    _trace(Baseline(checkpoint.model, piece.part).eval(), info, baseline_inputs(workload, piece), file)
+    info, arrays = baseline_info(workload, piece), baseline_inputs(workload, piece)
+    _trace(baseline_module(workload, piece), info, arrays, folder / f"{_stem(piece)}.onnx", dynamic=piece.peer)
+
+
+def baseline_module(workload: Workload, piece: Piece) -> torch.nn.Module:
+    """The baseline of a piece, or a peer, in torch."""
+    if piece.peer:
+        return seeded_peer(piece.kind, size_of_peer(workload, piece))
+    return Baseline(seeded_checkpoint(workload, piece.kind).model, piece.part).eval()
+
+
+def size_of_peer(workload: Workload, piece: Piece) -> PeerSize:
+    """The side that was published for a peer, or that of the workload where it is less."""
+    return peer_size(piece.kind, workload.size, workload.small)
 
 
 def baseline_info(workload: Workload, piece: Piece) -> EngineInfo:
-    """The metadata of an engine of the baseline."""
+    """The metadata of the file of a baseline, or a peer."""
+    if piece.peer:
+        return peer_info(piece.kind, size_of_peer(workload, piece), piece.part, workload.batch)
     info = engine_info(seeded_checkpoint(workload, piece.kind), Options())
     return replace(info, part=piece.part, max_batch=workload.batch)
 
 
 def baseline_inputs(workload: Workload, piece: Piece) -> dict[str, np.ndarray]:
-    """Inputs of the baseline by name: it mixes nothing."""
+    """Inputs of the baseline, or a peer, by name: it mixes nothing."""
+    if piece.peer:
+        return peer_inputs(piece.kind, size_of_peer(workload, piece), workload.batch)
     return {name: array for name, array in inputs(workload, piece).items() if name not in ("style", "alpha")}
 
 
-def _trace(module: torch.nn.Module, info: EngineInfo, arrays: dict[str, np.ndarray], file: Path) -> None:
-    """Export without dynamic axes, as the grouped convolutions of the baseline need it."""
+def _trace(module: torch.nn.Module, info: EngineInfo, arrays: dict[str, np.ndarray], file: Path, dynamic: bool) -> None:
+    """Export, with a dynamic batch or not: the grouped convolutions of the baseline need a fixed one."""
+    outputs = list(contract.outputs(info))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that Python values become constants: so they should
         torch.onnx.export(
@@ -235,7 +268,8 @@ def _trace(module: torch.nn.Module, info: EngineInfo, arrays: dict[str, np.ndarr
             tuple(torch.from_numpy(array) for array in arrays.values()),
             str(file),
             input_names=list(arrays),
-            output_names=list(contract.outputs(info)),
+            output_names=outputs,
+            dynamic_axes={name: {0: "batch"} for name in (*arrays, *outputs)} if dynamic else None,
             opset_version=DEFAULT_OPSET,
             dynamo=False,
         )

@@ -11,11 +11,13 @@ import scaling
 import table
 from measure import (
     backends,
+    charts,
     report,
     roofline,
     timing,
     workloads,
 )
+from measure.peers import shapes
 from measure.workloads import Piece, Workload
 from PIL import Image
 
@@ -27,7 +29,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 SMALL = Workload(64, 1, small=True)
 FULL, GENERATOR = workloads.FULL, workloads.GENERATOR
-PIECES = (FULL, GENERATOR, Piece("naive_wplus", "encoder"))  # without "w": exports take seconds
+PIECES = (FULL, GENERATOR, Piece("naive_wplus", "encoder"))
+ROWS = [row.name for row in report.ROWS if row.name != "W encoder"]  # exports take seconds
+PEERS = [row for row in report.ROWS if row.peer]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +45,9 @@ def measured(tmp_path_factory):
         patch.setattr(latency, "default_device", lambda: "cpu")
         patch.setattr(scaling, "default_device", lambda: "cpu")
         patch.setattr(layers, "default_device", lambda: "cpu")
-        patch.setattr(report, "PIECES", PIECES)
         patch.setattr(scaling, "GENERATOR", GENERATOR)
         options = ["--small", "--size", "64", "--seconds", "0.01", "--backend", "torch", "--backend", "onnxruntime"]
+        options += [word for row in ROWS for word in ("--row", row)]
         result = latency.run(latency.parse(options))
         yield folder, result, options
 
@@ -61,9 +65,25 @@ def test_latency_measures_every_row(measured, capsys):
     assert "timing of pSp inversion" in text and "not measured: naive_wplus encoder on ONNX Runtime, baseline" in text
     entries = [entry for entry in result["rows"] if entry["row"] == report.HEADLINE]
     assert [entry["side"].split(", ")[1] for entry in entries] == ["baseline", "baseline", "ours"]
+    assert {entry["row"] for entry in result["rows"]} == set(ROWS)
     for entry in result["rows"]:
         assert 0 < entry["seconds"]["median"] <= entry["seconds"]["p95"] and entry["roofline"] > 0
     assert result["gflop"]["psp full"] == pytest.approx(roofline.work(SMALL, FULL).gflop, abs=1e-3)
+
+
+def test_networks_of_others_are_compared_with_psp_alone(measured, capsys):
+    _, result, _ = measured
+    psp = {e["side"]: e["seconds"]["median"] for e in result["rows"] if e["row"] == report.HEADLINE}
+    bases = {"PyTorch eager, baseline": "PyTorch eager, baseline", "ONNX Runtime, baseline": "ONNX Runtime, ours"}
+    for row in PEERS:
+        entries = [entry for entry in result["rows"] if entry["row"] == row.name]
+        assert [entry["side"] for entry in entries] == list(bases)
+        for entry in entries:
+            assert {key for key in entry if key.startswith("x_")} == {"x_psp"} and not entry["ours"]
+            assert entry["x_psp"] == pytest.approx(psp[bases[entry["side"]]] / entry["seconds"]["median"], rel=1e-3)
+    text = "\n".join(report.show(result))
+    assert report.NO_ENGINE in text and all(row.note in text for row in PEERS)
+    assert f"({result['gflop']['alae full']:.3g} GFLOP; " in text
 
 
 def test_engine_files_come_from_the_cache(measured, monkeypatch):
@@ -140,7 +160,27 @@ def test_table_goes_between_the_markers(measured, tmp_path):
     entry = next(e for e in result["rows"] if e["row"] == report.HEADLINE and e["ours"])
     cell = f"**{report.clock(entry['seconds']['median'])}** ({entry['x_torch_baseline']:.1f}×"
     assert cell in next(line for line in text.splitlines() if line.startswith("| pSp inversion | 0.105 s |"))
-    assert "| ALAE | 0.207 s | — | — | — |" in text
+    peers = [e for e in result["rows"] if e["row"] == "ALAE"]
+    eager, onnx = (f"{report.clock(e['seconds']['median'])} ({e['x_psp']:.1f}× pSp)" for e in peers)
+    assert f"| ALAE | 0.207 s | {result['gflop']['alae full']:.3g} | {eager} | {onnx} | no engine |" in text
+    assert text.count(report.NO_ENGINE) == 1 and f"- IDInvert: {report.IDINVERT_NOTE}." in text
+
+
+def test_a_result_without_the_others_still_makes_a_table(measured, tmp_path):
+    """As `latency.py` wrote them before it measured networks of others."""
+    _, result, _ = measured
+    peers = [row.name for row in PEERS]
+    rows = [entry for entry in result["rows"] if entry["row"] not in peers]
+    gflop = {piece: work for piece, work in result["gflop"].items() if piece.split()[0] not in shapes.PEERS}
+    published = {"size": 1024, "batch": 1, "small": False}
+    stored(tmp_path, result, workload=published, rows=rows, gflop=gflop)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{table.START}\n{table.END}\n")
+    assert table.main(["--readme", str(readme), "--results", str(tmp_path)]) == 0
+    text = readme.read_text()
+    assert "| ALAE | 0.207 s | — | — | — | — |" in text and report.NO_ENGINE not in text
+    charts.latency(result | {"rows": rows, "gflop": gflop}, tmp_path / "latency.svg")
+    assert "Networks of others" not in (tmp_path / "latency.svg").read_text()
 
 
 @pytest.mark.parametrize(

@@ -236,8 +236,24 @@ def test_peers_are_timed_where_they_are_asked_for(monkeypatch, arguments, names)
     monkeypatch.setattr(roofline, "work", lambda *_: roofline.Work(1, 1))
     monkeypatch.setattr(latency, "default_device", lambda: "cpu")
     latency.run(latency.parse(arguments))
-    assert timed.keys() == set(report.PIECES)
-    assert all([side.name for side in sides] == names for sides in timed.values())
+    assert timed.keys() == {piece for row in report.ROWS for piece in row.pieces}
+    peers = [name.replace("ours", "baseline") for name in names if "compile" not in name]
+    for piece, sides in timed.items():
+        assert [side.name for side in sides] == (list(dict.fromkeys(peers)) if piece.peer else names)
+
+
+def test_rows_can_be_chosen(monkeypatch):
+    timed = []
+    monkeypatch.setattr(latency, "time_piece", lambda piece, *_: timed.append(piece) or {})
+    monkeypatch.setattr(roofline, "measure", lambda *_: roofline.Limits(1, 1))
+    monkeypatch.setattr(latency, "default_device", lambda: "cpu")
+    latency.run(latency.parse(["--row", "IDInvert", "--row", "pSp frontalization"]))
+    assert timed == [Piece("idinvert", "full"), FULL]
+
+
+def test_a_gpu_runs_the_networks_of_others_in_tensorrt():
+    found = [side.name for side in backends.peer_sides("cuda", list(backends.BACKENDS))]
+    assert found == ["PyTorch eager, baseline", "ONNX Runtime, baseline", "TensorRT, baseline"]
 
 
 @pytest.mark.parametrize(("device", "variable"), [("cpu", "CXX"), ("cuda", "CC")])

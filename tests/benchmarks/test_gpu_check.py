@@ -18,6 +18,7 @@ import models
 import numpy as np
 import pytest
 import torch
+from measure import report
 from models import tiny_checkpoint, tiny_model
 from tiny_engines import STYLE_DIM, STYLES, write_onnx, write_plan
 
@@ -141,14 +142,16 @@ def test_latency_is_measured_of_what_can_use_the_gpu(
     notes = {"the baseline of naive_wplus cannot be exported: …": ["naive_wplus encoder on ONNX Runtime"]}
     monkeypatch.setattr(gpu_checks, "script", lambda *command, **_: {"command": command, "notes": notes})
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
-    script, *words = gpu_checks.latency("fp16", tmp_path, 64)["command"]
+    script, *words = gpu_checks.latency("fp16", gpu_checks.PEER_ROWS, tmp_path, 64)["command"]
     options = latency.parse(words)
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
     assert (gpu_checks.ROOT / script).is_file() and options.backend == backends and options.size == 64
-    assert options.precision == ["fp16"]
+    assert options.precision == ["fp16"] and options.row == list(gpu_checks.PEER_ROWS)
+    assert {*gpu_checks.OUR_ROWS, *gpu_checks.PEER_ROWS} == {row.name for row in report.ROWS}
+    assert set(gpu_checks.OUR_ROWS) == set(report.OUR_ROWS)
     notes["psp.trt was built by another version"] = ["psp full on TensorRT, ours"]
     with pytest.raises(RuntimeError, match="not measured: {'psp.trt was built"):
-        gpu_checks.latency("fp16", tmp_path, 64)
+        gpu_checks.latency("fp16", gpu_checks.PEER_ROWS, tmp_path, 64)
 
 
 def test_an_overflow_is_not_the_largest_finite_number() -> None:
