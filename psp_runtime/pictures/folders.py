@@ -1,8 +1,7 @@
 """Which files of a folder are pictures: one rule for every command, on disks and in object stores.
 
 Every ending that Pillow reads counts, in sub-folders too. Hidden files and what systems put among pictures (thumbnails
-of a NAS, halves of macOS files) are never seen; outputs of ours beside their pictures, and everything else, are left
-out and counted.
+of a NAS, halves of macOS files) are never seen; outputs of ours, and everything else, are left out and counted.
 """
 
 import functools
@@ -35,7 +34,7 @@ _OF_SYSTEMS = frozenset(
 _NO_PICTURES = ("EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5")
 
 #: Why a file is left out.
-NO_PICTURE, OUTPUT = "no pictures", "outputs beside their pictures"
+NO_PICTURE, OUTPUT = "no pictures", "outputs of ours"
 BROKEN, CLOSED = "links to nothing", "folders that may not be read"
 HEIC = f"HEIC, for {heif.HOW}"
 
@@ -83,18 +82,24 @@ def sort_out(names: Iterable[PurePath]) -> Listing:
             left_out.append((reason, name.suffix.lower()))
         else:
             pictures.append(Path(name))
-    kept = without_outputs(sorted(pictures))
+    kept = without_outputs(sorted(pictures), deep=True)
     return Listing(kept, left_out + [(OUTPUT, "")] * (len(pictures) - len(kept)))
 
 
-def without_outputs(pictures: Iterable[Path]) -> list[Path]:
-    """Leave out each X_out, X_out_NUMBER and X_out_input whose picture X is among the others of the same folder."""
+def without_outputs(pictures: Iterable[Path], deep: bool = False) -> list[Path]:
+    """Leave out each X_out, X_out_NUMBER and X_out_input whose picture X is among the others of the same folder.
+
+    `deep`: also FOLDER/SUB/X_out of a picture SUB/X, as an earlier run with --out FOLDER writes it.
+    """
     pictures = list(pictures)
     known = {path.with_suffix("") for path in pictures}
 
     def is_output(path: Path) -> bool:
         match = _OUTPUT_STEM.fullmatch(path.stem)
-        return match is not None and path.with_name(match[1]) in known
+        if match is None:
+            return False
+        source = path.with_name(match[1])
+        return source in known or (deep and any(Path(*source.parts[n:]) in known for n in range(1, len(source.parts))))
 
     return [path for path in pictures if not is_output(path)]
 

@@ -38,7 +38,8 @@ def make_sketches(source: Path, target: Path) -> list[Path]:
     for error in unread.values():
         console.error(error)
     print(f"sketches made: {len(due) - len(unread)}, already there: {len(pairs) - len(due)}, in {target}")
-    print(f"next: psp train --task sketch --data {target} --target {source} --out RUN")
+    needed = "--generator GENERATOR.pt --weights WEIGHTS --out RUN"
+    print(f"next: psp train --task sketch --data {target} --target {source} {needed}")
     return list(unread)
 
 

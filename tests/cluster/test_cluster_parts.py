@@ -25,7 +25,7 @@ def test_what_is_not_an_input(tmp_path: Path) -> None:
     places, pictures, left_out = find_pictures([str(tmp_path)], open_place(f"{tmp_path}/r"))
     assert [picture.name for picture in pictures] == ["a.png", "c.JPG", "sub/a.png"]
     assert list(places) == [str(tmp_path)] and {(one.folder, one.size) for one in pictures} == {(str(tmp_path), 5)}
-    assert left_out == "left out: 2 files (no pictures: 1 .txt; outputs beside their pictures: 1)"
+    assert left_out == "left out: 2 files (no pictures: 1 .txt; outputs of ours: 1)"
     assert pictures[0].modified == (tmp_path / "a.png").stat().st_mtime_ns
     assert pictures[1].output("webp") == "c_out.webp" and pictures[2].output(None) == "sub/a_out.png"
 

@@ -71,13 +71,14 @@ def test_outputs_among_the_pictures_are_counted(here: Path, psp_run: PspRun) -> 
     Image.fromarray(PIXELS).save("a.png")
     assert psp_run(".", "-e", "psp.onnx")[1].splitlines()[1] == "left out: 1 file (no pictures: 1 .onnx)"
     out = psp_run(".", "-e", "psp.onnx")[1]
-    assert "left out: 2 files (no pictures: 1 .onnx; outputs beside their pictures: 1)" in out.splitlines()
+    assert "left out: 2 files (no pictures: 1 .onnx; outputs of ours: 1)" in out.splitlines()
 
 
 def test_list_pictures_is_sorted_and_free_of_our_outputs(tmp_path: Path) -> None:
-    kept = ["_out.png", "a.JPG", "b.png", "c_out.png", "sub.png/d.png", "v1.2.png"]
+    kept = ["_out.png", "a.JPG", "b.png", "c_out.png", "made/d_out.png", "sub.png/d.png", "v1.2.png"]
     left_out = ["a_out.png", "b_out.webp", "v1.2_out.png", "a_out_out.png", ".hidden.png", "note.txt"]
     left_out += ["a_out_2.png", "b_out_input.png", "sub.png/d_out.png"]
+    left_out += ["made/a_out.png", "made/deeper/sub.png/d_out_3.png"]
     touch(*(tmp_path / name for name in kept[::-1] + left_out))
     assert folders.list_pictures(tmp_path).pictures == [tmp_path / name for name in kept]
 
@@ -182,7 +183,7 @@ def test_a_table_names_its_pictures_in_any_unicode_form(here: Path, psp: PspRun)
 
 def test_training_says_what_it_leaves_out(tmp_path: Path) -> None:
     touch(tmp_path / "a.avif", tmp_path / "a_out.png", tmp_path / "notes.txt")
-    with pytest.warns(UserWarning, match=r"left out: 2 files \(no pictures: 1 \.txt; outputs beside their pictures: 1"):
+    with pytest.warns(UserWarning, match=r"left out: 2 files \(no pictures: 1 \.txt; outputs of ours: 1"):
         assert pictures(tmp_path) == [tmp_path / "a.avif"]
 
 
