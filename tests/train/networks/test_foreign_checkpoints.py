@@ -11,8 +11,9 @@ from models import inputs, tiny_model
 from test_checkpoints import published, write
 
 from psp_train.checkpoints.foreign import plain_types
+from psp_train.checkpoints.generators import load_generator
 from psp_train.checkpoints.layouts import check_heads
-from psp_train.checkpoints.psp import load_checkpoint, load_generator
+from psp_train.checkpoints.psp import load_checkpoint
 from psp_train.checkpoints.state_files import WeightsError
 from psp_train.networks import GeneratorConfig
 
