@@ -47,6 +47,16 @@ def open_upright(picture: Picture, name: str, exact: bool = True, formats: Seque
     return _loaded(picture)
 
 
+def open_upload(file: BinaryIO, name: str, exact: bool = True) -> Image.Image:
+    """Open what a stranger sent, of UPLOADS and not decoded yet; `exact` as for `open_upright`, which takes it then.
+
+    Raises `PictureError` for another format and for what takes too much memory; damaged bytes raise anything.
+    """
+    image = _identified(file, name, UPLOADS)
+    _fit(image, name, exact)
+    return image
+
+
 def _read(path: Path, name: str, exact: bool, formats: Sequence[str] | None) -> Upright:
     with path.open("rb") as file:
         image = _identified(file, name, formats)

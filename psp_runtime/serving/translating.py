@@ -13,6 +13,7 @@ from psp_runtime.engines.contract import Arrays, full_inputs
 from psp_runtime.errors import PictureError, PspError
 from psp_runtime.latents import layer_alpha
 from psp_runtime.pictures import encoding, png
+from psp_runtime.pictures.decoding import open_upload
 from psp_runtime.pictures.loading import resize
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.run.applications import TRIANGLE, Reader
@@ -24,13 +25,12 @@ from psp_runtime.serving.bodies import Refused
 #: Options of `psp run` that are parameters, and those of `psp mix` that go with `mix=true`.
 CHANGED = ("format", "quality", "compression", "size", "downsample", "mask", "sketch_from_photo")
 MIXED = ("seed", "psi", "layers", "alpha")
-#: Formats of pictures that strangers may send, by Pillow's names, and of the answer, with their media types.
-UPLOADS = ("PNG", "JPEG", "WEBP")
+#: Formats of the answer, and their media types.
 MEDIA = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 #: Characters of a parameter: layers such as 0,2,4 and so on need the most.
 LONGEST_VALUE = 100
-#: Pixels of a picture that strangers may send (photos of telephones have 12 to 50 million); the `size` they may ask.
-MOST_PIXELS, MOST_SIZE = 64_000_000, 2048
+#: The largest `size` that strangers may ask for.
+MOST_SIZE = 2048
 
 _HINTS = get_type_hints(Mix, include_extras=True)
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
@@ -112,7 +112,7 @@ def expected(facts: dict[str, Any]) -> str:
 
 def prepare(asked: Asked, pipeline: Pipeline, data: bytearray) -> Arrays:
     """Make all inputs [1,...] of the engine from the bytes of a picture file. Raises `PictureError` and `PspError`."""
-    pixels = asked.read(_opened(data))[None]
+    pixels = asked.read(_opened(data, pipeline.info.input == "labels"))[None]
     if not isinstance(asked.options, Mix):
         return full_inputs(pipeline.info, pixels)
     options = asked.options
@@ -121,17 +121,15 @@ def prepare(asked: Asked, pipeline: Pipeline, data: bytearray) -> Arrays:
     return full_inputs(pipeline.info, pixels, pipeline.styles(1, options.seed, options.psi), alpha[None])
 
 
-def _opened(data: bytearray) -> Image.Image:
+def _opened(data: bytearray, exact: bool) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data), formats=UPLOADS)
-        if image.width * image.height > MOST_PIXELS:
-            raise Image.DecompressionBombError
+        return open_upload(io.BytesIO(data), "the picture", exact)
+    except PictureError:
+        raise
     except Image.DecompressionBombError:
-        most = MOST_PIXELS // 1_000_000
-        raise Refused(413, f"the picture is too large, scale it down below {most} megapixels") from None
+        raise PictureError("cannot read the picture: it is too large, scale it down") from None
     except Exception:  # on damaged bytes, decoders raise whatever they stumble over
-        raise PictureError(f"the body is no picture file of a known format, expected {', '.join(UPLOADS)}") from None
-    return image
+        raise PictureError("cannot read the picture: it is damaged from its first bytes") from None
 
 
 def encode(asked: Asked, pixels: NDArray[np.uint8]) -> tuple[bytes, str]:
