@@ -184,7 +184,7 @@ def error(text: object) -> None:
 
 
 def printable(text: str) -> str:
-    """A text with its control characters written out, as \\x1b; line breaks and tabs stay."""
+    """Write out the control characters of a text, as \\x1b; line breaks and tabs stay."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

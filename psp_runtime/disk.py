@@ -34,7 +34,7 @@ _UNFINISHED = re.compile(r"\.\d+-\d+\.tmp|\.psp-[a-z]+-\d+-\w+")
 
 @contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
-    """A binary file to write; it takes the name `path` at the end of the block, or vanishes if the block fails.
+    """Provide a binary file to write; it takes the name `path` at the end of the block, or vanishes if the block fails.
 
     `durable`: after a power failure too it is there whole, or the earlier one is. That costs the wait for the disk.
     """
@@ -60,7 +60,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
 
 @contextmanager
 def scratch_folder(home: Path, what: str) -> Iterator[Path]:
-    """A temporary folder in `home`, for `what` in one word of small letters; gone at the end, whatever happens."""
+    """Provide a temporary folder in `home`, for `what` (a word of small letters); gone at the end, whatever happens."""
     folder, lock = _make_locked(home, f".psp-{what}-{os.getpid()}-")
     try:
         yield folder
@@ -107,7 +107,7 @@ def exchange(first: Path, second: Path) -> None:
 
 
 def _exchange_at_once(first: Path, second: Path) -> bool:
-    """renameat2 of Linux, which Python does not have. False where the system, or the file system, cannot."""
+    """Call renameat2 of Linux, which Python does not have. False where the system, or the file system, cannot."""
     if not sys.platform.startswith("linux"):
         return False
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # glibc 2.28, musl 1.2

@@ -89,7 +89,7 @@ class Stored(NamedTuple):
     shape: tuple[Any, ...]
 
     def fits(self, tensor: Tensor) -> bool:
-        """Whether it is this tensor, as far as the file says."""
+        """Tell whether it is this tensor, as far as the file says."""
         sizes = [(found, size) for found, size in zip(self.shape[1:], tensor.shape) if isinstance(found, int)]
         ranks = len(self.shape) == 1 + len(tensor.shape)
         return ranks and self.dtype == tensor.dtype.__name__ and all(found == size for found, size in sizes)

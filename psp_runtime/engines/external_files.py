@@ -29,7 +29,7 @@ _DEEPEST = 50
 
 
 def external_files(engine: Path) -> list[Path]:
-    """The files that hold weights of an ONNX engine beside itself, in order.
+    """List the files that hold weights of an ONNX engine beside itself, in order.
 
     Raises `EngineError` where one of them is outside of the engine's folder, and for a damaged file.
     """
@@ -55,7 +55,7 @@ def _locations(data: Bytes, start: int, end: int, message: str, depth: int) -> I
 
 
 def _inside(engine: Path, name: str) -> Path:
-    """The file of that name. A folder of links to files in another folder, as downloads are kept, is one place."""
+    """Find the file of that name. A folder of links to files in another folder, as downloads are kept, is one place."""
     path, homes = engine.parent / name, (engine.parent.resolve(), engine.resolve().parent)
     leaves = "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts
     if leaves or not any(path.resolve().is_relative_to(home) for home in homes):

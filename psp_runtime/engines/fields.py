@@ -28,7 +28,7 @@ def _whole(least: int, most: int) -> Rule:
 
 
 def _text(longest: int) -> Rule:
-    """Text as it may stand on a terminal: no line breaks, no control characters."""
+    """Allow text as it may stand on a terminal: no line breaks, no control characters."""
     return Rule(
         lambda value: isinstance(value, str) and len(value) <= longest and value.isprintable(),
         f"up to {longest} printable characters",
@@ -48,7 +48,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_parity(value: Any) -> bool:
-    """None, or a few named numbers; PSNR is infinite where pictures are equal."""
+    """Allow None, or a few named numbers; PSNR is infinite where pictures are equal."""
     if value is None:
         return True
     if not isinstance(value, dict) or len(value) > 16:

@@ -92,7 +92,7 @@ class EngineInfo:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """The fields we know, all of which must be there unless they have a default. Raises `ValueError`."""
+    """Parse the fields we know, all of which must be there unless they have a default. Raises `ValueError`."""
     if len(text) > MOST_TEXT:
         raise ValueError(f"{len(text)} characters, expected at most {MOST_TEXT}")
     values = json.loads(text)

@@ -73,7 +73,7 @@ class OnnxSession:
 
 
 def _stored(nodes: Iterable[Any]) -> list[Stored]:
-    """Inputs or outputs as ONNX Runtime describes them: "tensor(uint8)", and text or None for a size left open."""
+    """List inputs or outputs as ONNX Runtime describes them: "tensor(uint8)", and text or None for a size left open."""
     types = {"float": "float32"}
     names = [node.type.removeprefix("tensor(").removesuffix(")") for node in nodes]
     return [Stored(node.name, types.get(name, name), tuple(node.shape)) for node, name in zip(nodes, names)]

@@ -75,7 +75,7 @@ class OpenVINOSession:
 
 
 def _stored(ports: Iterable[Any]) -> list[Stored]:
-    """Inputs or outputs as OpenVINO describes them, one for each name a tensor goes by."""
+    """List inputs or outputs as OpenVINO describes them, one for each name a tensor goes by."""
     found = []
     for port in ports:
         sizes = [size.get_length() if size.is_static else str(size) for size in port.partial_shape]

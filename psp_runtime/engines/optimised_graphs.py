@@ -35,7 +35,7 @@ DIGESTS, SEEN = "digests.json", "seen.json"
 def optimised_graph(
     engine: Path, version: str, write: Callable[[Path, str], None], beside: Iterable[Path] = ()
 ) -> Path | None:
-    """The optimised form of an engine for this CPU and `version` of ONNX Runtime; None where none is kept.
+    """Find or make the optimised form of an engine for this CPU and `version` of ONNX Runtime; None where none is kept.
 
     `beside` are the files that hold weights of it. `write(graph, weights)` makes one: a file, and the name of another
     beside it for the weights. It is called where none is kept yet, or what is kept is damaged; a warning says so. A
@@ -72,7 +72,7 @@ def forget(graph: Path) -> None:
 
 
 def _is_whole(entry: Path) -> bool:
-    """Whether an entry holds what was written into it: its files are hashed where they changed, and once a day."""
+    """Tell whether an entry holds what was written into it: its files are hashed where they changed, and once a day."""
     kept = _read_json(entry / DIGESTS)
     names = [name for name in (GRAPH, WEIGHTS) if name in kept]
     if kept.get("entry") != entry.name or GRAPH not in names or not all((entry / name).is_file() for name in names):
@@ -89,13 +89,13 @@ def _is_whole(entry: Path) -> bool:
 
 
 def _looks(path: Path) -> list[int]:
-    """What changes with a file; nobody can set the time of its last change (ctime)."""
+    """List what changes with a file; nobody can set the time of its last change (ctime)."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """An object of JSON; empty for a file that is not there, or damaged."""
+    """Read an object of JSON; empty for a file that is not there, or damaged."""
     try:
         found = json.loads(path.read_bytes()[: 1 << 16])
     except (OSError, ValueError, RecursionError):
@@ -109,7 +109,7 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def _write_entry(entry: Path, size: int, write: Callable[[Path, str], None]) -> None:
-    """Whole or not at all, also with another process at the same work, and after a power failure."""
+    """Write an entry whole or not at all, also with another process at the same work, and after a power failure."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     # An FP16 engine is kept in FP32, which is what a CPU computes.
     if shutil.disk_usage(entry.parent).free < 3 * size:
@@ -147,7 +147,7 @@ def _short_hash(text: str) -> str:
 
 
 def _file_hash(path: Path, entries: Path) -> str:
-    """SHA-256 of a file. Noted under its place, size and times, because reading a gigabyte takes a second.
+    """Hash a file with SHA-256. Noted under its place, size and times, because reading a gigabyte takes a second.
 
     A note ends with a hash of itself and the file's place: one that is damaged, or of another file, does not count.
     """

@@ -16,7 +16,7 @@ Field = tuple[int, int, int]
 
 
 def walk(data: Bytes, start: int, end: int) -> Iterator[Field]:
-    """The fields of a message, `data[start:end]`, but plain numbers. Raises `EOFError` where it is none, or cut off."""
+    """Yield the fields of a message, `data[start:end]`, but plain numbers. Raises `EOFError` where it is damaged."""
     for _ in range(MOST_FIELDS):
         if start >= end:
             return
@@ -31,7 +31,7 @@ def walk(data: Bytes, start: int, end: int) -> Iterator[Field]:
 
 
 def _length(data: Bytes, wire: int, start: int, end: int) -> tuple[int, int]:
-    """How many bytes a field of this type has, and where they begin: behind a number there are none."""
+    """Find how many bytes a field of this type has, and where they begin: behind a number there are none."""
     if wire == _BYTES:
         return _varint(data, start, end)
     if wire == _VARINT:
@@ -42,13 +42,13 @@ def _length(data: Bytes, wire: int, start: int, end: int) -> tuple[int, int]:
 
 
 def entry(data: Bytes, start: int, end: int) -> tuple[bytes, bytes]:
-    """Key (field 1) and value (field 2) of a StringStringEntryProto."""
+    """Read key (field 1) and value (field 2) of a StringStringEntryProto."""
     found = {number: data[begin:stop] for number, begin, stop in walk(data, start, end)}
     return found.get(1, b""), found.get(2, b"")
 
 
 def _varint(data: Bytes, start: int, end: int) -> tuple[int, int]:
-    """A number, and where it ends."""
+    """Read a number, and where it ends."""
     if start < end and data[start] < 0x80:  # most are one byte
         return data[start], start + 1
     value = 0

@@ -35,7 +35,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, appen
 
 
 def open_upright(picture: Picture, name: str, exact: bool = True, formats: Sequence[str] | None = None) -> Upright:
-    """A decoded picture; a caller's own object is not changed.
+    """Decode a picture; a caller's own object is not changed.
 
     `exact` is for class ids: else a JPEG too large for the memory of one picture is decoded at a half, a quarter or an
     eighth of its size. `formats` are Pillow's names of those that are taken from files, all by default.
@@ -97,13 +97,13 @@ def _identified(file: BinaryIO, name: str, formats: Sequence[str] | None) -> Ima
 
 @functools.cache
 def _readable() -> list[str]:
-    """Pillow's names of the formats that are read."""
+    """List Pillow's names of the formats that are read."""
     Image.init()
     return [name for name in Image.OPEN if name not in _PROGRAMS]
 
 
 def _unreadable_tiff(file: BinaryIO) -> str:
-    """Why Pillow does not know a picture: the TIFF files it cannot read are explained."""
+    """Say why Pillow does not know a picture: the TIFF files it cannot read are explained."""
     try:
         tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
         file.seek(tags.next)
@@ -125,20 +125,20 @@ def _loaded(image: Image.Image) -> Upright:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How values lie in a file, in Pillow's words; empty for pictures that are none."""
+    """Say how values lie in a file, in Pillow's words; empty for pictures that are none."""
     tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else ""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def _stated_white(image: Image.Image) -> int:
-    """What is white in grey of more than 8 bits: in 12 bits 4095, in signed 16 bits 32767."""
+    """Find what is white in grey of more than 8 bits: in 12 bits 4095, in signed 16 bits 32767."""
     raw = _raw_mode(image)
     return 4095 if raw.startswith("I;12") else SIGNED if raw in ("I;16S", "I;16BS", "I;16NS") else 65535
 
 
 def _stored_top(image: Image.Image) -> int | None:
-    """The largest grey value a file can hold, where Pillow stretches that to 8 or 16 bits; None elsewhere."""
+    """Find the largest grey value a file can hold, where Pillow stretches that to 8 or 16 bits; None elsewhere."""
     tiles = getattr(image, "tile", None)  # of files only: how Pillow decodes them
     decoder, _, _, arguments = tiles[0][:4] if tiles else ("", None, 0, None)
     if decoder in ("ppm", "ppm_plain") and isinstance(arguments, tuple):

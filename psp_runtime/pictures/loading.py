@@ -54,7 +54,7 @@ def load(
     classes: int = CHANNELS["labels"],
     formats: Sequence[str] | None = None,
 ) -> NDArray[np.uint8]:
-    """One picture as an engine eats it, S = `size`.
+    """Load one picture as an engine eats it, S = `size`.
 
     "rgb": [S,S,3]; "sketch": [S,S,1], grey; both in [0, 255], turned as EXIF says, transparency on white, grey of more
     than 8 bits scaled to 8. "labels": [S,S] class ids in [0, classes): palette indices or grey values, as stored.
@@ -163,7 +163,7 @@ def _labels(upright: Upright, name: str, size: int, classes: int) -> NDArray[np.
 
 
 def _is_labelled(image: Image.Image) -> bool:
-    """Whether a picture seems to hold class ids: several palette indices or shades of grey, all of them small."""
+    """Tell whether a picture seems to hold class ids: several palette indices or shades of grey, all of them small."""
     if image.mode not in ("L", "P") or (image.mode == "P" and "transparency" in image.info):
         return False
     ids = np.flatnonzero(image.histogram())
@@ -171,6 +171,6 @@ def _is_labelled(image: Image.Image) -> bool:
 
 
 def in_colours(picture: Image.Image) -> bool:
-    """Whether colours vary over a picture, both against green: paper and pencil of any one colour do not."""
+    """Tell whether colours vary over a picture, both against green: paper and pencil of any one colour do not."""
     x = np.asarray(picture.convert("RGB").resize((_SIDE, _SIDE)), np.float32)
     return bool(min((x[..., channel] - x[..., 1]).std() for channel in (0, 2)) > _PLAIN)

@@ -35,7 +35,7 @@ _CONVERTING, _SIDES = 40, 1100
 
 
 def needed(image: Image.Image, scale: int = 1) -> float:
-    """Bytes for decoding and reading a picture that is not decoded yet, at one part in `scale` of its sides."""
+    """Count the bytes for decoding and reading a picture that is not decoded yet, its sides divided by `scale`."""
     width, height = (-(-side // scale) for side in image.size)
     decoder = _DECODERS.get(image.format or "", _OTHERS) + _jpeg_coefficients(image)
     decoding = width * height * _MODES.get(image.mode, 4) + image.width * image.height * decoder
@@ -45,19 +45,19 @@ def needed(image: Image.Image, scale: int = 1) -> float:
 
 
 def fits(image: Image.Image) -> bool:
-    """Whether a picture takes no more memory than one may."""
+    """Tell whether a picture takes no more memory than one may."""
     return image.width * image.height <= MAX_PIXELS and needed(image) <= BUDGET
 
 
 def scale(image: Image.Image) -> int:
-    """The smallest of 2, 4 and 8 at which a JPEG fits when it is decoded that much smaller; 0 where none is enough."""
+    """Choose the smallest of 2, 4 and 8 at which a JPEG fits, decoded that much smaller; 0 where none is enough."""
     if image.width * image.height > MAX_SHRUNK:
         return 0
     return next((scale for scale in (2, 4, 8) if needed(image, scale) <= BUDGET), 0)
 
 
 def _jpeg_coefficients(image: Image.Image) -> float:
-    """Bytes per pixel of all coefficients of a JPEG, kept where several scans bring them, each for itself."""
+    """Count the bytes per pixel of all coefficients of a JPEG, kept where several scans bring them, each for itself."""
     layers: Any = getattr(image, "layer", None)
     if image.format not in SHRUNK or not layers or not _has_scans(image, len(layers)):
         return 0.0
@@ -66,12 +66,12 @@ def _jpeg_coefficients(image: Image.Image) -> float:
 
 
 def _has_scans(image: Image.Image, components: int) -> bool:
-    """Whether a JPEG is progressive, or its first scan has not all components."""
+    """Tell whether a JPEG is progressive, or its first scan has not all components."""
     return "progressive" in image.info or _scanned(image) < components
 
 
 def _scanned(image: Image.Image) -> int:
-    """Components in the first scan of a JPEG: the segments before it are skipped by their lengths. 0 without a scan."""
+    """Count the components in the first scan of a JPEG, behind segments of known lengths. 0 without a scan."""
     file: Any = getattr(image, "fp", None)
     place = file.tell()
     try:
@@ -88,7 +88,7 @@ def _scanned(image: Image.Image) -> int:
 
 
 def _tiff(image: Image.Image) -> float:
-    """Bytes of a strip or tile of a TIFF, which may be larger than the picture, and of the copy that is turned."""
+    """Count the bytes of a strip or tile of a TIFF, perhaps larger than the picture, and of the copy that is turned."""
     if image.format != "TIFF":
         return 0.0
     tags: Any = image.tag_v2  # type: ignore[attr-defined]
@@ -100,7 +100,7 @@ def _tiff(image: Image.Image) -> float:
 
 
 def _is_raw(image: Image.Image) -> bool:
-    """Whether a file holds plain values, which are copied, or mapped, into the picture."""
+    """Tell whether a file holds plain values, which are copied, or mapped, into the picture."""
     tiles: Any = getattr(image, "tile", None)
     return bool(tiles) and tiles[0][0] == "raw" and image.format != "WEBP"
 

@@ -40,12 +40,12 @@ class Upright(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height, upright."""
+        """Give width and height, upright."""
         width, height = self.image.size
         return (height, width) if self.orientation in _SWAPPED else (width, height)
 
     def strips(self) -> Iterator[Image.Image]:
-        """The picture from top to bottom, in strips of its whole width; each is a copy."""
+        """Yield the picture from top to bottom, in strips of its whole width; each is a copy."""
         width, height = self.size
         rows = max(1, STRIP // width)
         for start in range(0, height, rows):
@@ -60,7 +60,7 @@ class Upright(NamedTuple):
         return strip.transpose(_TURNS[self.orientation]) if self.orientation in _TURNS else strip
 
     def resized(self, size: int, convert: Callable[[Image.Image], Image.Image], how: Image.Resampling) -> Image.Image:
-        """A square of `size` pixels of what `convert` makes of the picture, of one mode."""
+        """Make a square of `size` pixels of what `convert` makes of the picture, of one mode."""
         narrow, place = None, 0
         for strip in self.strips():
             part = convert(strip).resize((size, strip.height), how)

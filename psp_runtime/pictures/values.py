@@ -20,7 +20,7 @@ NARROW = (
 
 
 def grey_top(image: Image.Image, stated: int, name: str) -> int:
-    """The value that is white in a grey picture of more than 8 bits: what its file states, or its values suggest.
+    """Find the value that is white in a grey picture of more than 8 bits: what its file states, or its values suggest.
 
     `stated` is `Upright.white`. Raises `PictureError` for values that are no grey of 16 bits. Warns where it guesses.
     """
@@ -39,7 +39,7 @@ def grey_top(image: Image.Image, stated: int, name: str) -> int:
 
 
 def eight_bit(strip: Image.Image, top: int) -> Image.Image:
-    """Grey of more bits scaled so that `top` is 255 (Pillow's own conversion clips it); other modes as they are."""
+    """Scale grey of more bits so that `top` is 255 (Pillow's own conversion clips it); other modes as they are."""
     if not strip.mode.startswith("I"):
         return strip
     values = np.asarray(strip).astype(np.int64)
@@ -50,7 +50,7 @@ def eight_bit(strip: Image.Image, top: int) -> Image.Image:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Transparency laid on white; pictures without any as they are."""
+    """Lay transparency on white; pictures without any as they are."""
     if not {"A", "a"} & set(image.getbands()) and "transparency" not in image.info:
         return image
     image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
@@ -58,7 +58,7 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def class_ids(strip: Image.Image, top: int | None, name: str) -> NDArray[Any]:
-    """Palette indices or grey values [H,W], as stored; an alpha channel says nothing about classes.
+    """Read palette indices or grey values [H,W], as stored; an alpha channel says nothing about classes.
 
     `top` is that of `Upright`. Raises `PictureError` for pictures that are no label maps.
     """

@@ -149,7 +149,7 @@ def read_table(table: Path) -> tuple[list[str], list[int]]:
 
 
 def _checked(table: Path, rows: Iterable[list[str]]) -> Iterator[list[str]]:
-    """The rows but a heading, as they are read: of a large table the first wrong row is named at once."""
+    """Yield the rows but a heading, as they are read: of a large table the first wrong row is named at once."""
     begun = False
     for number, row in enumerate(rows, 1):
         cells = [cell.strip() for cell in row]

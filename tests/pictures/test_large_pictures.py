@@ -18,7 +18,7 @@ from psp_runtime.pictures import decoding, memory, strips
 from psp_runtime.pictures.loading import load
 from psp_runtime.pictures.strips import Upright
 
-SUPPORT = Path(__file__).parents[1] / "support"
+TOOL = Path(__file__).parents[2] / "tools" / "picture_peaks.py"
 RNG = np.random.default_rng(3)
 NOISE = RNG.integers(0, 256, (300, 410, 4), np.uint8)
 
@@ -190,7 +190,7 @@ def test_only_the_formats_asked_for_are_read(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_pictures_at_the_limit_take_no_more_than_it(tmp_path: Path) -> None:
     """46 kinds at a sixteenth of the real limit: the same bytes per pixel."""
-    command = [sys.executable, "-W", "ignore", str(SUPPORT / "picture_peaks.py"), "56e6"]
+    command = [sys.executable, "-W", "ignore", str(TOOL), "56e6"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     found = [json.loads(line) for line in lines]
     read = [one for one in found if "side" in one]

@@ -58,7 +58,7 @@ class TensorRTEngine:
             self.kernels = CompiledKernels(self._config, kernel_file(plan, trt.__version__, gpu.device.name()))
 
     def stored(self, inputs: bool) -> list[Stored]:
-        """Its inputs, or its outputs, as `check_graph` takes them."""
+        """List its inputs, or its outputs, as `check_graph` takes them."""
         chosen = [tensor for tensor in self.tensors if tensor.is_input == inputs]
         return [Stored(tensor.name, np.dtype(tensor.dtype).name, tensor.shape) for tensor in chosen]
 

@@ -1,6 +1,6 @@
 """The highest memory of a process while it loads pictures that are just below the limit, of every kind.
 
-python tests/support/picture_peaks.py [BUDGET]     # in bytes; without one, that of the runtime: some minutes
+python tools/picture_peaks.py [BUDGET]     # in bytes; without one, that of the runtime: some minutes
 
 One line of JSON for each picture: what it is, its size, and the bytes that loading it took at the highest.
 """
@@ -155,7 +155,7 @@ if __name__ == "__main__":
     Image.MAX_IMAGE_PIXELS = None
     if len(sys.argv) > 1:
         memory.BUDGET = int(float(sys.argv[1]))
-    load(Path(__file__).parents[1] / "golden" / "picture.png", "rgb")  # what is imported is not counted
+    load(Path(__file__).parents[1] / "tests" / "golden" / "picture.png", "rgb")  # what is imported is not counted
     with tempfile.TemporaryDirectory() as home:
         for line in peaks(Path(home)):
             print(json.dumps(line), flush=True)
