@@ -43,26 +43,39 @@ class _Storage(NamedTuple):
     size: int
 
 
-class _Tensor(NamedTuple):
-    """A tensor that is not made yet: a view of a storage."""
+class TensorView(NamedTuple):
+    """A tensor that is not made yet: a view of the numbers of a storage, counted in numbers."""
 
-    storage: _Storage
+    storage: Any
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    def check(self, count: int) -> None:
+        """Raise `ForbiddenError` unless it views some of `count` numbers, and makes no more of them."""
+        last = sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
+        size: int = math.prod(self.shape)
+        least = min(self.offset, *self.shape, *self.strides, 0)
+        if least < 0 or max(size, self.offset + last + 1 if size else 0) > count:
+            raise ForbiddenError(f"it holds a tensor {list(self.shape)} of {count} numbers")
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: object) -> _Tensor:
-    if not isinstance(storage, _Storage):
-        raise ForbiddenError("it holds a tensor without numbers")
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+def views_of(kind: type) -> StandIn:
+    """Stand in for the functions of torch that rebuild a tensor, of storages of this kind."""
+
+    def make(storage: Any, offset: int, shape: Any, strides: Any, *_: object) -> TensorView:
+        if not isinstance(storage, kind):
+            raise ForbiddenError("it holds a tensor without numbers")
+        return TensorView(storage, offset, tuple(shape), tuple(strides))
+
+    return StandIn(make)
 
 
 GLOBALS: dict[str, Any] = {
     **NUMPY_GLOBALS,
     "collections.OrderedDict": Table,
-    "torch._utils._rebuild_tensor": StandIn(_tensor),
-    "torch._utils._rebuild_tensor_v2": StandIn(_tensor),
+    "torch._utils._rebuild_tensor": views_of(_Storage),
+    "torch._utils._rebuild_tensor_v2": views_of(_Storage),
     "torch._utils._rebuild_parameter": StandIn(lambda tensor, *_: tensor),
     **{f"torch.{name}": name for name in STORAGES},
     **{f"torch.cuda.{name}": name for name in STORAGES},
@@ -143,21 +156,15 @@ def _made(value: Any, numbers: Mapping[str, NDArray[Any]]) -> Any:
 
 
 def _one(value: Any, numbers: Mapping[str, NDArray[Any]]) -> Any:
-    if isinstance(value, _Tensor):
+    if isinstance(value, TensorView):
         return _array(value, numbers[value.storage.key])
     return value.value if isinstance(value, PickledArray) else value
 
 
-def _array(tensor: _Tensor, raw: NDArray[Any]) -> NDArray[Any]:
+def _array(tensor: TensorView, raw: NDArray[Any]) -> NDArray[Any]:
     """The numbers that a tensor views, copied."""
     flat = raw.view(STORAGES[tensor.storage.name])
-    last = sum((side - 1) * stride for side, stride in zip(tensor.shape, tensor.strides, strict=True))
-    count: int = math.prod(tensor.shape)
-    sizes = (tensor.offset, *tensor.shape, *tensor.strides)
-    if min(sizes) < 0 or (count and tensor.offset + last >= len(flat)):
-        raise ForbiddenError(f"it holds a tensor {list(tensor.shape)} beyond its {len(flat)} numbers")
-    if count > len(flat):  # strides of 0 make much out of little
-        raise ForbiddenError(f"it holds a tensor {list(tensor.shape)} of {len(flat)} numbers")
+    tensor.check(len(flat))
     steps = [stride * flat.itemsize for stride in tensor.strides]
     view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, steps, writeable=False)
     return _widened(view) if tensor.storage.name == "BFloat16Storage" else view.astype(view.dtype.newbyteorder("="))

@@ -15,7 +15,7 @@ import torch
 from psp_runtime.disk import sha256_of
 from psp_train.checkpoints.architecture import generator_config
 from psp_train.checkpoints.layouts import as_tensor, unwrapped
-from psp_train.checkpoints.nvidia import NvidiaGenerator, read_nvidia_generator
+from psp_train.checkpoints.nvidia import GeneratorWeights, read_nvidia_generator
 from psp_train.checkpoints.nvidia_pickles import is_pickle
 from psp_train.checkpoints.psp import Checkpoint, read_shapes, shaped_average
 from psp_train.checkpoints.state_files import StateDict, WeightsError, listed, load_strictly, read_state_file
@@ -59,7 +59,7 @@ def with_generator(checkpoint: Checkpoint, path: str | Path, class_index: int | 
     return replace(checkpoint, generator=theirs, sha256=digest, name=f"{checkpoint.name} over {path.name}")
 
 
-def _read(path: Path, class_index: int | None) -> NvidiaGenerator:
+def _read(path: Path, class_index: int | None) -> GeneratorWeights:
     """Read a state dict with rosinality's keys, an average w and a clamp, the last two if the file has them."""
     if path.is_file() and is_pickle(path):
         return read_nvidia_generator(path, class_index)
@@ -68,7 +68,7 @@ def _read(path: Path, class_index: int | None) -> NvidiaGenerator:
         raise WeightsError(f"{path} is not a StyleGAN2 generator: expected 'g_ema', found {listed(data)}")
     if class_index is not None:
         raise WeightsError(f"--class {class_index}: {path} has no classes, leave it out")
-    return NvidiaGenerator(unwrapped(data["g_ema"]), as_tensor(data.get("latent_avg")), None)
+    return GeneratorWeights(unwrapped(data["g_ema"]), as_tensor(data.get("latent_avg")), None)
 
 
 def _is_constant(key: str) -> bool:

@@ -20,7 +20,7 @@ from psp_train.checkpoints.tensorflow_names import with_torch_names
 Change = Callable[[torch.Tensor], torch.Tensor]
 
 
-class NvidiaGenerator(NamedTuple):
+class GeneratorWeights(NamedTuple):
     """A generator: `state` with rosinality's keys, its average w [S] if the file has one, and its clamp if it has one.
 
     Activations are limited to -clamp…clamp, in FP32 too.
@@ -84,7 +84,7 @@ CLASSES = "mapping.embed.weight"
 AVERAGE = "mapping.w_avg"
 
 
-def read_nvidia_generator(path: Path, class_index: int | None = None) -> NvidiaGenerator:
+def read_nvidia_generator(path: Path, class_index: int | None = None) -> GeneratorWeights:
     """Read a StyleGAN2 generator out of a network pickle; of a conditional one, the mapping network of one class.
 
     Raises `WeightsError` for anything else, for another architecture, and for a class that is missing or not there.
@@ -104,7 +104,7 @@ def read_nvidia_generator(path: Path, class_index: int | None = None) -> NvidiaG
             state[found[0]] = found[1](value)
     if unknown:
         raise WeightsError(f"{path} is no StyleGAN2 generator as this toolkit knows it: it also has {listed(unknown)}")
-    return NvidiaGenerator(_with_noise(path, state, network), average, _clamp(path, network))
+    return GeneratorWeights(_with_noise(path, state, network), average, _clamp(path, network))
 
 
 def _renamed(key: str) -> tuple[str, Change] | None:

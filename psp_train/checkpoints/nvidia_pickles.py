@@ -9,7 +9,6 @@ read with `weights_only` when they are wanted.
 """
 
 import io
-import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ import torch
 
 from psp_runtime.arrays.numpy_pickles import NUMPY_GLOBALS, PickledArray
 from psp_runtime.arrays.pickles import ForbiddenError, Record, StandIn, Table, load
-from psp_runtime.arrays.torch_files import OLDER
+from psp_runtime.arrays.torch_files import OLDER, TensorView, views_of
 from psp_train.checkpoints.state_files import StateDict, WeightsError, listed
 
 #: Modules of one network, one inside of the other: published generators have four levels and some hundred modules.
@@ -55,15 +54,6 @@ class _Storage(NamedTuple):
     stream: bytes
 
 
-class _Tensor(NamedTuple):
-    """A tensor that is not made yet: a view of a storage."""
-
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
 class _TFNetwork(Record):
     """What stands for a network of TensorFlow's layout: its state."""
 
@@ -83,18 +73,12 @@ def _storage(stream: Any) -> _Storage:
     return _Storage(stream)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: object) -> _Tensor:
-    if not isinstance(storage, _Storage):
-        raise ForbiddenError("it holds a tensor without numbers")
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
-
-
 _SET = StandIn(lambda items=(): set(items))
 GLOBALS: dict[str, Any] = {
     **NUMPY_GLOBALS,
     "torch_utils.persistence._reconstruct_persistent_obj": StandIn(_module),
     "torch._utils._rebuild_parameter": StandIn(lambda tensor, *_: tensor),
-    "torch._utils._rebuild_tensor_v2": StandIn(_tensor),
+    "torch._utils._rebuild_tensor_v2": views_of(_Storage),
     "torch.storage._load_from_bytes": StandIn(_storage),
     "collections.OrderedDict": Table,
     "dnnlib.util.EasyDict": Record,
@@ -152,7 +136,7 @@ def _torch_network(module: _Module, limit: int) -> Network:
         prefix = f"{name}." if name else ""
         left_out = state.get("_non_persistent_buffers_set") or ()
         for key, value in (*_group(state, "_parameters"), *_group(state, "_buffers")):
-            if isinstance(value, _Tensor) and key not in left_out:
+            if isinstance(value, TensorView) and key not in left_out:
                 made = network.tensors[prefix + key] = _make_tensor(value)
                 size += made.nbytes
         if size > limit:
@@ -181,7 +165,7 @@ def _group(state: dict[str, Any], name: str) -> list[tuple[Any, Any]]:
     return list(group.items())
 
 
-def _make_tensor(tensor: _Tensor) -> torch.Tensor:
+def _make_tensor(tensor: TensorView) -> torch.Tensor:
     """Read the numbers of a tensor, and take what it views of them."""
     try:
         storage = torch.load(io.BytesIO(tensor.storage.stream), map_location="cpu", weights_only=True)
@@ -190,10 +174,7 @@ def _make_tensor(tensor: _Tensor) -> torch.Tensor:
     if not isinstance(storage, torch.storage.TypedStorage):
         raise ForbiddenError(f"the numbers of a tensor are a {type(storage).__name__}")
     flat = torch.empty(0, dtype=storage.dtype).set_(storage)
-    last = sum((side - 1) * stride for side, stride in zip(tensor.shape, tensor.strides, strict=True))
-    count, sizes = math.prod(tensor.shape), (tensor.offset, *tensor.shape, *tensor.strides)
-    if min(sizes) < 0 or max(count, tensor.offset + last + 1 if count else 0) > len(flat):
-        raise ForbiddenError(f"it holds a tensor {list(tensor.shape)} of {len(flat)} numbers")
+    tensor.check(len(flat))
     return flat.as_strided(tensor.shape, tensor.strides, tensor.offset).clone()
 
 

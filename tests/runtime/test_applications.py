@@ -345,7 +345,11 @@ def test_classes_are_swapped_all_at_once() -> None:
 def test_reading_arrays_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(b"not numpy")
     np.save(tmp_path / "b.npy", np.array([{}], object))
-    for name, message in (("a", "not a .npy, .npz or .pt file"), ("b", "not a .npy file"), ("none", "No such file")):
+    for name, message in (
+        ("a", "not a .npy, .npz or .pt file"),
+        ("b", "holds a dict without arrays"),
+        ("none", "No such file"),
+    ):
         with pytest.raises(PspError, match=message):
             read_array(tmp_path / f"{name}.npy")
 
