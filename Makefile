@@ -42,7 +42,7 @@ gallery: install
 reference: install
 	$(BIN)/python tools/reference.py
 
-# Measure this machine, peers included, and put the result into benchmarks/results, the chart into docs and the table into the README.
+# Measure this machine, the baseline on OpenVINO and torch.compile included, and put the result into benchmarks/results, the chart into docs and the table into the README.
 bench: install
 	$(BIN)/python benchmarks/latency.py --peers --json benchmarks/results --plot docs/latency.png
 	$(BIN)/python benchmarks/table.py

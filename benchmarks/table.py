@@ -65,7 +65,8 @@ def published(results: list[dict]) -> list[dict]:
 
 def table(result: dict) -> str:
     """One Markdown table: rows of the paper, a column for each side, what it ran on below."""
-    sides = {entry["side"]: entry["ours"] for entry in sorted(result["rows"], key=lambda entry: "x_psp" in entry)}
+    in_order = sorted(result["rows"], key=lambda entry: entry["row"] != HEADLINE)
+    sides = {entry["side"]: entry["ours"] for entry in in_order}
     names = [side.replace(OURS, "this toolkit") for side in sides]
     header = ["seconds per picture", "paper, Tesla P40", "work, GFLOP", *names]
     lines = [_row(header), _row(["---"] + ["---:"] * (len(header) - 1))]

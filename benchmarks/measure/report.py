@@ -42,13 +42,13 @@ ROTATE_NOTE = (
     "published at 256²; the generator alone; the paper's time has a face detector, landmarks, a 3D fit and three "
     "renderings too"
 )
-PSP_NOTE = "the released timing does not wait for the GPU"
+INVERSION_NOTE = "the released timing does not wait for the GPU"
 ROWS = (
     PaperRow("ALAE", 0.207, (Piece("alae", "full"),), ALAE_NOTE),
     PaperRow("IDInvert", 0.032, (Piece("idinvert", "full"),), IDINVERT_NOTE),
     PaperRow("W encoder", 0.064, (Piece("w", "encoder"), GENERATOR), "encoder + the shared generator"),
     PaperRow("naive W+", 0.064, (Piece("naive_wplus", "encoder"), GENERATOR), "encoder + the shared generator"),
-    PaperRow("pSp inversion", 0.105, (FULL,), PSP_NOTE),
+    PaperRow("pSp inversion", 0.105, (FULL,), INVERSION_NOTE),
     PaperRow("Rotate-and-Render", 1.5, (Piece("rotatespade", "generator"),), ROTATE_NOTE),
     PaperRow("pSp frontalization", 0.1, (FULL,), "the same architecture: timing of pSp inversion"),
 )

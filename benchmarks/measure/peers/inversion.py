@@ -198,9 +198,8 @@ class _StyledLayer(nn.Module):
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         x = self.convolve(x) + self.noise_weight * self.noise
-        _, centred, variance = moments(F.leaky_relu(x, 0.2))
         scale, shift = self.style(code)[:, :, None, None].chunk(2, 1)
-        return centred * (scale * (variance + STYLE_EPS).rsqrt()) + shift
+        return F.instance_norm(F.leaky_relu(x, 0.2), eps=STYLE_EPS) * scale + shift
 
 
 def _convolution(tensors: LayerTensors, grows: bool) -> nn.Module:
