@@ -24,7 +24,7 @@ from psp_runtime.pictures.encoding import FORMATS
 OUTPUT_ENDING = "_out"
 #: What a changed input is saved as, beside its output.
 INPUT_ENDING = "_input"
-_OUTPUT_STEM = re.compile(rf"(.+){OUTPUT_ENDING}(_\d+|{INPUT_ENDING})?")
+_OUTPUT_STEM = re.compile(rf"(.+?)(_face\d+)?{OUTPUT_ENDING}(_\d+|{INPUT_ENDING})?")
 
 #: What Synology, macOS and Windows put into folders, in small letters.
 _OF_SYSTEMS = frozenset(
@@ -88,13 +88,17 @@ def sort_out(names: Iterable[PurePath]) -> Listing:
 
 
 def without_outputs(pictures: Iterable[Path]) -> list[Path]:
-    """Leave out each X_out, X_out_NUMBER and X_out_input whose picture X is among the others of the same folder."""
+    """Leave out each X_out, X_out_NUMBER and X_out_input whose picture X is among the others of the same folder.
+
+    So too X_faceN_out and so on, of the faces of a photo.
+    """
     pictures = list(pictures)
     known = {path.with_suffix("") for path in pictures}
 
     def is_output(path: Path) -> bool:
         match = _OUTPUT_STEM.fullmatch(path.stem)
-        return match is not None and path.with_name(match[1]) in known
+        stems = {match[1], f"{match[1]}{match[2] or ''}"} if match else set()
+        return any(path.with_name(stem) in known for stem in stems)
 
     return [path for path in pictures if not is_output(path)]
 
