@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test floors lint readme grid gallery reference bench bench-check ptx
+.PHONY: install demo test floors lint readme grid gallery photos reference bench bench-check ptx
 
 install: .venv/installed
 
@@ -37,6 +37,10 @@ grid: install
 # Contact sheets of every application, docs/gallery.
 gallery: install
 	$(BIN)/python tools/gallery.py
+
+# Whole photos before and after, docs/photos.
+photos: install
+	$(BIN)/python tools/photos.py
 
 # The reference of the Python API and of the commands, docs/reference.
 reference: install

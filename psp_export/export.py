@@ -123,6 +123,7 @@ def engine_info(checkpoint: Checkpoint, options: Options) -> EngineInfo:
         checkpoint=checkpoint.sha256,
         license=checkpoint.license,
         custom_ops=options.custom_ops,
+        crop_scale=checkpoint.crop_scale,
     )
 
 

@@ -3,6 +3,7 @@
     import psp_runtime
     with psp_runtime.load("psp.onnx") as pipeline:
         pipeline("face.png").save("face_out.png")
+        pipeline.translate_photo("holiday.jpg").save("holiday_out.jpg")  # a whole photo, its face translated
         faces = pipeline.mix(pipeline.prepare(["sketch.png"]), pipeline.styles(5, seed=7))  # uint8 [1,5,H,W,3]
 
 Importing this package loads neither an inference library nor CUDA, and NumPy and Pillow only when a name of it is used;
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from psp_runtime import alignment
     from psp_runtime.engines.info import EngineInfo, read_info
     from psp_runtime.errors import DeviceError, EngineError, PictureError, PspError
     from psp_runtime.pipeline import Pipeline, Translation
@@ -28,6 +30,7 @@ __all__ = [
     "Pipeline",
     "PspError",
     "Translation",
+    "alignment",
     "load",
     "read_info",
 ]
@@ -55,6 +58,8 @@ def load(path: str | Path, device: str = "auto") -> "Pipeline":
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562)."""
+    if name == "alignment":
+        return import_module("psp_runtime.alignment")
     for module, names in _HOMES.items():
         if name in names:
             return getattr(import_module(module), name)

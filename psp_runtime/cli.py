@@ -22,6 +22,7 @@ VERBS = {
     "edit": ("Use", "psp_runtime.commands:edit", "move pictures along a direction: smile, age, …"),
     "swap": ("Use", "psp_runtime.commands:swap", "render label maps before and after classes change"),
     "decode": ("Use", "psp_runtime.commands:decode", "make the pictures of saved latents"),
+    "align": ("Use", "psp_runtime.commands:align", "cut the faces of photos out as FFHQ was: training data"),
     "direction": ("Use", "psp_runtime.commands:direction", "learn a direction from labelled examples"),
     "export": ("Make", "psp_export.cli:app", "turn a checkpoint into verified ONNX and TensorRT engines"),
     "train": ("Train", "psp_train.cli:app", "train an encoder for a task over a frozen StyleGAN2"),
@@ -33,7 +34,9 @@ VERBS = {
     "sample": ("Look", "psp_train.drawn.samples:app", "draw a face, sketch, label map or scene to try things on"),
 }
 #: What follows --ray if it is an address and not a picture.
-_RAY_ADDRESS = re.compile(rf"ray://.+|auto|{LOCAL_RAY}|[\w.-]+:\d+")
+_RAY_ADDRESS = rf"ray://.+|auto|{LOCAL_RAY}|[\w.-]+:\d+"
+#: Options whose value may be left out, which typer does not allow: what a value looks like, and what stands for none.
+_OPTIONAL = {"--ray": (_RAY_ADDRESS, LOCAL_RAY), "--paste-back": ("face|square", "face")}
 
 
 class Verbs(TyperGroup):
@@ -105,13 +108,14 @@ def _check_verb(verb: str) -> None:
 def _prepare_arguments() -> None:
     if "" in sys.argv[1:]:  # as a path it would be this folder
         console.end("one of the arguments is empty, perhaps from a variable that is not set: leave it out")
-    sys.argv[1:] = _with_ray_address(sys.argv[1:])
+    sys.argv[1:] = _with_values(sys.argv[1:])
 
 
-def _with_ray_address(arguments: list[str]) -> list[str]:
-    """--ray may stand alone, which typer does not allow an option with a value."""
-    following = [*arguments[1:], ""]
-    return [
-        f"--ray={LOCAL_RAY}" if one == "--ray" and not _RAY_ADDRESS.fullmatch(after) else one
-        for one, after in zip(arguments, following)
-    ]
+def _with_values(arguments: list[str]) -> list[str]:
+    return [_with_value(one, after) for one, after in zip(arguments, [*arguments[1:], ""])]
+
+
+def _with_value(argument: str, following: str) -> str:
+    """An argument, with its value where that was left out."""
+    pattern, value = _OPTIONAL.get(argument, ("", ""))
+    return f"{argument}={value}" if value and not re.fullmatch(pattern, following) else argument

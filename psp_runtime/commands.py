@@ -13,6 +13,7 @@ from psp_runtime.engines.location import find_engine
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
 from psp_runtime.pipeline import Pipeline
+from psp_runtime.run.align_photos import Align, align_photos
 from psp_runtime.run.execution import Run
 from psp_runtime.run.find_direction import Direction, find_direction
 from psp_runtime.run.info import describe
@@ -42,7 +43,7 @@ def _check_given(options: Options) -> None:
         raise PspError(f"expected {what}: psp {options.verb} INPUTS --engine ENGINE")
     if bool(options.given(("engine",))) == bool(options.url):
         raise PspError("expected one of --engine ENGINE and --url URL")
-    for name in (*options.inputs, options.out or ""):
+    for name in (*options.inputs, options.out or "", options.save_aligned or ""):
         if "://" in name and not options.ray:
             raise PspError(f"{name} is not a path of this machine: --ray reads from and writes to other filesystems")
 
@@ -98,4 +99,5 @@ def _info() -> typer.Typer:
 
 run, mix, morph, transfer, edit, swap, decode = (console.make_app(verb, make) for verb in VERBS)
 direction = console.make_app(Direction, find_direction)
+align = console.make_app(Align, align_photos)
 info = _info()

@@ -62,8 +62,10 @@ class _PlainHelp:
                 panel = getattr(parameter, "rich_help_panel", None) or kind
             if record := parameter.get_help_record(ctx):
                 panels.setdefault(panel, []).append(record)
-        for panel, records in panels.items():
-            with formatter.section(panel):
+        formatter.write_paragraph()
+        for panel, records in panels.items():  # no empty lines between them: the longest page just fits
+            formatter.write_heading(panel)
+            with formatter.indentation():
                 formatter.write_dl(records)
 
 

@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from psp_runtime.alignment.cropping import Crop
+from psp_runtime.alignment.pasting import Mask, lay
+from psp_runtime.alignment.photos import Choice, Framing, align
 from psp_runtime.engines import contract
 from psp_runtime.engines.contract import check, full_inputs, paired
 from psp_runtime.engines.info import EngineInfo
@@ -32,7 +35,8 @@ from psp_runtime.latents import (
     random_z,
 )
 from psp_runtime.pictures.decoding import Picture
-from psp_runtime.pictures.loading import load
+from psp_runtime.pictures.loading import load, picture_name
+from psp_runtime.pictures.photos import open_photo
 from psp_runtime.prefetch import THREADS, map_batches, parallel_map
 
 #: Prepared pictures, uint8 [B,256,256,3], [B,256,256,1] or [B,256,256], or W+ latents, float32 [B,L,S].
@@ -227,6 +231,29 @@ class Pipeline:
         with closing(parallel_map(self._try_load, pictures, threads, prefetch=2 * batch + threads)) as loaded:
             yield from map_batches(self._translate_each, loaded, batch, self.at_once)
 
+    def align(self, photo: Picture, most: int | None = 1) -> list[Crop]:
+        """The faces of a whole photo as crops this engine was trained on, the largest first; None: all of them.
+
+        Their `picture` is what `prepare` and a call take, and `psp_runtime.alignment.paste` puts what is made of it
+        back. Raises `PictureError` for a photo that cannot be read, or shows no face.
+        """
+        return self._crops(open_photo(photo).picture, picture_name(photo), most)
+
+    def translate_photo(self, photo: Picture, most: int | None = 1, mask: Mask = "face") -> Image.Image:
+        """A whole photo with its faces translated: RGB, upright, of its size; the largest face, or `most`, or all.
+
+        `mask` is what is taken of each, as in `psp_runtime.alignment.paste`. Raises as `align` does, and `PspError` for
+        an engine that takes no photos (its input is a sketch or a label map).
+        """
+        if self.info.input != "rgb":
+            raise PspError(f"translate_photo is for photos, this engine takes {self.info.input} pictures")
+        result = open_photo(photo).picture
+        crops = self._crops(result, picture_name(photo), most)
+        made = self([crop.picture for crop in crops])
+        for crop, face in zip(reversed(crops), reversed(made)):  # the largest last, on top
+            lay(result, crop, face, mask)
+        return result
+
     def close(self) -> None:
         """Free the engine and what was opened beside it."""
         self.parts.close()
@@ -239,6 +266,9 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _crops(self, photo: Image.Image, name: str, most: int | None) -> list[Crop]:
+        return align(photo, name, Framing(self.info.input_size, self.info.crop_scale, least=0), Choice(0, most))
 
     def _load(self, picture: Picture) -> NDArray[np.uint8]:
         return load(picture, self.info.input, self.info.input_size, self.info.classes)

@@ -21,6 +21,8 @@ GENERATOR = GeneratorConfig(size=256, style_dim=FACE_DIM, mapping_layers=4, chan
 #: The coarsest layer from which random styles leave 95 % of the pixels in their class. The generator is small and has
 #: its colours in coarser layers than the published ones, which have them from 8 on.
 MIX_FROM = 4
+#: How much wider than FFHQ a drawn face is framed.
+CROP_SCALE = 1.28
 
 
 def encoder_config(task: str) -> EncoderConfig:

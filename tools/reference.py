@@ -22,6 +22,10 @@ API = {
     "Opening an engine": ("psp_runtime:load", "psp_runtime:read_info"),
     "Pictures and latents": ("psp_runtime.pictures.decoding:Picture", "psp_runtime.pipeline:Source"),
     "The pipeline": ("psp_runtime:Pipeline", "psp_runtime:Translation"),
+    "Whole photos": tuple(
+        f"psp_runtime.alignment:{name}"
+        for name in ("find", "crop", "paste", "quad", "open_photo", "Face", "Crop", "Photo")
+    ),
     "What an engine says about itself": ("psp_runtime:EngineInfo",),
     "Errors": tuple(f"psp_runtime:{name}Error" for name in ("Psp", "Picture", "Engine", "Device")),
     "Served engines": ("psp_runtime.serving.client:connect",),

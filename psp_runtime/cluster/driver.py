@@ -98,7 +98,10 @@ def run(options: Verb, info: EngineInfo) -> Outcome:
     with connected(str(options.ray)):
         crew = _crew(options)
         sent = packed.sent() if options.ray != LOCAL_RAY else packed
-        task = Task(replace(options, threads=crew.cpus), sent, places, out, key, len(pictures) * application.count)
+        runs, crops = len(pictures) * application.count, options.save_aligned
+        task = Task(
+            replace(options, threads=crew.cpus), sent, places, out, key, runs, open_place(crops) if crops else None
+        )
         blocks = _blocks(waiting, options.batch or (info.max_batch if crew.gpus else 1), crew.actors)
         crew = replace(crew, actors=min(crew.actors, len(blocks)))  # Ray Data warns of workers without work
         started, failed = time.perf_counter(), 0
@@ -118,7 +121,7 @@ def _without_long_names(options: Options, pictures: list[Picture], count: int, o
         return pictures, 0
     kept = []
     for picture in pictures:
-        job = make_job(Path(picture.path), Path(out.path(picture.output(options.format))), count, options.changed)
+        job = make_job(Path(picture.path), Path(out.path(picture.output(options))), count, options.changed)
         wrong = next(filter(None, (check_name(path, picture.path) for path in job.written)), "")
         if wrong:
             console.error(wrong)
@@ -128,12 +131,12 @@ def _without_long_names(options: Options, pictures: list[Picture], count: int, o
 
 
 def _check_outputs(options: Options, pictures: list[Picture], places: dict[str, Place], out: Place) -> None:
-    check_formats(options, {f".{options.format or 'png'}"})
+    check_formats(options, {os.path.splitext(picture.output(options))[1].lower() for picture in pictures})
     sources = {_identity(places[picture.folder], picture.name) for picture in pictures}
     sources |= {identity(getattr(options, name)) for name in options.given(READ)}
     writers: dict[str, str] = {}
     for picture in pictures:
-        output = picture.output(options.format)
+        output = picture.output(options)
         if output in writers:
             other = writers[output]
             raise PspError(f"{other} and {picture.path} would both become {output}: rename one, or run them apart")

@@ -13,6 +13,7 @@ from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.encoding import FORMATS
 from psp_runtime.pictures.folders import OUTPUT_ENDING, Listing, list_pictures, no_pictures, sort_out
+from psp_runtime.run.options import Options
 
 #: Filesystems without folders, by pyarrow's names: a key may have slashes, and the first part of a path is a bucket.
 OBJECT_STORES = ("s3", "gcs", "abfs")
@@ -100,10 +101,10 @@ class Picture:
         """The whole name, as a manifest has it."""
         return f"{self.folder}/{self.name}"
 
-    def output(self, ending: str | None) -> str:
-        """What its output is called: X_out.png in the same sub-folder, or another `ending` such as "jpg"."""
+    def output(self, options: Options) -> str:
+        """What its output is called: X_out.png in the same sub-folder, or another `--format`."""
         name = Path(self.name)
-        return str(name.with_name(f"{name.stem}{OUTPUT_ENDING}.{ending or 'png'}"))
+        return str(name.with_name(f"{name.stem}{OUTPUT_ENDING}{options.suffix(name)}"))
 
 
 def open_place(name: str) -> Place:

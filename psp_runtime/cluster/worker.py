@@ -4,13 +4,9 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from psp_runtime.cluster import manifest
 from psp_runtime.cluster.artifacts import Artifacts
@@ -22,6 +18,7 @@ from psp_runtime.pipeline import Pipeline
 from psp_runtime.prefetch import parallel_map
 from psp_runtime.run import files
 from psp_runtime.run.execution import Run
+from psp_runtime.run.inputs import InputReader, Inputs
 from psp_runtime.run.plan import Plan, make_tools
 from psp_runtime.run.verbs import Verb
 
@@ -32,6 +29,7 @@ SENDERS = 16
 @dataclass(frozen=True)
 class Task:
     """What every worker needs: `options.threads` is the cores it may use, `runs` how often the engines run in all.
+    `crops` is where aligned crops go, if they are asked for.
 
     `key` is the hash of the engine and that of the options, as in the manifest.
     """
@@ -42,6 +40,7 @@ class Task:
     out: Place
     key: tuple[str, str]
     runs: int
+    crops: Place | None = None
 
 
 class Worker:
@@ -96,9 +95,18 @@ class Worker:
         given = {self._local(picture, scratch): picture for picture in pictures}
         jobs = [self._job(picture, path, scratch) for path, picture in given.items()]
         read = self._reader(given, failures)
-        Run(Plan(self._options, self._application, read, jobs, False, None, None), self._pipeline).execute()
-        self._deliver([path for job in jobs for path in job.written if path.is_relative_to(scratch)], scratch)
+        run = Run(Plan(self._options, self._application, read, jobs, False, None, None), self._pipeline)
+        run.execute()
+        for folder, place in self._targets(scratch).items():
+            self._deliver([path for path in run.written if path.is_relative_to(folder)], folder, place)
         return failures
+
+    def _targets(self, scratch: Path) -> dict[Path, Place]:
+        """Where outputs and aligned crops are written first, if that is not where they belong, and where that is."""
+        places = {scratch / "out": self._task.out}
+        if self._task.crops:
+            places[scratch / "aligned"] = self._task.crops
+        return {folder: place for folder, place in places.items() if not place.local}
 
     def _local(self, picture: Picture, scratch: Path) -> Path:
         """Where the picture is, or will be, on this machine."""
@@ -108,15 +116,20 @@ class Worker:
 
     def _job(self, picture: Picture, path: Path, scratch: Path) -> files.Job:
         out, options = self._task.out, self._options
-        folder = Path(out.root) if out.local else scratch / "out"
-        base = folder / picture.output(options.format)
-        base.parent.mkdir(parents=True, exist_ok=True)
-        return files.make_job(path, base, self._application.count, options.changed)
+        base = _here(out, scratch / "out") / picture.output(options)
+        job = files.make_job(path, base, self._application.count, options.changed)
+        if self._task.crops:
+            job = replace(
+                job, aligned=(_here(self._task.crops, scratch / "aligned") / picture.name).with_suffix(".png")
+            )
+        for file in job.written:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        return job
 
-    def _reader(self, given: dict[Path, Picture], failures: dict[Picture, str]) -> Callable[[Path], NDArray[np.uint8]]:
+    def _reader(self, given: dict[Path, Picture], failures: dict[Picture, str]) -> InputReader:
         """Reads as the options ask, in the threads of a run: pictures from elsewhere are fetched first."""
 
-        def read(path: Path) -> NDArray[np.uint8]:
+        def read(path: Path) -> Inputs:
             picture = given[path]
             place = self._task.places[picture.folder]
             try:
@@ -127,19 +140,18 @@ class Worker:
                 failures[picture] = str(error).replace(str(path), picture.path)
                 raise
             finally:
-                if not place.local:
+                if not place.local and not self._options.paste_back:  # which reads it again
                     path.unlink(missing_ok=True)
 
         return read
 
-    def _deliver(self, paths: list[Path], scratch: Path) -> None:
-        """Send outputs to where they belong; those of pictures that could not be used are not there."""
+    def _deliver(self, paths: list[Path], folder: Path, place: Place) -> None:
+        """Send files of a folder of this machine to where they belong."""
 
         def send(path: Path) -> None:
-            self._task.out.write(str(path.relative_to(scratch / "out")), path.read_bytes())
+            place.write(str(path.relative_to(folder)), path.read_bytes())
 
-        made = [path for path in paths if path.is_file()]
-        for _ in parallel_map(send, made, SENDERS, 2 * SENDERS):
+        for _ in parallel_map(send, paths, SENDERS, 2 * SENDERS):
             pass
 
     def _row(self, picture: Picture, error: str | None, seconds: float) -> manifest.Row:
@@ -147,6 +159,11 @@ class Worker:
         who = f"{platform.node()}:{os.getpid()}"
         facts = (picture.path, status, error or "", seconds, time.time(), picture.size, picture.modified)
         return manifest.Row(*facts, *self._task.key, who)
+
+
+def _here(place: Place, folder: Path) -> Path:
+    """Where files for a place are written on this machine: there, or into a folder they are sent from."""
+    return Path(place.root) if place.local else folder
 
 
 def _fetch(place: Place, picture: Picture, path: Path) -> None:

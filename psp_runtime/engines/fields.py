@@ -85,6 +85,7 @@ RULES: Mapping[str, Rule] = {
     "device": _text(256),
     "parity": Rule(_is_parity, "null or numbers by their names"),
     "custom_ops": Rule(lambda value: isinstance(value, bool), "true or false"),
+    "crop_scale": Rule(lambda value: _is_number(value) and 0.2 <= value <= 5, "a number 0.2 to 5"),
     "format": _whole(1, 1 << 30),
 }
 

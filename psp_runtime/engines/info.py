@@ -36,7 +36,8 @@ class EngineInfo:
     with "headroom" (65504 over the largest FP16 value) where there is one; {"relative_error": of w} for the mapping
     network; or None when the export was not verified. A plan's name is fixed before it is built, so a plan carries
     the parity of the ONNX file it came from. `custom_ops`: an ONNX file has nodes of our domain (with their definition
-    in standard ops), a plan needs our plugins.
+    in standard ops), a plan needs our plugins. `crop_scale` is how wide its inputs are framed: the side of their square
+    against that of FFHQ.
     """
 
     task: str
@@ -59,6 +60,7 @@ class EngineInfo:
     device: str = ""
     parity: dict[str, float] | None = None
     custom_ops: bool = False
+    crop_scale: float = 1.0
     format: int = FORMAT
 
     def to_json(self) -> str:

@@ -31,27 +31,41 @@ _LOSSY: dict[str, dict[str, Any]] = {"JPEG": {}, "WEBP": {"method": 0}}
 
 
 def save(
-    pixels: NDArray[np.uint8], path: str | Path, note: str = "", quality: int = QUALITY, level: int = png.QUICKEST
+    picture: NDArray[np.uint8] | Image.Image,
+    path: str | Path,
+    note: str = "",
+    quality: int = QUALITY,
+    level: int = png.QUICKEST,
+    profile: bytes = b"",
 ) -> None:
-    """Write uint8 [H,W,3], or grey [H,W], in the format of the path's suffix, replacing a file only when complete.
+    """Write uint8 [H,W,3], or grey [H,W], or a PIL picture of these, in the format of the path's suffix.
+
+    An earlier file is replaced only when it is complete.
 
     `quality` 1..100 is that of JPEG and WebP, `level` 0..9 how hard to compress a PNG. A PNG carries the `note` (ASCII)
-    as text under NOTE_KEY; files of other formats get none.
+    as text under NOTE_KEY; files of other formats get none. `profile` is the ICC profile of the values; BMP has none.
     Raises `PspError` for an unknown suffix and for what the system refuses; then an earlier file is still there.
     """
     path = Path(path)
-    encoded = to_bytes(pixels, picture_format(path), note, quality, level)
+    encoded = to_bytes(picture, picture_format(path), note, quality, level, profile)
     with replacing(path) as file:
         file.write(encoded)
 
 
 def to_bytes(
-    pixels: NDArray[np.uint8], kind: str, note: str = "", quality: int = QUALITY, level: int = png.QUICKEST
+    picture: NDArray[np.uint8] | Image.Image,
+    kind: str,
+    note: str = "",
+    quality: int = QUALITY,
+    level: int = png.QUICKEST,
+    profile: bytes = b"",
 ) -> bytes | memoryview:
     """Encode uint8 [H,W,3], or grey [H,W], as `save` writes it; `kind` is Pillow's name of the format."""
     if kind == "PNG":
-        return png.encode(pixels, {NOTE_KEY: note} if note else {}, level)
-    return encode(Image.fromarray(pixels), kind, _LOSSY[kind] | {"quality": quality} if kind in _LOSSY else {})
+        return png.encode(np.asarray(picture), {NOTE_KEY: note} if note else {}, level, profile)
+    options = _LOSSY[kind] | {"quality": quality} if kind in _LOSSY else {}
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    return encode(image, kind, options | ({"icc_profile": profile} if profile else {}))
 
 
 def encode(image: Image.Image, kind: str, options: dict[str, Any]) -> memoryview:

@@ -23,7 +23,7 @@ from psp_runtime.pictures.encoding import FORMATS
 OUTPUT_ENDING = "_out"
 #: What a changed input is saved as, beside its output.
 INPUT_ENDING = "_input"
-_OUTPUT_STEM = re.compile(rf"(.+){OUTPUT_ENDING}(_\d+|{INPUT_ENDING})?")
+_OUTPUT_STEM = re.compile(rf"(.+?)(_face\d+)?{OUTPUT_ENDING}(_\d+|{INPUT_ENDING})?")
 
 #: What Synology, macOS and Windows put into folders, in small letters.
 _OF_SYSTEMS = frozenset(
@@ -89,17 +89,19 @@ def sort_out(names: Iterable[PurePath]) -> Listing:
 def without_outputs(pictures: Iterable[Path], deep: bool = False) -> list[Path]:
     """Leave out each X_out, X_out_NUMBER and X_out_input whose picture X is among the others of the same folder.
 
-    `deep`: also FOLDER/SUB/X_out of a picture SUB/X, as an earlier run with --out FOLDER writes it.
+    So too X_faceN_out and so on, of the faces of a photo. `deep`: also FOLDER/SUB/X_out of a picture SUB/X, as an
+    earlier run with --out FOLDER writes it.
     """
     pictures = list(pictures)
     known = {path.with_suffix("") for path in pictures}
 
+    def is_known(source: Path) -> bool:
+        return source in known or (deep and any(Path(*source.parts[n:]) in known for n in range(1, len(source.parts))))
+
     def is_output(path: Path) -> bool:
         match = _OUTPUT_STEM.fullmatch(path.stem)
-        if match is None:
-            return False
-        source = path.with_name(match[1])
-        return source in known or (deep and any(Path(*source.parts[n:]) in known for n in range(1, len(source.parts))))
+        stems = {match[1], f"{match[1]}{match[2] or ''}"} if match else set()
+        return any(is_known(path.with_name(stem)) for stem in stems)
 
     return [path for path in pictures if not is_output(path)]
 

@@ -63,7 +63,7 @@ def load(
     pictures longer than 1.5 times their width, or the other way round (`SQUEEZED`), photos as sketches (`COLOURED`),
     label maps as pictures (`LABELLED`), `LOSSY_LABELS`, and grey whose bits are guessed (`values.NARROW`).
     """
-    name = _name(picture)
+    name = picture_name(picture)
     try:
         upright = decoding.open_upright(picture, name, exact=kind == "labels", formats=formats)
         if max(upright.size) > _SQUEEZED_FROM * min(upright.size):
@@ -72,7 +72,7 @@ def load(
     except PictureError:
         raise
     except Exception as error:  # on damaged bytes, decoders raise whatever they stumble over
-        raise PictureError(f"cannot read {name}: {_reason(error)}") from error
+        raise unreadable(name, error) from error
 
 
 def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -111,7 +111,13 @@ def _shrink_rows(x: NDArray[np.float32], taps: NDArray[np.float32], factor: int)
     return total
 
 
-def _name(picture: Picture) -> str:
+def unreadable(name: str, error: Exception) -> PictureError:
+    """What to say of a picture whose decoder stumbled."""
+    return PictureError(f"cannot read {name}: {_reason(error)}")
+
+
+def picture_name(picture: Picture) -> str:
+    """What a picture is called in messages."""
     if isinstance(picture, str | Path):
         return str(picture)
     return str(getattr(picture, "filename", "")) or "the picture"

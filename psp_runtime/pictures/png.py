@@ -26,12 +26,16 @@ _GREY, _RGB, _UP = 0, 2, 2
 _BEFORE_TEXT = 25 + 8
 
 
-def encode(pixels: NDArray[np.uint8], texts: Mapping[str, str], level: int = QUICKEST) -> bytes:
-    """uint8 [H,W,3] RGB or [H,W] grey as the bytes of a PNG file; `texts` (ASCII) become its text chunks."""
+def encode(pixels: NDArray[np.uint8], texts: Mapping[str, str], level: int = QUICKEST, profile: bytes = b"") -> bytes:
+    """uint8 [H,W,3] RGB or [H,W] grey as the bytes of a PNG file.
+
+    `texts` (ASCII) become its text chunks, the ICC `profile` one of its own.
+    """
     height, width = pixels.shape[:2]
     colour = _GREY if pixels.ndim == 2 else _RGB
     chunks = [
         _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)),
+        *([_chunk(b"iCCP", b"ICC\0\0" + zlib.compress(profile))] if profile else []),
         *(_chunk(b"tEXt", f"{keyword}\0{text}".encode("ascii")) for keyword, text in texts.items()),
         _chunk(b"IDAT", _compressed(_filtered(pixels.reshape(height, -1)), level)),
         _chunk(b"IEND", b""),

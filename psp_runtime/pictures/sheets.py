@@ -3,6 +3,7 @@
 Pictures are uint8 [H,W,3].
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,8 @@ def check_animation(path: Path, suffix: str) -> None:
         raise PspError(f"--{suffix[1:]} {path}: expected a name that ends in {suffix}")
 
 
-def animate(frames: Pixels, path: Path, quality: int = QUALITY) -> None:
-    """Write frames [N,H,W,3] as an endless GIF or WebP, there and back again so that it does not jump.
+def animate(frames: Sequence[Pixels], path: Path, quality: int = QUALITY) -> None:
+    """Write frames [H,W,3] as an endless GIF or WebP, there and back again so that it does not jump.
 
     `quality` 1..100 is that of a WebP.
     """
@@ -70,14 +71,17 @@ class Sheet:
     """
 
     def __init__(self, path: Path, inputs: int, cells: int, size: int = CELL) -> None:
-        self.path, self.cells, self.size = path, cells, size
-        self.groups = max(1, min(inputs, round((inputs * cells) ** 0.5 / cells)))
+        self.path, self.inputs, self.cells, self.size = path, inputs, cells, size
         self._kept: list[list[Pixels]] = []
-        kind = picture_format(path)
+        self._arrange(inputs)
+
+    def _arrange(self, inputs: int) -> None:
+        self.groups = max(1, min(inputs, round((inputs * self.cells) ** 0.5 / self.cells)))
+        kind = picture_format(self.path)
         height, width = self._shape(inputs)
         if max(height, width) > _LONGEST.get(kind, 2**31) or height * width > MAX_PIXELS:
             raise PspError(
-                f"--grid {path} would be {width}x{height}, too large for one {kind} picture: give fewer inputs, "
+                f"--grid {self.path} would be {width}x{height}, too large for one {kind} picture: give fewer inputs, "
                 "or smaller pictures with --size"
             )
 
@@ -86,7 +90,8 @@ class Sheet:
         self._kept.append([resize(picture, self.size) for picture in group])
 
     def draw(self) -> Pixels:
-        """The sheet, uint8 [H,W,3]."""
+        """The sheet, uint8 [H,W,3]: of more groups than inputs where these had several faces."""
+        self._arrange(max(len(self._kept), self.inputs))
         paper = np.full((*self._shape(len(self._kept)), 3), PAPER, np.uint8)
         step = self.size + GAP
         for index, group in enumerate(self._kept):

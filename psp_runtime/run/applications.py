@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from psp_runtime.run.values import parse_classes
 
 Pixels = NDArray[np.uint8]
 Made = tuple[Pixels, NDArray[np.float32] | None]
-#: Reads one picture: a file by its path, or a PIL picture.
-Reader = Callable[[Any], Pixels]
+#: Prepares the picture of an option, such as --to; prepares any picture.
+Reader = Callable[[Path], Pixels]
+Preparer = Callable[[Picture], Pixels]
 
 #: The mask the inpainting task is trained with, as a value of --mask.
 TRIANGLE = "triangle"
@@ -58,7 +60,7 @@ def translate(pipeline: Pipeline, source: Source) -> Made:
     return done.output[:, None], done.latents
 
 
-def make_reader(options: Options, info: EngineInfo) -> Reader:
+def make_preparer(options: Options, info: EngineInfo) -> Preparer:
     """A function that reads one picture as the engine eats it, changed as the options ask.
 
     It raises `PictureError` for a picture that cannot be used; making it raises `PspError` for options that cannot.

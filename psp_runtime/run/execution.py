@@ -1,6 +1,5 @@
 """One run: inputs through an application, read and written in threads while the engine works."""
 
-import json
 import os
 import sys
 import time
@@ -11,41 +10,28 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from psp_runtime import console
 from psp_runtime.errors import PictureError
-from psp_runtime.pictures import encoding, png, sheets
-from psp_runtime.pictures import loading as images
 from psp_runtime.pictures.folders import INPUT_ENDING
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.prefetch import Stage, map_batches, parallel_map
 from psp_runtime.run.files import Job
+from psp_runtime.run.inputs import Inputs
 from psp_runtime.run.plan import Plan
+from psp_runtime.run.saving import Result, Saver
 
 #: Files that are named one by one at the end; of more, their folder.
 NAMED = 6
-#: Options in the note of every picture they shaped.
-NOTED = ("downsample", "sketch_from_photo", "couple", "size")
 
 Item = TypeVar("Item")
-Pixels = NDArray[np.uint8]
 
 
 class Loaded(NamedTuple):
-    """One input: a prepared picture [...], or latents [L,S]."""
+    """One input, as it was read."""
 
     job: Job
-    source: Any
-
-
-class Result(NamedTuple):
-    """One input and its pictures uint8 [N,H,W,3], resized as asked; its latents [L,S] where they are known."""
-
-    job: Job
-    source: Any
-    pictures: Pixels
-    latents: NDArray[np.float32] | None
+    inputs: Inputs
 
 
 class Run:
@@ -60,11 +46,10 @@ class Run:
             Stage("engine", pipeline.at_once),
             Stage("encode", threads),
         )
-        self.quality = encoding.QUALITY if plan.options.quality is None else plan.options.quality
-        self.level = png.QUICKEST if plan.options.compression is None else plan.options.compression
+        # Where inputs are fewer than threads, the pictures of each are shared out.
+        self.saver = Saver(plan, pipeline, self.options.pool // threads)
         self.made, self.seconds = 0, 0.0
-        self._written: list[Path] = []
-        self._replaced: list[Path] = []
+        self.written: list[Path] = []
 
     def execute(self) -> int:
         """Make and save everything; count the inputs that could not be used, or raise the error of a single one."""
@@ -80,7 +65,7 @@ class Run:
                 parallel_map(save, map_batches(make, loaded, batch, self.pipeline.at_once), threads, waiting)
             ) as saved,
         ):
-            for result in _with_progress(saved, 1 if self.options.quiet else len(self.plan.jobs)):
+            for result in with_progress(saved, 1 if self.options.quiet else len(self.plan.jobs)):
                 if isinstance(result, PictureError):
                     if self.plan.single:
                         raise result
@@ -100,7 +85,8 @@ class Run:
 
     def remarks(self) -> list[str]:
         """List what else there is to say at the end: what was replaced, what is left out, what is next."""
-        lines = [f"replaced what another run had made: {_named(sorted(self._replaced))}"] if self._replaced else []
+        replaced = sorted(self.saver.replaced)
+        lines = [f"replaced what another run had made: {_named(replaced)}"] if replaced else []
         lines += [self.plan.left_out] if self.plan.left_out else []
         if self.plan.latents:
             stored = self.plan.latents.file or self.plan.latents.folder
@@ -119,104 +105,58 @@ class Run:
 
     def _load(self, job: Job) -> Loaded | PictureError:
         try:
-            return Loaded(job, self.plan.read(job.source) if job.latents is None else job.latents)
+            return Loaded(job, self.plan.read(job.source) if job.latents is None else Inputs(job.latents[None]))
         except PictureError as error:
             return error
 
     def _make(self, loaded: list[Loaded]) -> list[Result]:
-        output, latents = self.application.make(self.pipeline, np.stack([one.source for one in loaded]))
-        every = repeat(None) if latents is None else latents
-        return [Result(*one, pictures, latents) for one, pictures, latents in zip(loaded, output, every)]
+        """What is made of some inputs, of all their faces at once."""
+        output, latents = self.application.make(self.pipeline, np.concatenate([one.inputs.sources for one in loaded]))
+        ends = np.cumsum([len(one.inputs.sources) for one in loaded])[:-1]
+        every = repeat(None) if latents is None else np.split(latents, ends)
+        return [
+            Result(job, sources, pictures, found, crops)
+            for (job, (sources, crops)), pictures, found in zip(loaded, np.split(output, ends), every)
+        ]
 
     def _save(self, result: Result | PictureError) -> Result | PictureError:
         """Write the pictures of one input (in a thread)."""
-        if isinstance(result, PictureError):
-            return result
-        job, size = result.job, self.options.size
-        if size:
-            result = result._replace(pictures=np.stack([images.resize(p, size) for p in result.pictures]))
-        frames = self._frames(result)
-        if job.outputs:
-            notes = [self._note(job, how) for how in self.application.notes]
-            # Where inputs are fewer than threads, the pictures of each are shared out.
-            writers = self.options.pool // self.encode.threads
-            for _ in parallel_map(self._write, zip(frames, job.outputs, notes, strict=True), writers, 2 * writers):
-                pass
-        if job.changed:
-            self._write((sheets.shown(result.source, self.pipeline.info.input, len(result.source)), job.changed, ""))
-        for animation in (self.options.gif, self.options.webp):
-            if animation:
-                sheets.animate(frames, animation, self.options.quality or sheets.QUALITY)
-        return result
-
-    def _write(self, what: tuple[Pixels, Path, str]) -> None:
-        """Save one picture with its note as the options ask."""
-        pixels, path, note = what
-        if path.is_file() and not png.has_text(path, encoding.NOTE_KEY, note):
-            self._replaced.append(path)
-        encoding.save(pixels, path, note, self.quality, self.level)
-
-    def _frames(self, result: Result) -> Pixels:
-        """The pictures of one input as they are saved, [N,H,W,3]: each beside its input with --couple."""
-        if not self.options.couple:
-            return result.pictures
-        beside = [self._shown(one, result) for one in self.application.beside(result.source)]
-        return np.stack([sheets.couple(left, right) for left, right in zip(beside, result.pictures, strict=True)])
+        return result if isinstance(result, PictureError) else self.saver.save(result)
 
     def _collect(self, result: Result) -> None:
         """What is kept of an input until the end, in order."""
-        self.made += self.application.count
-        self._written += result.job.written
-        if self.plan.latents and result.latents is not None:
-            self.plan.latents.add(result.job.source, result.latents)
-        if self.plan.sheet:
-            sources = [] if result.job.latents is not None else self.application.sources(result.source)
-            self.plan.sheet.add([*(self._shown(one, result) for one in sources), *result.pictures])
-
-    def _shown(self, source: Pixels, result: Result) -> Pixels:
-        return sheets.shown(source, self.pipeline.info.input, result.pictures.shape[1])
-
-    def _note(self, job: Job | None, how: dict[str, Any]) -> str:
-        """How a picture was made, as JSON for its text chunk. Names of files only: folders are nobody's business."""
-        from psp_runtime import __version__
-
-        info, options = self.pipeline.info, self.options
-        note: dict[str, Any] = {
-            "made_by": f"psp {__version__}",
-            "engine": self.pipeline.session.path.name,
-            "checkpoint": info.checkpoint,
-            "task": info.task,
-            "precision": info.precision,
-            "application": self.application.name,
-        }
-        note |= {"input": job.source.name} if job else {"inputs": len(self.plan.jobs)}
-        note |= {name: getattr(options, name) for name in options.given(NOTED)}
-        if options.mask:
-            note["mask"] = Path(options.mask).name
-        return json.dumps(note | how)
+        self.made += self.application.count * (1 if self.options.paste_back else len(result.sources))
+        self.written += result.written
+        for number, (source, pictures) in enumerate(zip(result.sources, result.pictures), start=1):
+            if self.plan.latents and result.latents is not None:
+                self.plan.latents.add(result.job.of_face(number, self.options).source, result.latents[number - 1])
+            if self.plan.sheet:
+                sources = [] if result.job.latents is not None else self.application.sources(source)
+                self.plan.sheet.add([*(self.saver.shown(one, pictures.shape[1]) for one in sources), *pictures])
 
     def _finish(self) -> None:
         if self.plan.latents:
             self.plan.latents.finish()
         if self.plan.sheet and self.made:
-            note = self._note(None, together(self.application.notes))
-            self._write((self.plan.sheet.draw(), self.plan.sheet.path, note))
+            note = self.saver.note(None, together(self.application.notes))
+            self.saver.write(self.plan.sheet.draw(), self.plan.sheet.path, note)
 
     def files(self) -> list[str]:
         """Every file of this run: pictures and changed inputs, then what was asked for by name."""
         options, latents = self.options, self.plan.latents
         named = [options.grid, options.gif, options.webp, latents and latents.file]
-        return [*map(str, self._written), *(str(path) for path in named if path)]
+        return [*map(str, self.written), *(str(path) for path in named if path)]
 
     def _where(self) -> str:
         """The files written, or the folder of many."""
         files, jobs = self.files(), self.plan.jobs
         if len(files) <= NAMED:
             return ", ".join(files)
-        named = files[len(self._written) :]
+        named = files[len(self.written) :]
         if len(jobs) == 1:
-            changed = [str(jobs[0].changed)] if jobs[0].changed else []
-            return ", ".join([f"{jobs[0].outputs[0]} to {jobs[0].outputs[-1].name}", *changed, *named])
+            made = [path for path in self.written if not path.stem.endswith(INPUT_ENDING)]
+            changed = [str(path) for path in self.written if path not in made]
+            return ", ".join([f"{made[0]} to {made[-1].name}", *changed, *named])
         changed = [f"the changed inputs as *{INPUT_ENDING}.*"] if jobs[0].changed else []
         return ", ".join([f"{Path(self.options.out or '.')}{os.sep}", *changed, *named])
 
@@ -226,7 +166,8 @@ def _named(paths: list[Path]) -> str:
     return ", ".join(map(str, paths[:NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
-def _with_progress(results: Iterable[Item], count: int) -> Iterable[Item]:
+def with_progress(results: Iterable[Item], count: int) -> Iterable[Item]:
+    """The same results, with a bar on a terminal while they come."""
     if count == 1 or not sys.stderr.isatty():
         return results
     from rich.console import Console

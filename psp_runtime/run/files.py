@@ -1,11 +1,12 @@
 """The files a run reads and writes: found, named and checked before any engine opens."""
 
 import os
+import re
 import sys
 import tempfile
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from psp_runtime.run.options import Options
 
 #: Bytes of a file's name at most, where the system does not say it.
 LONGEST_NAME = 255
+_STEM = re.compile(rf"(.*?)({OUTPUT_ENDING}(?:_\d+|{INPUT_ENDING})?)?")
 
 
 @dataclass(frozen=True)
@@ -34,18 +36,38 @@ class Job:
     """One input and its outputs.
 
     `source` is the picture, or names the file that `latents` [L,S] came from. `outputs` are the N pictures made of it,
-    or none where only a contact sheet or an animation is asked for. `changed` is where a changed input goes.
+    or none where only a contact sheet or an animation is asked for. `changed` is where a changed input goes, `aligned`
+    an aligned crop.
     """
 
     source: Path
     outputs: tuple[Path, ...]
     changed: Path | None = None
     latents: NDArray[np.float32] | None = None
+    aligned: Path | None = None
 
     @property
     def written(self) -> tuple[Path, ...]:
         """Every file of this job."""
-        return (*self.outputs, *([self.changed] if self.changed else []))
+        return (*self.outputs, *(path for path in (self.changed, self.aligned) if path))
+
+    def of_face(self, number: int, options: Options) -> "Job":
+        """The same for one of several faces of a photo, `number` from 1: its files have that in their names.
+
+        Whole photos have all faces, and keep their names.
+        """
+        if not options.several:
+            return self
+        outputs = self.outputs if options.paste_back else tuple(_of_face(path, number) for path in self.outputs)
+        changed, aligned = (path and _of_face(path, number) for path in (self.changed, self.aligned))
+        return replace(self, source=_of_face(self.source, number), outputs=outputs, changed=changed, aligned=aligned)
+
+
+def _of_face(path: Path, number: int) -> Path:
+    """photo_face2.jpg, or photo_face2_out.png."""
+    match = _STEM.fullmatch(path.stem)
+    assert match is not None
+    return path.with_stem(f"{match[1]}_face{number}{match[2] or ''}")
 
 
 def make_job(source: Path, base: Path, count: int, changed: bool, latents: NDArray[np.float32] | None = None) -> Job:
@@ -88,14 +110,15 @@ def output_bases(sources: list[Path], options: Options, single: bool) -> list[Pa
     if out and not names_folder(out):
         if single:
             kind = picture_format(Path(out))
-            if ending and kind != FORMATS[f".{ending}"]:
+            if ending not in (None, "auto") and kind != FORMATS[f".{ending}"]:
                 raise PspError(f"--out {out} and --format {ending} contradict each other: leave one of them out")
             return [Path(out)]
         if Path(out).suffix.lower() in FORMATS:
             raise PspError(f"--out {out} names one picture, but the input is a folder or several: give a folder")
     folders, inputs = Path(out or "."), [Path(name) for name in options.inputs]
     return [
-        folders / sub_folder(source, inputs) / f"{source.stem}{OUTPUT_ENDING}.{ending or 'png'}" for source in sources
+        folders / sub_folder(source, inputs) / f"{source.stem}{OUTPUT_ENDING}{options.suffix(source)}"
+        for source in sources
     ]
 
 

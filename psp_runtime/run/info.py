@@ -14,6 +14,7 @@ def describe(path: Path, info: EngineInfo) -> str:
         "encoder": info.encoder,
         "part": info.part,
         **_tensors(info),
+        "faces framed": f"{info.crop_scale:g} times as wide as in FFHQ",
         "mixed layers": f"{_ranges(info.mix_layers)} at {info.mix_alpha:g}",
         "largest batch": str(info.max_batch),
         "precision": info.precision,

@@ -11,19 +11,23 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
+from psp_runtime.alignment.pasting import MASKS, Mask
+from psp_runtime.alignment.photos import Choice
 from psp_runtime.arrays.files import ENDINGS
 from psp_runtime.console import INPUT, MAKE, SAVE, WHERE, Device, option
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import PspError
 from psp_runtime.pictures import png
+from psp_runtime.pictures.encoding import FORMATS
 from psp_runtime.pictures.sheets import check_animation
 from psp_runtime.prefetch import MOST_THREADS, THREADS
+from psp_runtime.run.values import parse_faces
 
 #: Of --size: two such pictures side by side are as wide as a WebP can be, 16383.
 MOST_PIXELS = 8191
 #: Of --batch: no engine takes so many.
 MOST_BATCH = 10_000
-Format = Literal["png", "jpg", "webp"]
+Format = Literal["png", "jpg", "webp", "auto"]
 
 
 def inputs_of(help: str) -> Any:
@@ -54,7 +58,9 @@ class Options:
         str | None, option(INPUT, "Instead of --engine: one that psp serve runs.", metavar="http://HOST:PORT")
     ] = None
     out: Annotated[str | None, option(SAVE, "The name of a single output, or a folder (here).", "--out", "-o")] = None
-    format: Annotated[Format | None, option(SAVE, "Of outputs that --out does not name (png).")] = None
+    format: Annotated[Format | None, option(SAVE, "Of outputs that --out does not name (png); auto: as the input.")] = (
+        None
+    )
     quality: Annotated[int | None, option(SAVE, "Of JPEG and WebP (95).", min=1, max=100)] = None
     compression: Annotated[
         int | None, option(SAVE, "Of PNG: 0 (none), 1 (quick) to 9 (1).", min=png.LEVELS[0], max=png.LEVELS[-1])
@@ -76,6 +82,10 @@ class Options:
     downsample: int | None = None
     mask: str | None = None
     sketch_from_photo: bool = False
+    align: bool = False
+    faces: str | None = None
+    paste_back: Mask | None = None
+    save_aligned: str | None = None
     couple: bool = False
     grid: Path | None = None
     gif: Path | None = None
@@ -99,6 +109,23 @@ class Options:
         return bool(self.given(CHANGES))
 
     @property
+    def which(self) -> Choice | None:
+        """The faces of a photo that are wanted; None where it is not said."""
+        return None if self.faces is None else parse_faces(self.faces)
+
+    @property
+    def several(self) -> bool:
+        """Whether a photo may give several faces, whose files are numbered."""
+        return not (self.which or Choice()).single
+
+    def suffix(self, source: Path) -> str:
+        """What the name of the output of a picture ends in, such as ".png": whole photos keep their format."""
+        if self.format not in (None, "auto"):
+            return f".{self.format}"
+        keep = self.format == "auto" or self.paste_back
+        return source.suffix if keep and source.suffix.lower() in FORMATS else ".png"
+
+    @property
     def singles(self) -> bool:
         """Whether every picture gets its own file: not where a sheet or an animation is all that is asked for."""
         return self.out is not None or not self.given(SHARED)
@@ -115,6 +142,18 @@ class Changes:
     downsample: Annotated[int | None, option(INPUT, "Super-resolution: shrink good pictures by this.")] = None
     mask: Annotated[str | None, option(INPUT, "Inpainting: hide the `triangle`, or what MASK.png has white.")] = None
     sketch_from_photo: Annotated[bool, option(INPUT, "Sketch: draw photos in pencil.", "--sketch-from-photo")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photos:
+    """Whole photos instead of aligned crops: their faces are found, and may be put back."""
+
+    align: Annotated[bool, option(INPUT, "Whole photos: find the face and cut it out.", "--align")] = False
+    faces: Annotated[str | None, option(INPUT, "--align: largest, all, 3 (so many) or 2nd (that one).")] = None
+    paste_back: Annotated[
+        Mask | None, option(SAVE, "--align: whole photos, with the face made anew.", metavar=f"[{'|'.join(MASKS)}]")
+    ] = None
+    save_aligned: Annotated[str | None, option(SAVE, "--align: the crops, as PNG files.", metavar="FOLDER")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +206,11 @@ class Cluster:
 CHANGES = {"downsample": "super_resolution", "mask": "inpainting", "sketch_from_photo": "sketch"}
 SHARED = ("grid", "gif", "webp")
 #: What a file of stored latents, and a cluster of machines that each write files of their own, leave no meaning.
-_NEED_PICTURES = ("couple", *CHANGES)
+_NEED_PICTURES = ("couple", "align", *CHANGES)
+#: What goes with --align.
+_NEED_FACES = ("faces", "paste_back", "save_aligned")
+#: A task whose pictures fit no photo: the head is turned.
+_TURNED = "frontalization"
 _NEED_ONE_PLACE = ("save_latents", *SHARED)
 
 
@@ -184,8 +227,25 @@ def check(options: Options, info: EngineInfo) -> None:
         raise PspError("--format is for single pictures, and only a sheet or an animation is asked for: add --out")
     if options.actors and not options.ray:
         raise PspError("--actors goes with --ray, which is not given")
+    _check_photos(options, info)
     if options.ray:
         _check_cluster(options)
+
+
+def _check_photos(options: Options, info: EngineInfo) -> None:
+    for name in () if options.align else options.given(_NEED_FACES):
+        raise PspError(f"{flag(name)} goes with --align, which is not given")
+    if not options.align:
+        return
+    if info.input == "labels" or (info.input == "sketch" and not options.sketch_from_photo):
+        hint = ": add --sketch-from-photo" if info.input == "sketch" else ""
+        raise PspError(f"--align is for photos, {options.engine} is an engine of {info.task}{hint}")
+    if options.paste_back and info.task == _TURNED:
+        raise PspError(f"--paste-back: {options.engine} turns heads to the camera, which fits no photo: leave it out")
+    several = options.several  # a mistake in --faces is said here
+    for name in options.given(("gif", "webp")):
+        if several and not options.paste_back:
+            raise PspError(f"{flag(name)} animates one face, given --faces {options.faces}: add --paste-back")
 
 
 def _check_task(options: Options, info: EngineInfo) -> None:

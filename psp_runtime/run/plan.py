@@ -1,8 +1,10 @@
 """A run before it starts: what to make, from which files, into which files. Here mistakes are found."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from psp_runtime.engines import contract
 from psp_runtime.engines.info import EngineInfo
@@ -10,7 +12,8 @@ from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures import encoding
 from psp_runtime.pictures.sheets import CELL, Sheet
 from psp_runtime.run import files
-from psp_runtime.run.applications import Application, Reader, make_reader
+from psp_runtime.run.applications import Application, Pixels, make_preparer
+from psp_runtime.run.inputs import InputReader, make_input_reader
 from psp_runtime.run.latents_files import LatentsWriter, read_latents
 from psp_runtime.run.options import Options, check, check_stored, flag, is_stored
 from psp_runtime.run.verbs import Verb
@@ -26,13 +29,13 @@ FORMATS = {"quality": ("JPEG", "WEBP"), "compression": ("PNG",)}
 class Plan:
     """Everything a run needs but the engine. `single`: there is one input, and it must not fail.
 
-    `read` prepares one picture; `sheet` and `latents` are there if they are asked for. `refused` says of inputs why
+    `read` prepares an input; `sheet` and `latents` are there if they are asked for. `refused` says of inputs why
     they are not among the jobs, `left_out` what folders hold besides pictures.
     """
 
     options: Options
     application: Application
-    read: Reader
+    read: InputReader
     jobs: list[files.Job]
     single: bool
     sheet: Sheet | None
@@ -53,12 +56,17 @@ def make_plan(options: Verb, info: EngineInfo) -> Plan:
     return Plan(options, application, read, jobs, single, sheet, latents, refused, left_out)
 
 
-def make_tools(options: Verb, info: EngineInfo) -> tuple[Reader, Application]:
-    """What reads one picture, and what is made of it. Raises `PspError` for options that make no sense."""
+def make_tools(options: Verb, info: EngineInfo) -> tuple[InputReader, Application]:
+    """What reads an input, and what is made of it. Raises `PspError` for options that make no sense."""
     check(options, info)
     contract.require_full(info, options.engine)
-    read = make_reader(options, info)
-    return read, options.application(info, read)
+    prepare = make_preparer(options, info)
+    other = make_input_reader(replace(options, faces=None), info, prepare)
+
+    def read_other(path: Path) -> Pixels:
+        return np.asarray(other(path).sources[0], np.uint8)
+
+    return make_input_reader(options, info, prepare), options.application(info, read_other)
 
 
 def _sources(options: Options, info: EngineInfo) -> tuple[list[tuple[Path, Any]], str]:
@@ -78,11 +86,17 @@ def _sources(options: Options, info: EngineInfo) -> tuple[list[tuple[Path, Any]]
 
 def _jobs(options: Options, application: Application, sources: list[tuple[Path, Any]], single: bool) -> list[files.Job]:
     bases = files.output_bases([path for path, _ in sources], options, single)
-    if not options.singles:
-        return [files.Job(path, (), None, latents) for path, latents in sources]
-    return [
+    jobs = [
         files.make_job(path, base, application.count, options.changed, latents)
+        if options.singles
+        else files.Job(path, (), None, latents)
         for (path, latents), base in zip(sources, bases, strict=True)
+    ]
+    if not options.save_aligned:
+        return jobs
+    inputs, folder = [Path(name) for name in options.inputs], Path(options.save_aligned)
+    return [
+        replace(job, aligned=folder / files.sub_folder(job.source, inputs) / f"{job.source.stem}.png") for job in jobs
     ]
 
 
@@ -116,8 +130,9 @@ def _check_outputs(options: Options, jobs: list[files.Job], latents: LatentsWrit
     """Names that meet, folders that cannot be written into, and options of formats that nothing has."""
     whole = {flag(name): getattr(options, name) for name in options.given(WRITTEN)}
     read = [Path(getattr(options, name)) for name in options.given(READ)]
-    pictures = [*((str(job.source), path) for job in jobs for path in job.written), *whole.items()]
-    arrays = _latents_files(latents, jobs) if latents else []
+    named = [job.of_face(1, options) for job in jobs]
+    pictures = [*((str(job.source), path) for job in named for path in job.written), *whole.items()]
+    arrays = _latents_files(latents, named) if latents else []
     files.check_clashes([*pictures, *arrays], [*(job.source for job in jobs), *read])
     for path in whole.values():
         if path.is_dir():

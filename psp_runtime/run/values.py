@@ -1,7 +1,9 @@
 """How the values of some options are written: layers, strengths, classes."""
 
 import math
+import re
 
+from psp_runtime.alignment.photos import Choice
 from psp_runtime.errors import PspError
 
 #: Pictures made of one input at most: they are in memory together.
@@ -54,3 +56,14 @@ def parse_classes(text: str, classes: int) -> dict[int, int]:
         if not 0 <= label < classes:
             raise PspError(f"--classes {text}: there is no class {label}, this engine knows 0..{classes - 1}")
     return swapped
+
+
+def parse_faces(text: str) -> Choice:
+    """Which faces of a photo: largest, all, a number of them, or one by its size as in 2nd."""
+    if text in ("largest", "all"):
+        return Choice(0, 1 if text == "largest" else None)
+    match = re.fullmatch(r"([1-9]\d{0,3})(st|nd|rd|th)?", text)
+    if not match:
+        raise PspError(f"--faces {text}: expected largest, all, a number of the largest ones, or one of them as in 2nd")
+    number = int(match[1])
+    return Choice(number - 1 if match[2] else 0, number)

@@ -16,7 +16,7 @@ from psp_runtime.pictures import encoding, png
 from psp_runtime.pictures.decoding import open_upload
 from psp_runtime.pictures.loading import resize
 from psp_runtime.pipeline import Pipeline
-from psp_runtime.run.applications import TRIANGLE, Reader
+from psp_runtime.run.applications import TRIANGLE, Preparer, make_preparer
 from psp_runtime.run.plan import check_formats, make_tools
 from psp_runtime.run.values import parse_layers
 from psp_runtime.run.verbs import Mix, Translate
@@ -33,6 +33,8 @@ LONGEST_VALUE = 100
 MOST_SIZE = 2048
 
 _HINTS = get_type_hints(Mix, include_extras=True)
+#: Values of options that have more on a command line.
+_CHOICES = {"mask": (TRIANGLE,), "format": tuple(MEDIA)}
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
 _READ: dict[str, Callable[[str], Any]] = {
     "boolean": _SWITCH.__getitem__, "integer": int, "number": float, "string": str,
@@ -45,7 +47,7 @@ class Asked(NamedTuple):
     """What a request asks for, checked."""
 
     options: Translate | Mix
-    read: Reader
+    read: Preparer
 
 
 @cache
@@ -59,7 +61,7 @@ def parameters() -> dict[str, dict[str, Any]]:
 def _described(name: str) -> dict[str, Any]:
     kind, option = _kind(name), _HINTS[name].__metadata__[0]
     facts: dict[str, Any] = {"description": _WORDS.get(name, option.help)}
-    if choices := [TRIANGLE] if name == "mask" else get_args(kind):
+    if choices := _CHOICES.get(name, get_args(kind)):
         return facts | {"type": "string", "enum": list(choices)}
     facts["type"] = {int: "integer", float: "number", bool: "boolean"}.get(kind, "string")
     bounds = {"minimum": option.min, "maximum": MOST_SIZE if name == "size" else option.max}
@@ -85,7 +87,8 @@ def read_query(pairs: Iterable[tuple[str, str]], pipeline: Pipeline) -> Asked:
     verb: Any = Mix if mix else Translate
     options = verb(engine=pipeline.session.path, **({"count": 1} if mix else {}), **given)
     check_formats(options, {f".{options.format or 'png'}"})
-    return Asked(options, make_tools(options, pipeline.info)[0])
+    make_tools(options, pipeline.info)  # which checks them
+    return Asked(options, make_preparer(options, pipeline.info))
 
 
 def _value(name: str, text: str) -> Any:

@@ -27,6 +27,8 @@ _CHOICES = ("count", "seed", "psi", "steps", "alpha", "layers", "to")
 
 HEAD = "# pixel2style2pixel"
 FACE = "A face of the generator's own"
+#: Which face of a photo, unless another is chosen.
+LARGEST = "largest"
 CSS = """
 .canvas canvas { image-rendering: pixelated }
 .made .grid-wrap { max-height: none !important }  /* else Gradio cuts tall pictures off, and long strips */
@@ -62,6 +64,8 @@ class _Tab:
         self.faces: list[Any] = []
         with gr.Column():
             self._input()
+            if info.input == "rgb":
+                self._photo()
             self._changes()
             self._makes()
             button = gr.Button("Make", variant="primary")
@@ -70,6 +74,7 @@ class _Tab:
                 label="Made", columns=3, object_fit="contain", interactive=False, elem_classes="made",
                 buttons=["download", "download_all", "fullscreen"],
             )  # fmt: skip
+            self.compared = gr.ImageSlider(label="Before and after", type="filepath", interactive=False, visible=False)
             self.timing = gr.Markdown()
             self.source = gr.DownloadButton("The picture it was made of, as a file", visible=False)
             self.command = gr.Textbox(label="The same from a shell", max_lines=6, buttons=["copy"])
@@ -100,6 +105,25 @@ class _Tab:
         """A button that opens a file on the canvas."""
         button = gr.UploadButton(label, file_types=["image"], type="filepath")
         button.upload(self._told(read), button, self.controls["picture"], **ONE_AT_A_TIME)
+
+    def _photo(self) -> None:
+        """Whether the picture is a whole photo, which of its faces is meant, and whether it is put back."""
+        controls = self.controls
+        controls["align"] = gr.Checkbox(False, label="A whole photo: find the face")
+        chosen = {"faces": gr.Radio(_faces(1), value=LARGEST, label="Which face", visible=False)}
+        if self.info.task != "frontalization":
+            chosen["paste_back"] = gr.Checkbox(True, label="Put it back into the photo", visible=False)
+        controls.update(chosen)
+
+        def offer(picture: str | None, align: bool) -> list[Any]:
+            count = self.runs.count_faces(picture) if picture and align else 0
+            faces = gr.update(choices=_faces(count), value=LARGEST, visible=count > 1)
+            return [faces, *(gr.update(visible=align) for _ in list(chosen)[1:])]
+
+        gr.on(
+            [controls["align"].change, controls["picture"].change], self._told(offer),
+            [controls["picture"], controls["align"]], list(chosen.values()), **ONE_AT_A_TIME,
+        )  # fmt: skip
 
     def _changes(self) -> None:
         """What the task's own option changes in the input."""
@@ -141,12 +165,13 @@ class _Tab:
         asked = dict(
             fn=self._told(self._make),
             inputs=list(controls.values()),
-            outputs=[self.pictures, self.timing, self.command, self.source],
+            outputs=[self.pictures, self.compared, self.timing, self.command, self.source],
             **ONE_AT_A_TIME,
         )
         triggers = [button.click, controls["make"].change]
         triggers += [c.input for c in controls.values() if isinstance(c, gr.Slider)]
         triggers += [c.change for c in controls.values() if isinstance(c, gr.Checkbox)]
+        triggers += [controls["faces"].input] if "faces" in controls else []
         gr.on(triggers, trigger_mode="always_last", **asked)
         for picture in {controls["picture"], controls["to"]}:
             if isinstance(picture, gr.Image):
@@ -175,14 +200,15 @@ class _Tab:
     def _make(self, *given: Any) -> tuple[Any, ...]:
         values = dict(zip(self.controls, given, strict=True))
         if missing := obstacle(values):
-            return gr.skip(), missing, gr.skip(), gr.skip()
+            return gr.skip(), gr.skip(), missing, gr.skip(), gr.skip()
         if self.info.input != "rgb":
             values["picture"] = self.runs.save_drawing(values["picture"]["composite"], self.info.input)
         shown = self.runs.run(self.engine, values)
         for warning in shown.warnings:
             gr.Warning(warning)
         source = gr.update(value=str(values["picture"]), visible=True)
-        return shown.pictures, shown.timing, shown.command, source
+        compared = gr.update(value=shown.compared, visible=shown.compared is not None)
+        return shown.pictures, compared, shown.timing, shown.command, source
 
     def _told(self, work: Callable[..., Any]) -> Callable[..., Any]:
         """The same function; what it refuses is shown as a message."""
@@ -205,6 +231,13 @@ class _Tab:
 
     def _open_photo(self, file: str) -> Any:
         return _on_canvas(pencilled(load(file, "rgb", self.info.input_size)))
+
+
+def _faces(count: int) -> list[str]:
+    """Name the faces of a photo, as --faces takes them."""
+    others = {2: "2nd", 3: "3rd"}
+    numbered = [others.get(number, f"{number}th") for number in range(2, min(count, MOST) + 1)]
+    return [LARGEST, *numbered, *(["all"] if count > 1 else [])]
 
 
 def _picture(label: str, height: int) -> Any:

@@ -3,6 +3,7 @@
 The page itself is in `page`; nothing in here needs Gradio.
 """
 
+import itertools
 import os
 import re
 import shlex
@@ -16,11 +17,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from psp_runtime.alignment.finding import find
+from psp_runtime.alignment.pasting import MASKS
 from psp_runtime.console import Device
 from psp_runtime.engines.info import read_info
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.encoding import save
+from psp_runtime.pictures.folders import INPUT_ENDING
+from psp_runtime.pictures.photos import open_photo
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.run.applications import TRIANGLE
 from psp_runtime.run.execution import Run
@@ -45,10 +50,13 @@ MAKES = {
 }
 #: Options that change the input; a page has that of its engine's task.
 CHANGES = ("downsample", "mask")
+#: Options of whole photos, which mean nothing without the first of them.
+PHOTOS = ("align", "faces", "paste_back")
 #: Values of the page, where sliders give any kind of number, as the verbs have them.
 _AS: dict[str, Callable[[Any], Any]] = {
     "count": int, "seed": int, "steps": int, "downsample": int, "psi": float, "alpha": float, "layers": str,
     "to": Path, "style_of": Path, "mask": lambda _: TRIANGLE,
+    "align": bool, "faces": str, "paste_back": lambda _: MASKS[0],
 }  # fmt: skip
 
 #: Runs whose files are kept for downloads.
@@ -56,12 +64,16 @@ KEPT = 50
 
 
 class Shown(NamedTuple):
-    """What a page shows of a run: PNG files with captions, how long the engine took, the command, and warnings."""
+    """What a page shows of a run: PNG files with captions, how long the engine took, the command, and warnings.
+
+    `compared` are a photo before and after, where something was put back into it.
+    """
 
     pictures: list[tuple[str, str]]
     timing: str
     command: str
     warnings: list[str]
+    compared: tuple[str, str] | None = None
 
 
 def obstacle(values: Mapping[str, Any]) -> str:
@@ -80,7 +92,8 @@ def as_options(engine: Path, values: Mapping[str, Any], device: Device = "auto")
     if missing := obstacle(values):
         raise PspError(missing)
     make = MAKES[values["make"]]
-    given = {name: values[name] for name in (*CHANGES, *make.options) if values.get(name) not in (None, "")}
+    names = (*CHANGES, *(PHOTOS if values.get("align") else ()), *make.options)
+    given = {name: values[name] for name in names if values.get(name) not in (None, "")}
     chosen: dict[str, Any] = {name: _AS[name](value) for name, value in given.items() if value is not False}
     return make.verb(inputs=[str(values["picture"])], engine=engine, device=device, **chosen)
 
@@ -91,7 +104,9 @@ def command(options: Verb) -> str:
     for field in sorted(fields(options), key=lambda one: one.name in Options.__dataclass_fields__):  # its own first
         value = getattr(options, field.name)
         if field.name not in ("inputs", "engine", "out") and value != field.default:
-            words += [flag(field.name), value.name if isinstance(value, Path) else str(value)]
+            words.append(flag(field.name))
+            if value is not True:
+                words.append(value.name if isinstance(value, Path) else str(value))
     return shlex.join(words)
 
 
@@ -116,7 +131,21 @@ class Runs:
             run = Run(make_plan(options, read_info(engine)), self.pipeline(engine))
             run.execute()
         told = {self.worded(one.message) for one in caught if issubclass(one.category, UserWarning)}
-        return Shown(_pictures(run), _timing(run), command(asked), sorted(told))
+        compared = self._compared(run) if asked.paste_back else None
+        return Shown(_pictures(run), _timing(run), command(asked), sorted(told), compared)
+
+    def count_faces(self, picture: str) -> int:
+        """Count the faces of a photo."""
+        return len(find(open_photo(picture).picture))
+
+    def _compared(self, run: Run) -> tuple[str, str]:
+        """Make PNG files of the photo before and, as it is at last, after: browsers show these the same way."""
+        paths = []
+        for name, source in (("before", run.plan.jobs[0].source), ("after", run.plan.jobs[0].outputs[-1])):
+            paths.append(self._folders[-1] / f"{name}.png")
+            photo = open_photo(source)
+            save(photo.picture, paths[-1], profile=photo.profile)
+        return str(paths[0]), str(paths[1])
 
     def worded(self, message: object) -> str:
         """Reword a message about files in `folder` with their names alone: where they lie is nobody's business."""
@@ -163,10 +192,10 @@ class Runs:
 
 def _pictures(run: Run) -> list[tuple[str, str]]:
     """List the files of a run of one input and their captions: a changed input first."""
-    job = run.plan.jobs[0]
-    changed = [(str(job.changed), "input")] if job.changed else []
-    captions = [_caption(how) for how in run.application.notes]
-    return [*changed, *((str(path), text) for path, text in zip(job.outputs, captions, strict=True))]
+    captions = itertools.cycle(_caption(how) for how in run.application.notes)
+    changed = [path for path in run.written if path.stem.endswith(INPUT_ENDING)]
+    made = [path for path in run.written if path not in changed]
+    return [*((str(path), "input") for path in changed), *((str(path), text) for path, text in zip(made, captions))]
 
 
 def _caption(how: Mapping[str, Any]) -> str:

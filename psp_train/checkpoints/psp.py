@@ -65,6 +65,11 @@ class Checkpoint:
     name: str
 
     @property
+    def crop_scale(self) -> float:
+        """Say how wide the inputs are framed, against FFHQ: drawn faces show more around them."""
+        return demo.CROP_SCALE if self.generator == demo.GENERATOR else 1.0
+
+    @property
     def mix_layers(self) -> tuple[int, ...]:
         """Name the layers random styles replace by default: those of the task, coarser ones of the demo generator."""
         task = self.task

@@ -16,8 +16,9 @@ from cluster_runs import contents, errors, free_port, wait_for, write_pictures
 from PIL import Image
 from tiny_engines import write_onnx
 
-from psp_runtime.cli import _with_ray_address
+from psp_runtime.cli import _with_values
 from psp_runtime.run.options import Options
+from psp_train.drawn.samples import draw_scene
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
 fs = pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed: pip install '.[ray]'")
@@ -104,6 +105,32 @@ def test_a_killed_worker_loses_nothing(
         "",
     ), "what has nothing to do needs no Ray"
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_whole_photos(
+    far: bool, cluster: None, psp_run: PspRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers find the faces; crops and outputs, here or elsewhere, are byte for byte those of a plain run."""
+    monkeypatch.chdir(tmp_path)
+    engine = write_onnx(tmp_path / "psp.onnx", crop_scale=1.28)
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    Image.fromarray(draw_scene(1, 360)).save("photos/sub/party.jpg", quality=95)
+    Image.new("RGB", (300, 200), "pink").save("photos/nobody.png")
+    place = f"fsspec+file://{tmp_path}/" if far else ""
+    words = ["--engine", engine, "--align", "--faces", "all", *(["--paste-back"] if far else [])]
+    folders = ["--out", f"{place}out", "--save-aligned", f"{place}crops"]
+    code, out, err = psp_run(f"{place}photos", *words, *folders, "--ray", "--actors", 1)
+    assert code == 1 and [line for line in errors(err) if "nobody.png: no face found" in line]
+    assert psp_run("photos/sub/party.jpg", *words, "--out", "plain/", "--save-aligned", "plain_crops")[0] == 0
+    assert pictures(tmp_path / "out" / "sub") == pictures(tmp_path / "plain")
+    assert pictures(tmp_path / "crops" / "sub") == pictures(tmp_path / "plain_crops")
+    assert len(pictures(tmp_path / "crops")) == 4 and len(pictures(tmp_path / "out")) == (1 if far else 4)
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    found = [path for path in folder.rglob("*.*") if path.suffix in (".png", ".jpg")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def test_other_filesystems(cluster: None, psp_run: PspRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +244,7 @@ def test_ray_may_stand_alone() -> None:
         (["--ray", "ray://head:10001", "photos"], ["--ray", "ray://head:10001", "photos"]),
         (["--ray", "10.0.0.1:6379"], ["--ray", "10.0.0.1:6379"]),
     ]:
-        assert _with_ray_address(given) == read
+        assert _with_values(given) == read
 
 
 def test_what_a_run_reads_travels_with_it(cluster: None, tmp_path: Path) -> None:

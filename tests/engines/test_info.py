@@ -113,3 +113,12 @@ def test_tasks_know_their_layers_and_names() -> None:
     assert {name: task.name for name, task in TASKS.items()} == {name: name for name in TASKS}
     with pytest.raises(PspError, match="'upscaling'.*inversion"):
         get_task("upscaling")
+
+
+def test_engines_from_before_photos_are_framed_as_ffhq() -> None:
+    values = json.loads(tiny_info().to_json())
+    assert EngineInfo.from_json(json.dumps(values | {"crop_scale": 1.28}), "x").crop_scale == 1.28
+    del values["crop_scale"]
+    assert EngineInfo.from_json(json.dumps(values), "x").crop_scale == 1
+    with pytest.raises(EngineError, match="crop_scale 0, expected a number 0.2 to 5"):
+        EngineInfo.from_json(json.dumps(values | {"crop_scale": 0}), "x")

@@ -25,6 +25,7 @@ from psp_runtime import load, read_info
 from psp_runtime.engines.weights import style_weights
 from psp_runtime.errors import EngineError, PspError
 from psp_runtime.run.info import describe
+from psp_train.checkpoints.psp import load_demo_checkpoint
 from psp_train.networks.psp import to_input, to_picture
 from psp_train.seeded import unit_uniform
 
@@ -317,3 +318,8 @@ def test_golden_picture_through_the_exported_engine(tmp_path, precision):
         difference = result.output[0].astype(int) - expected
         assert psnr(difference) > 50
         assert precision == "fp16" or np.abs(difference).max() <= 2
+
+
+def test_engines_of_drawn_faces_want_them_framed_wider() -> None:
+    assert engine_info(load_demo_checkpoint("inversion"), Options()).crop_scale == 1.28
+    assert engine_info(tiny_checkpoint(), Options()).crop_scale == 1

@@ -30,6 +30,7 @@ from psp_runtime.ui.canvas import _MEANT, brush_colours, class_ids, coloured, fa
 from psp_runtime.ui.cli import main
 from psp_runtime.ui.demo_engines import TASKS, demo_engines
 from psp_runtime.ui.runs import KEPT, MAKES, Runs, as_options, command
+from psp_train.drawn.samples import draw_scene
 
 REPOSITORY = Path(__file__).parents[2]
 RNG = np.random.default_rng(2)
@@ -97,6 +98,32 @@ def test_a_changed_input_is_shown_first(
     assert [Path(path).read_bytes() for path, _ in shown.pictures] == [
         Path(f"a_out{ending}.png").read_bytes() for ending in ("_input", "")
     ]
+
+
+def test_a_face_of_a_photo_is_chosen_and_put_back(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(draw_scene(1, 540)).save("party.jpg", quality=95)
+    assert runs.count_faces("party.jpg") == 4 and runs.count_faces("a.png") == 0
+    photo = dict(picture="party.jpg", align=True, faces="2nd", paste_back=True)
+    shown = runs.run(Path("engines/psp.onnx"), asked("one picture", **photo))
+    assert shown.command.endswith("--align --faces 2nd --paste-back face")
+    run_command(shown.command, monkeypatch)
+    assert Path(shown.pictures[0][0]).read_bytes() == Path("party_out.jpg").read_bytes()
+    assert shown.compared is not None
+    before, after = (np.asarray(Image.open(path)) for path in shown.compared)
+    np.testing.assert_array_equal(before, Image.open("party.jpg"))
+    np.testing.assert_array_equal(after, Image.open("party_out.jpg"))
+
+
+def test_every_face_of_a_photo(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(draw_scene(1, 360)).save("party.png")
+    photo = dict(picture="party.png", align=True, faces="all", paste_back=False)
+    shown = runs.run(Path("engines/psp.onnx"), asked("random styles", **photo))
+    run_command(shown.command, monkeypatch)
+    made = {Path(path).name: Path(path).read_bytes() for path, _ in shown.pictures}
+    assert len(made) == 12 and made == {path.name: path.read_bytes() for path in Path().glob("party_face?_out_?.png")}
+    assert [text for _, text in shown.pictures[:4]] == ["style 1", "style 2", "style 3", "style 1"]
+    plain = as_options(Path("psp.onnx"), asked("one picture", **photo | {"align": False}))
+    assert not plain.align and plain.faces is None
 
 
 def test_the_words_of_a_command() -> None:

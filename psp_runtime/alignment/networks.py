@@ -1,0 +1,139 @@
+"""The two networks that look at faces: where some are in a small picture, and where the points of one are.
+
+BlazeFace, short range (Bazarevsky et al. 2019, arXiv 1907.05047) and FaceMesh (Kartynnik et al. 2019, arXiv
+1907.06724), both of MediaPipe and under Apache-2.0: see `models/NOTICE`. `tools/convert_face_models.py` made the files.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from psp_runtime.alignment.faces import Points
+from psp_runtime.errors import EngineError
+
+FOLDER = Path(__file__).parent / "models"
+#: Width and height of the pictures they take.
+DETECTOR_SIZE, MESH_SIZE = 128, 192
+#: Points of a mesh.
+MESH_POINTS = 468
+#: Score of a detection that is looked at.
+SEEN = 0.5
+#: Two detections in one picture that overlap (intersection over union) as much are of one face.
+SAME = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """A face in a picture: its score 0..1, box [2,2] (low and high corner) and six points [6,2]: the eyes come first.
+
+    Positions are continuous.
+    """
+
+    score: float
+    box: Points
+    points: Points
+
+    @property
+    def width(self) -> float:
+        """Give the longer side of its box."""
+        return float(np.ptp(self.box, 0).max())
+
+    def scaled(self, scale: Points) -> "Detection":
+        """Give the same in a picture `scale` [2] times as wide and high."""
+        return Detection(self.score, self.box * scale, self.points * scale)
+
+
+def detect(picture: Image.Image, box: tuple[int, int, int, int]) -> list[Detection]:
+    """Find the faces in a box (left, top, right, bottom) of an RGB picture, the surest first, in its positions.
+
+    It sees faces from a tenth of the box on.
+    """
+    corner, extent = np.array(box[:2], np.float64), np.array([box[2] - box[0], box[3] - box[1]], np.float64)
+    small = np.maximum(np.rint(extent * DETECTOR_SIZE / extent.max()), 1).astype(int)
+    (x, y), (width, height) = (DETECTOR_SIZE - small) // 2, small
+    canvas = np.zeros((1, DETECTOR_SIZE, DETECTOR_SIZE, 3), np.float32)
+    shrunk = picture.resize((width, height), Image.Resampling.BILINEAR, box, reducing_gap=2)
+    canvas[0, y : y + height, x : x + width] = np.asarray(shrunk, np.float32) / 127.5 - 1
+    raw, logits = session("blazeface").run(["boxes", "scores"], {"image": canvas})
+    scores = _sigmoid(logits[0, :, 0])
+    seen = np.flatnonzero(scores > SEEN)
+    # Of each anchor: centre, width and height of a box, then six points, all in pixels from the anchor.
+    values = raw[0, seen].reshape(-1, 8, 2).astype(np.float64)
+    places = values + _anchors()[seen, None] * DETECTOR_SIZE
+    half = values[:, 1] / 2
+    places = np.concatenate([places[:, :1] - half[:, None], places[:, :1] + half[:, None], places[:, 2:]], 1)
+    places = (places - (x, y)) * (extent / small) + corner
+    return _distinct([Detection(float(scores[one]), p[:2], p[2:]) for one, p in zip(seen, places, strict=True)])
+
+
+def locate(picture: Image.Image, centre: Points, side: float, angle: float) -> tuple[Points, float]:
+    """Find the 468 points [468,2] of the face in a square of a picture, and the probability that there is one.
+
+    `centre` [2] and the points are continuous positions, `side` is in pixels, `angle` says how far the square is turned
+    clockwise, in radians. The order of the points is that of FaceMesh.
+    """
+    x = np.array([np.cos(angle), np.sin(angle)]) * side / 2
+    y = np.array([-x[1], x[0]])
+    corners = np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y])
+    low = np.maximum(np.floor(corners.min(0)), 0).astype(int)
+    high = np.minimum(np.ceil(corners.max(0)), picture.size).astype(int)
+    if (high - low < 1).any():
+        return np.tile(centre, (MESH_POINTS, 1)), 0.0
+    part, shrink = picture.crop((*low, *high)), max(int(side // (2 * MESH_SIZE)), 1)
+    part = part.reduce(shrink) if shrink > 1 else part
+    places = tuple(((corners - low) / shrink).ravel())
+    square = part.transform((MESH_SIZE, MESH_SIZE), Image.Transform.QUAD, places, Image.Resampling.BILINEAR)
+    pixels = np.asarray(square, np.float32)[None] / 255
+    found, presence = session("facemesh").run(["points", "presence"], {"image": pixels})
+    share = found[0, :, :2].astype(np.float64) * 2 / MESH_SIZE - 1
+    return centre + share[:, :1] * x + share[:, 1:] * y, float(_sigmoid(presence)[0, 0])
+
+
+def overlap(a: Points, b: Points, least: bool = False) -> float:
+    """Divide the intersection of two boxes [2,2] by their union, or by the smaller one."""
+    shared = np.prod(np.maximum(np.minimum(a[1], b[1]) - np.maximum(a[0], b[0]), 0))
+    first, second = np.prod(a[1] - a[0]), np.prod(b[1] - b[0])
+    whole = min(first, second) if least else first + second - shared
+    return float(shared / max(whole, 1e-9))
+
+
+def _distinct(detections: list[Detection]) -> list[Detection]:
+    kept: list[Detection] = []
+    for one in sorted(detections, key=lambda one: -one.score):
+        if all(overlap(one.box, other.box) < SAME for other in kept):
+            kept.append(one)
+    return kept
+
+
+def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -80, 80))), np.float32)
+
+
+@cache
+def _anchors() -> Points:
+    """List where the 896 detections are seen from, [896,2] in 0..1: 2 at each place of 16x16, 6 at each of 8x8."""
+
+    def grid(count: int, each: int) -> Points:
+        places = (np.arange(count) + 0.5) / count
+        return np.repeat(np.stack(np.meshgrid(places, places), -1).reshape(-1, 2), each, 0)
+
+    return np.concatenate([grid(16, 2), grid(8, 6)])
+
+
+@cache
+def session(name: str) -> Any:
+    """Open one of the networks, once for all threads. It has one thread: pictures are looked at in several."""
+    try:
+        runtime = import_module("onnxruntime")
+    except ImportError as error:
+        raise EngineError(f"finding faces needs ONNX Runtime ({error}): pip install onnxruntime") from None
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return runtime.InferenceSession(str(FOLDER / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
