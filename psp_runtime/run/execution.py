@@ -14,13 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psp_runtime import console
-from psp_runtime.errors import PictureError
+from psp_runtime.engines.refinement import RefiningSession
+from psp_runtime.engines.session import open_session
+from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures import encoding, png, sheets
 from psp_runtime.pictures import loading as images
 from psp_runtime.pictures.folders import INPUT_ENDING
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.prefetch import Stage, map_batches, parallel_map
 from psp_runtime.run.files import Job
+from psp_runtime.run.options import Options
 from psp_runtime.run.plan import Plan
 
 #: Files that are named one by one at the end; of more, their folder.
@@ -46,6 +49,17 @@ class Result(NamedTuple):
     source: Any
     pictures: Pixels
     latents: NDArray[np.float32] | None
+
+
+def open_pipeline(options: Options, runs: int) -> Pipeline:
+    """Open the engine of a run, which runs about so often, and the one whose step comes first. Raises `PspError`."""
+    session = open_session(options.engine, options.device, runs)
+    try:
+        first = open_session(options.first, options.device, runs) if options.first else None
+    except PspError:
+        session.close()
+        raise
+    return Pipeline(session, options.batch, runs, options.iterations, first)
 
 
 class Run:
@@ -80,7 +94,7 @@ class Run:
                 parallel_map(save, map_batches(make, loaded, batch, self.pipeline.at_once), threads, waiting)
             ) as saved,
         ):
-            for result in _with_progress(saved, 1 if self.options.quiet else len(self.plan.jobs)):
+            for result in _with_progress(saved, 1 if self.options.quiet else len(self.plan.jobs), self.pipeline):
                 if isinstance(result, PictureError):
                     if self.plan.single:
                         raise result
@@ -95,7 +109,8 @@ class Run:
     def summary(self) -> str:
         """One line for people: how many pictures, how fast, what limited it, and where they are."""
         word = "picture" if self.made == 1 else "pictures"
-        rate = f"{self.made / self.seconds:.1f} pictures/s, {self.pipeline.device}{self._limit()}"
+        steps = f", {self.pipeline.info.iterations} steps each" if self.pipeline.info.iterations else ""
+        rate = f"{self.made / self.seconds:.1f} pictures/s, {self.pipeline.device}{steps}{self._limit()}"
         return f"{self.made} {word} in {self.seconds:.2f} s ({rate}): {self._where()}"
 
     def remarks(self) -> list[str]:
@@ -134,7 +149,8 @@ class Run:
             return result
         job, size = result.job, self.options.size
         if size:
-            result = result._replace(pictures=np.stack([images.resize(p, size) for p in result.pictures]))
+            height = images.scaled(result.pictures.shape[1:], size)
+            result = result._replace(pictures=np.stack([images.resize(p, size, height) for p in result.pictures]))
         frames = self._frames(result)
         if job.outputs:
             notes = [self._note(job, how) for how in self.application.notes]
@@ -143,7 +159,7 @@ class Run:
             for _ in parallel_map(self._write, zip(frames, job.outputs, notes, strict=True), writers, 2 * writers):
                 pass
         if job.changed:
-            self._write((sheets.shown(result.source, self.pipeline.info.input, len(result.source)), job.changed, ""))
+            self._write((sheets.shown(result.source, self.pipeline.info.input, result.source.shape), job.changed, ""))
         for animation in (self.options.gif, self.options.webp):
             if animation:
                 sheets.animate(frames, animation, self.options.quality or sheets.QUALITY)
@@ -174,7 +190,7 @@ class Run:
             self.plan.sheet.add([*(self._shown(one, result) for one in sources), *result.pictures])
 
     def _shown(self, source: Pixels, result: Result) -> Pixels:
-        return sheets.shown(source, self.pipeline.info.input, result.pictures.shape[1])
+        return sheets.shown(source, self.pipeline.info.input, result.pictures.shape[1:])
 
     def _note(self, job: Job | None, how: dict[str, Any]) -> str:
         """How a picture was made, as JSON for its text chunk. Names of files only: folders are nobody's business."""
@@ -226,13 +242,28 @@ def _named(paths: list[Path]) -> str:
     return ", ".join(map(str, paths[:NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
-def _with_progress(results: Iterable[Item], count: int) -> Iterable[Item]:
-    if count == 1 or not sys.stderr.isatty():
+def _with_progress(results: Iterable[Item], count: int, pipeline: Pipeline) -> Iterable[Item]:
+    if not sys.stderr.isatty():
+        return results
+    if isinstance(pipeline.session, RefiningSession) and pipeline.device == "cpu":
+        return _with_steps(results, count, pipeline.session)
+    if count == 1:
         return results
     from rich.console import Console
     from rich.progress import track
 
     return track(results, "pictures", count, console=Console(stderr=True), transient=True)
+
+
+def _with_steps(results: Iterable[Item], count: int, session: RefiningSession) -> Iterable[Item]:
+    """Count the steps on a CPU, where each of ReStyle's takes as long as another engine's picture."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as shown:
+        bar = shown.add_task(f"{session.count} steps a picture", total=count * session.count)
+        session.told = lambda pictures: shown.advance(bar, pictures)
+        yield from results
 
 
 def together(notes: list[dict[str, Any]]) -> dict[str, Any]:

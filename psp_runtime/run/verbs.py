@@ -19,13 +19,13 @@ from psp_runtime.engines.info import EngineInfo
 from psp_runtime.latents import as_strengths, check_psi, check_seed, edit_alpha, layer_alpha
 from psp_runtime.pictures import transforms
 from psp_runtime.pipeline import Pipeline, Source
-from psp_runtime.run.applications import Application, Made, Pixels, Reader, translate, where
-from psp_runtime.run.options import Animations, Changes, Cluster, Layers, Options, Sheets, Storable, inputs_of
+from psp_runtime.run.applications import Application, Made, Pixels, Reader, every_step, translate, where
+from psp_runtime.run.options import Animations, Changes, Cluster, Layers, Options, Sheets, Steps, Storable, inputs_of
 from psp_runtime.run.values import MOST, parse_classes, parse_layers, parse_strengths
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translate(Changes, Sheets, Cluster, Options):
+class Translate(Changes, Sheets, Steps, Cluster, Options):
     """Translate pictures: photo.png becomes photo_out.png in the working folder.
 
     X_out.png beside a picture X is an earlier output: it is overwritten, never read. Among several pictures, one that
@@ -34,17 +34,21 @@ class Translate(Changes, Sheets, Cluster, Options):
 
     verb: ClassVar[str] = "run"
 
+    first: Annotated[Path | None, option(MAKE, "ReStyle: begin with a step of this one.", metavar="ENGINE")] = None
+
     save_latents: Annotated[
         str | None, option(SAVE, "W+ latents: LATENTS.npy [N,L,S] in input order, or a folder.", metavar="LATENTS")
     ] = None
 
     def application(self, info: EngineInfo, read: Reader) -> Application:
-        """One picture of each."""
+        """One picture of each; on a contact sheet of a ReStyle engine, the picture after every step."""
+        if info.iterations and self.grid and not self.url:  # a server gives the last one alone
+            return every_step(self, info)
         return Application("translate", translate, [{}])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix(Storable, Changes, Sheets, Layers, Cluster, Options):
+class Mix(Storable, Changes, Sheets, Layers, Steps, Cluster, Options):
     """Make several faces of each input by mixing in random styles; a seed makes the same faces again.
 
     sketch.png becomes sketch_out_1.png and so on; with --grid alone, a contact sheet.
@@ -80,7 +84,7 @@ class Mix(Storable, Changes, Sheets, Layers, Cluster, Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Morph(Storable, Changes, Sheets, Animations, Cluster, Options):
+class Morph(Storable, Changes, Sheets, Animations, Steps, Cluster, Options):
     """Make the pictures on the way from each input to another picture, in W+: both ends and what is between."""
 
     verb: ClassVar[str] = "morph"
@@ -101,7 +105,7 @@ class Morph(Storable, Changes, Sheets, Animations, Cluster, Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer(Storable, Changes, Sheets, Layers, Cluster, Options):
+class Transfer(Storable, Changes, Sheets, Layers, Steps, Cluster, Options):
     """Give each input the colours of another picture: its layers of style are mixed in."""
 
     verb: ClassVar[str] = "transfer"
@@ -125,7 +129,7 @@ class Transfer(Storable, Changes, Sheets, Layers, Cluster, Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edit(Storable, Changes, Sheets, Animations, Layers, Cluster, Options):
+class Edit(Storable, Changes, Sheets, Animations, Layers, Steps, Cluster, Options):
     """Move each input along a direction in W+, such as one that psp direction has learned."""
 
     verb: ClassVar[str] = "edit"

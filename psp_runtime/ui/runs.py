@@ -45,10 +45,12 @@ MAKES = {
 }
 #: Options that change the input; a page has that of its engine's task.
 CHANGES = ("downsample", "mask")
+#: That of an engine which makes its pictures in steps, whatever is made.
+STEPS = ("iterations",)
 #: Values of the page, where sliders give any kind of number, as the verbs have them.
 _AS: dict[str, Callable[[Any], Any]] = {
-    "count": int, "seed": int, "steps": int, "downsample": int, "psi": float, "alpha": float, "layers": str,
-    "to": Path, "style_of": Path, "mask": lambda _: TRIANGLE,
+    "count": int, "seed": int, "steps": int, "iterations": int, "downsample": int, "psi": float, "alpha": float,
+    "layers": str, "to": Path, "style_of": Path, "mask": lambda _: TRIANGLE,
 }  # fmt: skip
 
 #: Runs whose files are kept for downloads.
@@ -80,7 +82,7 @@ def as_options(engine: Path, values: Mapping[str, Any], device: Device = "auto")
     if missing := obstacle(values):
         raise PspError(missing)
     make = MAKES[values["make"]]
-    given = {name: values[name] for name in (*CHANGES, *make.options) if values.get(name) not in (None, "")}
+    given = {name: values[name] for name in (*CHANGES, *STEPS, *make.options) if values.get(name) not in (None, "")}
     chosen: dict[str, Any] = {name: _AS[name](value) for name, value in given.items() if value is not False}
     return make.verb(inputs=[str(values["picture"])], engine=engine, device=device, **chosen)
 
@@ -113,7 +115,9 @@ class Runs:
         options = replace(asked, out=f"{self.new_folder()}{os.sep}")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            run = Run(make_plan(options, read_info(engine)), self.pipeline(engine))
+            pipeline = self.pipeline(engine)
+            pipeline.repeat(options.iterations)
+            run = Run(make_plan(options, read_info(engine)), pipeline)
             run.execute()
         told = {self.worded(one.message) for one in caught if issubclass(one.category, UserWarning)}
         return Shown(_pictures(run), _timing(run), command(asked), sorted(told))
