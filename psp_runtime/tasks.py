@@ -18,7 +18,7 @@ INPUT_SIZE = 256
 #: How often a ReStyle encoder corrects its codes (Alaluf et al. 2021, section 4), unless a run is told otherwise.
 ITERATIONS = 5
 #: More steps than this bring nothing.
-MOST_ITERATIONS = 100
+MOST_ITERATIONS = 20
 
 
 @dataclass(frozen=True)

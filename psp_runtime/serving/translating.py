@@ -13,7 +13,7 @@ from psp_runtime.engines.contract import Arrays, full_inputs
 from psp_runtime.errors import PictureError, PspError
 from psp_runtime.latents import layer_alpha
 from psp_runtime.pictures import encoding, png
-from psp_runtime.pictures.loading import resize
+from psp_runtime.pictures.loading import resize, scaled
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.run.applications import TRIANGLE, Reader
 from psp_runtime.run.plan import check_formats, make_tools
@@ -22,7 +22,7 @@ from psp_runtime.run.verbs import Mix, Translate
 from psp_runtime.serving.bodies import Refused
 
 #: Options of `psp run` that are parameters, and those of `psp mix` that go with `mix=true`.
-CHANGED = ("format", "quality", "compression", "size", "downsample", "mask", "sketch_from_photo")
+CHANGED = ("format", "quality", "compression", "size", "downsample", "mask", "sketch_from_photo", "iterations")
 MIXED = ("seed", "psi", "layers", "alpha")
 #: Formats of pictures that strangers may send, by Pillow's names, and of the answer, with their media types.
 UPLOADS = ("PNG", "JPEG", "WEBP")
@@ -112,13 +112,13 @@ def expected(facts: dict[str, Any]) -> str:
 
 def prepare(asked: Asked, pipeline: Pipeline, data: bytearray) -> Arrays:
     """Make all inputs [1,...] of the engine from the bytes of a picture file. Raises `PictureError` and `PspError`."""
-    pixels = asked.read(_opened(data))[None]
-    if not isinstance(asked.options, Mix):
-        return full_inputs(pipeline.info, pixels)
-    options = asked.options
+    pixels, options = asked.read(_opened(data))[None], asked.options
+    steps = None if options.iterations is None else np.full((1, 1), options.iterations, np.int32)
+    if not isinstance(options, Mix):
+        return full_inputs(pipeline.info, pixels, iterations=steps)
     layers = None if options.layers is None else parse_layers(options.layers, pipeline.info.styles)
     alpha = layer_alpha(pipeline.info, layers, options.alpha)
-    return full_inputs(pipeline.info, pixels, pipeline.styles(1, options.seed, options.psi), alpha[None])
+    return full_inputs(pipeline.info, pixels, pipeline.styles(1, options.seed, options.psi), alpha[None], steps)
 
 
 def _opened(data: bytearray) -> Image.Image:
@@ -138,7 +138,7 @@ def encode(asked: Asked, pixels: NDArray[np.uint8]) -> tuple[bytes, str]:
     """Encode the answer [H,W,3] as a file; also give its media type."""
     options, form = asked.options, asked.options.format or "png"
     if options.size:
-        pixels = resize(pixels, options.size)
+        pixels = resize(pixels, options.size, scaled(pixels.shape, options.size))
     quality = encoding.QUALITY if options.quality is None else options.quality
     level = png.QUICKEST if options.compression is None else options.compression
     return bytes(encoding.to_bytes(pixels, encoding.FORMATS[f".{form}"], "", quality, level)), MEDIA[form]

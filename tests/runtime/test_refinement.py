@@ -135,8 +135,8 @@ def test_what_has_no_steps_says_so(engine: Path, tmp_path: Path) -> None:
         Pipeline(OnnxSession(engine, "cpu"), first=OnnxSession(plain, "cpu"))
     with Pipeline(OnnxSession(plain, "cpu")) as pipeline, pytest.raises(PspError, match="no others to show"):
         pipeline.refine(PIXELS)
-    with pytest.raises(PspError, match="iterations 101: expected 1 to 100 steps"):
-        Pipeline(OnnxSession(engine, "cpu"), iterations=101)
+    with pytest.raises(PspError, match="iterations 21: expected 1 to 20 steps"):
+        Pipeline(OnnxSession(engine, "cpu"), iterations=21)
     cars = write_steps(tmp_path, "cars", **CARS)
     with pytest.raises(EngineError, match=r"cars.onnx is no engine to go on from: its input_shape is \(192, 256\)"):
         Pipeline(OnnxSession(engine, "cpu"), first=OnnxSession(cars, "cpu"))
