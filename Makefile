@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test floors lint readme grid gallery photos reference bench bench-check ptx
+.PHONY: install demo test floors lint readme goldens grid gallery photos reference bench bench-check ptx
 
 install: .venv/installed
 
@@ -29,6 +29,10 @@ lint: install
 # The examples of the README as written, in order, in one folder; `make test` only parses them.
 readme: install
 	$(BIN)/python -m pytest -m readme tests/runtime/test_documented_commands.py
+
+# Every golden of the family on networks of published widths.
+goldens: install
+	$(BIN)/python -m pytest -m "goldens or slow" tests/train/networks/test_family.py
 
 # The picture grid of the README.
 grid: install

@@ -33,10 +33,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from psp_export.export import Options, export
+from psp_runtime.engines import contract
 from psp_runtime.engines.session import open_session
 from psp_train.checkpoints.psp import load_demo_checkpoint
 from psp_train.networks import Generator, GeneratorConfig
@@ -159,11 +159,7 @@ def engines(precision: str, repeats: int) -> dict[str, object]:
             info = session.info
             if info.custom_ops != custom:
                 raise SystemExit("the plan was built without plugins: nothing to compare")
-            inputs = {
-                "image": np.zeros((1, info.input_size, info.input_size, 3), np.uint8),
-                "style": np.zeros((1, info.styles, info.style_dim), np.float32),
-                "alpha": np.zeros((1, info.styles), np.float32),
-            }
+            inputs = {name: tensor.zeros(1) for name, tensor in contract.inputs(info).items()}
             runs[side] = lambda session=session, inputs=inputs: [session.run(inputs) for _ in range(CALLS)]
         return row(f"engine of the demo model, {precision}", timed(runs, repeats, CALLS))
 

@@ -60,11 +60,13 @@ def _load(asked: Model, say: Stages) -> "Checkpoint":
     from psp_train.checkpoints.psp import load_checkpoint, load_demo_checkpoint
 
     if asked.checkpoint is None:
+        if asked.encoder is not None:
+            raise PspError("--encoder says what a --checkpoint holds, and none is given: leave it out")
         say(f"loading the bundled demo model (no --checkpoint given), task {asked.task or 'inversion'}")
         loaded = load_demo_checkpoint(asked.task)
     else:
         say(f"loading {asked.checkpoint}")
-        loaded = load_checkpoint(asked.checkpoint, asked.task)
+        loaded = load_checkpoint(asked.checkpoint, asked.task, asked.encoder)
     if asked.generator is None:
         return loaded
     say(f"loading {asked.generator}")

@@ -10,6 +10,7 @@ from psp_export.graphs.inspect import stored_precision
 from psp_export.graphs.trace import save, set_info, to_onnx
 from psp_export.output_files import Written
 from psp_export.verify.parity import MappingParity, Parity
+from psp_runtime.engines.fields import WHOLE
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.engines.session import OnnxSession
 
@@ -19,7 +20,7 @@ class Draft:
 
     def __init__(self, module: nn.Module, info: EngineInfo, opset: int, stem: Path) -> None:
         """Trace a deployable module of the part `info.part` and write it beside `stem`; raises as `to_onnx` does."""
-        part = "" if info.part == "full" else f".{info.part}"
+        part = "" if info.part in WHOLE else f".{info.part}"
         self.path = stem.with_name(f"{stem.name}{part}.onnx")
         self.parity = "not verified"
         self.model = to_onnx(module, info, opset)

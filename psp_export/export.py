@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from psp_export.deploy import DeployedMapping, DeployedPSP
+from psp_export.deploy import DeployedMapping, DeployedPSP, DeployedStep, deploy
 from psp_export.deploy.custom_ops import use_custom_ops
 from psp_export.deploy.precision import balance_encoder, to_half
 from psp_export.draft import Draft
@@ -27,11 +27,12 @@ from psp_export.plans.build import (
 from psp_export.plans.source import plan_source
 from psp_export.verify.cases import CALIBRATION_SEED, Case, pictures, reference_cases
 from psp_export.verify.headroom import check_headroom
-from psp_export.verify.parity import chained, compare, compare_mapping
+from psp_export.verify.parity import chained, compare, compare_mapping, feeds, whole
+from psp_runtime.engines.fields import WHOLE
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.session import open_session, plan_obstacle
 from psp_runtime.errors import EngineError, PspError
-from psp_runtime.tasks import INPUT_SIZE
+from psp_runtime.tasks import INPUT_SIZE, ITERATIONS
 from psp_train.checkpoints.psp import Checkpoint
 from psp_train.networks import PSP
 
@@ -124,17 +125,22 @@ def engine_info(checkpoint: Checkpoint, options: Options) -> EngineInfo:
         license=checkpoint.license,
         custom_ops=options.custom_ops,
         crop_scale=checkpoint.crop_scale,
+        part="step" if encoder.refines else "full",
+        input_height=task.input_height,
+        rows=task.rows(generator.size),
+        iterations=ITERATIONS if encoder.refines else 0,
     )
 
 
-def deployable(model: PSP, info: EngineInfo) -> DeployedPSP:
+def deployable(model: PSP, info: EngineInfo) -> DeployedPSP | DeployedStep:
     """Turn a trained model into its deployable form, in the precision of the engine."""
-    module = DeployedPSP(model, info.input).eval()
+    module = deploy(model, info.input)
     if info.custom_ops:
         use_custom_ops(module)
     if info.precision == "fp16":
-        images = pictures(info.input, info.classes, CALIBRATION_PICTURES, CALIBRATION_SEED)
-        balance_encoder(module.encoder, torch.from_numpy(images))
+        drawn = pictures(info.input, info.classes, CALIBRATION_PICTURES, CALIBRATION_SEED, info.input_height)
+        images = torch.from_numpy(drawn)
+        balance_encoder(module.encoder, *(module.encoder.calibration_inputs(images) if info.iterations else (images,)))
         to_half(module)
     return module
 
@@ -159,12 +165,14 @@ class Exporter:
         files = [self._write_full(module), self._write_mapping()]
         return files + self._write_parts(module) if self.options.parts else files
 
-    def _write_full(self, module: DeployedPSP) -> Written:
+    def _write_full(self, module: DeployedPSP | DeployedStep) -> Written:
         draft = self._draft(module)
         if self.cases:
             self.say("verifying against PyTorch FP32")
-            headroom = check_headroom(draft.path, self.cases) if self.info.precision == "fp16" else None
-            draft.verified(compare(draft.session().run, self.info, self.cases, headroom))
+            headroom = None
+            if self.info.precision == "fp16":
+                headroom = check_headroom(draft.path, feeds(draft.session(), self.cases))
+            draft.verified(compare(whole(draft.session()), self.info, self.cases, headroom))
         return draft.written()
 
     def _write_mapping(self) -> Written:
@@ -174,7 +182,7 @@ class Exporter:
             draft.verified(compare_mapping(draft.session(), self.model))
         return draft.written()
 
-    def _write_parts(self, module: DeployedPSP) -> list[Written]:
+    def _write_parts(self, module: DeployedPSP | DeployedStep) -> list[Written]:
         """Write encoder and generator separately, compared as one."""
         self.say("writing encoder and generator separately")
         drafts = [self._draft(getattr(module, part), part=part) for part in ("encoder", "generator")]
@@ -217,11 +225,11 @@ class Exporter:
         obstacle = plan_obstacle(plans[0].path, info)
         if obstacle:
             parity = f"not run here: it needs {obstacle}; {source.path.name}: {source.parity}"
-            return [replace(plan, parity=parity if plan.part == "full" else "not run here") for plan in plans]
+            return [replace(plan, parity=parity if plan.part in WHOLE else "not run here") for plan in plans]
         self.say("verifying on the GPU")
         with ExitStack() as opened:
             full, *parts = [opened.enter_context(closing(open_session(plan.path, "cuda"))) for plan in plans]
-            found = [compare(full.run, info, self.cases)]
+            found = [compare(whole(full), info, self.cases)]
             if parts:
                 found += [compare(chained(*parts), info, self.cases)] * len(parts)
         return [replace(plan, parity=str(parity)) for plan, parity in zip(plans, found, strict=True)]

@@ -48,7 +48,10 @@ class Model:
         str | None, option(INPUT, "Task of the checkpoint or, without one, of the demo model.", show_default=False)
     ] = None
     checkpoint: Annotated[
-        Path | None, option(INPUT, "A pSp checkpoint (.pt). Default: the bundled demo model.", show_default=False)
+        Path | None, option(INPUT, "Of pSp, e4e or ReStyle (.pt). Default: the bundled demo model.", show_default=False)
+    ] = None
+    encoder: Annotated[
+        str | None, option(INPUT, "Its kind, where the file does not say: psp, e4e, restyle_psp, …", show_default=False)
     ] = None
     generator: Annotated[Path | None, option(INPUT, "Another StyleGAN2 under its encoder (.pt, NVIDIA's .pkl).")] = None
     class_index: Annotated[

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psp_runtime.disk import delete_unfinished, exchange, scratch_folder, sync
-from psp_runtime.engines.fields import PARTS
+from psp_runtime.engines.fields import PARTS, WHOLE
 from psp_runtime.errors import PspError
 
 ENGINE_SUFFIXES = (".onnx", ".trt", ".plan", ".engine")
 #: No space, or none of the user's own.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 #: What may lie beside a full engine: NAME.encoder.onnx and so on.
-BESIDE = [part for part in PARTS if part != "full"]
+BESIDE = [part for part in PARTS if part not in WHOLE]
 #: A folder of this name is no mistake: `psp-export` without --output may well run beside one.
 DEFAULT_OUTPUT = Path("psp")
 
@@ -29,7 +29,7 @@ DEFAULT_OUTPUT = Path("psp")
 class Written:
     """One finished file: the part of the engine in it, the precision found in it, and its parity in words, if any.
 
-    `part` is "full", "encoder", "generator" or "mapping"; `precision` is "fp32" or "fp16".
+    `part` is "full", "step", "encoder", "generator" or "mapping"; `precision` is "fp32" or "fp16".
     """
 
     path: Path

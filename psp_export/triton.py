@@ -16,7 +16,7 @@ from pathlib import Path
 
 from psp_export.output_files import Written, put_in_place, staging, stem
 from psp_export.verify.cases import pictures
-from psp_runtime.engines import contract
+from psp_runtime.engines import contract, fields
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.errors import PspError
 from psp_runtime.run.files import make_writable
@@ -57,7 +57,7 @@ Nor does it check values: it computes with NaN and with class ids that the engin
 `psp-serve` needs none of this on a machine of its own, and checks values too.
 
 Tensors: image {image}, style {latents} and alpha float32 [B,{styles}] in;
-output uint8 [B,{side},{side},3] and latents {latents} out; B is 1 to {batch}.
+output {output} and latents {latents} out; B is 1 to {batch}.
 Zeros as style and alpha translate without mixing.
 
 {license}
@@ -103,7 +103,7 @@ def _is_ours(readme: Path) -> bool:
 
 def choose(files: list[Written]) -> Choice:
     """Choose the plan where a release of Triton opens it, else the ONNX file."""
-    onnx, *plans = sorted((f.path for f in files if f.part == "full"), key=lambda path: path.suffix != ".onnx")
+    onnx, *plans = sorted((f.path for f in files if f.part in fields.WHOLE), key=lambda path: path.suffix != ".onnx")
     if not plans:
         return _as_onnx(onnx, "no plan was built")
     info = read_info(plans[0])
@@ -155,7 +155,7 @@ def _draft(folder: Path, file: Path, model: Model) -> Path:
     (home / "config.pbtxt").write_text(config_text(info, model))
     if model.warm_batches:
         (home / "warmup").mkdir()
-        picture = pictures(info.input, info.classes, 2, WARMUP_SEED)[0]
+        picture = pictures(info.input, info.classes, 2, WARMUP_SEED, info.input_height)[0]
         (home / "warmup" / WARMUP_IMAGE).write_bytes(picture.tobytes())
     return home
 
@@ -178,7 +178,7 @@ def _readme(name: str, info: EngineInfo, choice: Choice) -> str:
         image=contract.image(info),
         latents=contract.latents(info),
         styles=info.styles,
-        side=info.output_size,
+        output=contract.outputs(info)["output"],
         batch=info.max_batch,
         mebibytes=_mebibytes(info),
         license=info.license,

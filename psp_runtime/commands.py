@@ -10,11 +10,10 @@ import typer
 from psp_runtime import console
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.location import find_engine
-from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.run.align_photos import Align, align_photos
-from psp_runtime.run.execution import Run
+from psp_runtime.run.execution import Run, open_pipeline
 from psp_runtime.run.find_direction import Direction, find_direction
 from psp_runtime.run.info import describe
 from psp_runtime.run.options import Options
@@ -51,14 +50,14 @@ def _check_given(options: Options) -> None:
 def _here(options: Verb, info: EngineInfo) -> None:
     plan = make_plan(options, info)
     runs = len(plan.jobs) * plan.application.count
-    with Pipeline(open_session(options.engine, options.device, runs), options.batch, runs) as pipeline:
+    with open_pipeline(options, runs) as pipeline:
         _execute(plan, pipeline)
 
 
 def _on_server(options: Verb, url: str) -> None:
     from psp_runtime.serving.client import connect
 
-    with connect(url, options.batch) as pipeline:
+    with connect(url, options.batch, options.iterations) as pipeline:
         _execute(make_plan(replace(options, engine=pipeline.session.path), pipeline.info), pipeline)
 
 

@@ -1,6 +1,7 @@
 """Pictures -> session -> pictures, and every application of the paper.
 
-Shapes: B pictures, N styles or steps, L styles of the engine, S style dim, H W size of the output.
+Shapes: B pictures, N styles or steps, L styles of the engine, S style dim, H W size of the output, h w that of the
+input: 256x256, of cars 192x256.
 """
 
 from collections.abc import Generator, Iterable, Sequence
@@ -19,8 +20,9 @@ from psp_runtime.engines import contract
 from psp_runtime.engines.contract import check, full_inputs, paired
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.engines.parts import Parts
+from psp_runtime.engines.refinement import RefiningSession, as_whole, run_steps
 from psp_runtime.engines.session import Session, run_batches
-from psp_runtime.errors import EngineError, PictureError, PspError
+from psp_runtime.errors import PictureError, PspError
 from psp_runtime.latents import (
     AVERAGE_SEED,
     AVERAGED,
@@ -39,7 +41,7 @@ from psp_runtime.pictures.loading import load, picture_name
 from psp_runtime.pictures.photos import open_photo
 from psp_runtime.prefetch import THREADS, map_batches, parallel_map
 
-#: Prepared pictures, uint8 [B,256,256,3], [B,256,256,1] or [B,256,256], or W+ latents, float32 [B,L,S].
+#: Prepared pictures, uint8 [B,h,w,3], [B,h,w,1] or [B,h,w], or W+ latents, float32 [B,L,S].
 Source = NDArray[np.uint8] | NDArray[np.float32]
 
 
@@ -59,16 +61,26 @@ class Pipeline:
     `batch` is how many pictures it runs at once, None for what suits the device. Where encoder and generator alone lie
     beside the engine (`psp-export --parts`), a picture is encoded once and decoded many times: the same, but sooner.
     `runs` says how often they will run, where that is known (see `open_session`).
-    Raises `EngineError` for an engine that is only a part (encoder, generator, mapping).
+    A ReStyle engine makes its pictures in `iterations` steps, or as many as it says; with `first`, another one, they go
+    on from where that one's first step has come.
+    Raises `EngineError` for an engine that is only a part (encoder, generator, mapping), and `PspError` for steps of an
+    engine that has none.
     """
 
-    def __init__(self, session: Session, batch: int | None = None, runs: int | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        batch: int | None = None,
+        runs: int | None = None,
+        iterations: int | None = None,
+        first: Session | None = None,
+    ) -> None:
         try:
-            contract.require_full(session.info, session.path)
-        except EngineError:
-            session.close()
+            self.session = as_whole(session, iterations, first)
+        except PspError:
+            for one in filter(None, (session, first)):
+                one.close()
             raise
-        self.session = session
         self.parts = Parts(session, runs)
         self._batch = batch
         self._average: NDArray[np.float32] | None = None
@@ -82,6 +94,21 @@ class Pipeline:
     def device(self) -> str:
         """What the engine really runs on: "cuda" or "cpu"."""
         return self.session.device
+
+    @property
+    def refines(self) -> bool:
+        """Tell whether it makes its pictures in several steps."""
+        return isinstance(self.session, RefiningSession)
+
+    def repeat(self, iterations: int | None) -> None:
+        """Let a ReStyle engine make its pictures in so many steps from now on; None is as many as it says.
+
+        Raises `PspError` for none or too many, and for an engine without steps unless it is None.
+        """
+        if isinstance(self.session, RefiningSession):
+            self.session.repeat(iterations)
+        elif iterations is not None:
+            as_whole(self.session, iterations)
 
     @property
     def batch(self) -> int:
@@ -106,7 +133,7 @@ class Pipeline:
     ) -> Translation:
         """Translate any number of prepared pictures: w = (1 - alpha) * latents + alpha * style, per layer.
 
-        `pixels`: uint8 [B,256,256,3] RGB, [B,256,256,1] sketch or [B,256,256] class ids, as `info.input` says.
+        `pixels`: uint8 [B,h,w,3] RGB, [B,h,w,1] sketch or [B,h,w] class ids, as `info.input` says.
         `style`: float32 [B,L,S], W+ latents to mix in. `alpha`: float32 [B,L], 0 keeps a layer, 1 replaces it; without
         it, the layers the task mixes (`info.mix_layers`) by `info.mix_alpha`. Without both, nothing is mixed.
         Raises `PspError` for other types and shapes, and for class ids the engine does not know.
@@ -120,7 +147,7 @@ class Pipeline:
             check("latents", source, contract.latents(self.info))
             return np.asarray(source, np.float32)
         inputs = full_inputs(self.info, source)
-        if self.parts.usable:
+        if self.parts.usable and not self.refines:
             return self._run(self.parts.encoder, {"image": inputs["image"]})["latents"]
         return self._run(self.session, inputs)["latents"]
 
@@ -132,7 +159,8 @@ class Pipeline:
         # The whole engine does it too: what it makes of an empty picture is replaced in every layer.
         empty = contract.image(self.info).zeros(len(latents))
         alpha = np.ones(latents.shape[:2], np.float32)
-        return self._run(self.session, {"image": empty, "style": latents, "alpha": alpha})["output"]
+        once = self.session.once if isinstance(self.session, RefiningSession) else self.session
+        return self._run(once, {"image": empty, "style": latents, "alpha": alpha})["output"]
 
     def styles(self, count: int, seed: int = 0, psi: float = 1.0) -> NDArray[np.float32]:
         """Random styles float32 [count,L,S], one w for all layers: a seed gives the same ones on every device.
@@ -267,11 +295,22 @@ class Pipeline:
     ) -> None:
         self.close()
 
+    def refine(self, pixels: NDArray[np.uint8]) -> Translation:
+        """Return what every step makes of prepared pictures, output uint8 [B,N,H,W,3] and latents float32 [B,N,L,S].
+
+        Raises `PspError` for an engine that makes its pictures in one step.
+        """
+        if not isinstance(self.session, RefiningSession):
+            raise PspError(f"{self.session.path} makes its pictures in one step: it has no others to show")
+        done = run_steps(self.session, full_inputs(self.info, pixels), self.batch)
+        return Translation(done["output"], done["latents"])
+
     def _crops(self, photo: Image.Image, name: str, most: int | None) -> list[Crop]:
         return align(photo, name, Framing(self.info.input_size, self.info.crop_scale, least=0), Choice(0, most))
 
     def _load(self, picture: Picture) -> NDArray[np.uint8]:
-        return load(picture, self.info.input, self.info.input_size, self.info.classes)
+        info = self.info
+        return load(picture, info.input, info.input_size, info.classes, height=info.input_height)
 
     def _try_load(self, picture: Picture) -> NDArray[np.uint8] | PictureError:
         try:
@@ -293,7 +332,7 @@ class Pipeline:
     def _mixed(self, source: Source, styles: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Each picture with its own `styles` [B,N,L,S], `alpha` [L] of them: uint8 [B,N,H,W,3]."""
         count = styles.shape[1]
-        if _are_latents(source) or (self.parts.usable and count > 1):
+        if _are_latents(source) or ((self.parts.usable or self.refines) and count > 1):
             latents = self.encode(source)
             return self._decode_all(blend(latents[:, None], styles, alpha[:, None]))
         pixels = np.repeat(source, count, axis=0)

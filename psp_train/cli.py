@@ -29,7 +29,7 @@ class What:
     """What is trained, as a recipe is chosen by it."""
 
     task: Annotated[str | None, option(INPUT, f"One of {', '.join(recipes.RECIPES)}.")] = None
-    variant: Annotated[str | None, option(HOW, f"Another encoder, of {', '.join(recipes.VARIANTS)}.")] = None
+    variant: Annotated[str | None, option(HOW, f"Encoder: {', '.join(recipes.VARIANTS)}.")] = None
     steps: Annotated[int | None, option(HOW, "Steps to train; with --resume, in total.", min=1)] = None
     set_: Annotated[
         list[str] | None, option(HOW, "Change a value of the recipe; repeatable.", "--set", metavar="NAME=VALUE")

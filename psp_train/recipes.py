@@ -2,7 +2,8 @@
 
 Sources: "Encoding in Style" section 3.2 and appendix A for the loss weights, the released options where the paper is
 silent; docs/training.md has the table. VARIANTS are changes on top of any recipe: the paper's two ablation encoders,
-and the second description of the method (a ResNet-50 with one linear layer per style).
+the second description of the method (a ResNet-50 with one linear layer per style), and e4e and ReStyle with the options
+of their released code.
 """
 
 import math
@@ -29,10 +30,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 #: The terms of the loss: each has its weight in the recipe.
-TERMS = ("l2", "l1", "lpips", "identity", "moco", "w_norm", "l2_crop", "lpips_crop", "mixing")
+TERMS = ("l2", "l1", "lpips", "identity", "moco", "w_norm", "l2_crop", "lpips_crop", "mixing", "delta_norm")
 
 #: The smallest value of each number.
-MINIMUM = dict.fromkeys((*TERMS, "learning_rate", "decay", "seed"), 0) | dict(batch_size=1, accumulate=1, steps=1)
+MINIMUM = dict.fromkeys((*TERMS, "learning_rate", "decay", "seed", "deltas_from", "deltas_every"), 0)
+MINIMUM |= dict.fromkeys(("batch_size", "accumulate", "steps", "iterations"), 1)
 
 #: What torch takes for a seed.
 LARGEST_SEED = 2**63 - 1
@@ -43,13 +45,16 @@ class Recipe:
     """Everything that decides what a training computes; stored in the checkpoints it makes. Raises `PspError` for
     values out of range.
 
-    The loss is the sum of the terms below, each times its weight (0: not computed). `l2`, `l1`, `lpips` compare
-    whole pictures; `l2_crop`, `lpips_crop` their inner face crop; `identity` and `moco` unit features; `w_norm`
-    keeps latents near the average w; `mixing` is the L1 between the output and the output with some styles replaced
-    by those of another picture. `mask` limits the terms on whole pictures to the face: by the inner crop, or by
-    a folder of label maps. `flip`: source and target mirrored together, independently, or never. `decay` is the
-    share of the steps, at the end, over which the learning rate falls to zero. `render_size` computes the losses on
-    a smaller output, from the generator's first layers: only for generators whose first layers are one (the demo's).
+    The loss is the sum of the terms below, each times its weight (0: not computed). `l2`, `l1`, `lpips` compare whole
+    pictures; `l2_crop`, `lpips_crop` their inner face crop; `identity` and `moco` unit features; `w_norm` keeps latents
+    near the average w; `mixing` is the L1 between the output and the output with some styles replaced by those of
+    another picture; `delta_norm` keeps e4e's codes near the first of them. `mask` limits the terms on whole pictures to
+    the face: by the inner crop, or by a folder of label maps. `flip`: source and target mirrored together,
+    independently, or never. `decay` is the share of the steps, at the end, over which the learning rate falls to zero.
+    `render_size` computes the losses on a smaller output, from the generator's first layers: only for generators whose
+    first layers are one (the demo's). With `deltas_every`, e4e's offsets from the first code are added one by one: the
+    first at step `deltas_from`, one more every so many steps. ReStyle takes `iterations` steps on a batch, each with a
+    loss and a gradient of its own.
     """
 
     task: Task = TASKS["inversion"]
@@ -63,12 +68,16 @@ class Recipe:
     l2_crop: float = 0.0
     lpips_crop: float = 0.0
     mixing: float = 0.0
+    delta_norm: float = 0.0
     lpips_network: LPIPSNetwork = "alex"
     mask: Mask = "none"
     flip: Flip = "both"
     factors: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     start_from_average: bool = True
     render_size: int | None = None
+    deltas_from: int = 0
+    deltas_every: int = 0
+    iterations: int = 1
     optimizer: Optimizer = "ranger"
     learning_rate: float = 1e-4
     decay: float = 0.0
@@ -84,6 +93,22 @@ class Recipe:
         if self.identity and self.moco:
             raise PspError("identity and moco are for different domains (faces, others): set one of them to 0")
         self._check_numbers()
+        self._check_encoder()
+
+    def _check_encoder(self) -> None:
+        if (self.delta_norm or self.deltas_every) and self.encoder not in ("e4e", "restyle_e4e"):
+            raise PspError(f"delta_norm and deltas_every are for e4e's encoders, not for {self.encoder}: set them to 0")
+        refines = self.encoder.startswith("restyle_")
+        if self.iterations > 1 and not refines:
+            raise PspError(f"iterations is {self.iterations}: a {self.encoder} encoder takes one step, set it to 1")
+        if refines and (self.mixing or self.task.input != "rgb"):
+            raise PspError(f"a {self.encoder} encoder refines pictures in colours, without mixing: give another")
+
+    def deltas(self, step: int) -> int | None:
+        """Count e4e's offsets from the first code that are trained at a step, 1 or more; None is all of them."""
+        if not self.deltas_every:
+            return None
+        return max(0, 1 + (step - self.deltas_from) // self.deltas_every)
 
     def _check_numbers(self) -> None:
         for name, least in MINIMUM.items():
@@ -141,8 +166,13 @@ RECIPES: dict[str, Recipe] = {
         Recipe(TASKS["super_resolution"], w_norm=0.005),
         Recipe(TASKS["inpainting"], w_norm=0.005),
         Recipe(TASKS["toonify"], identity=1.0, w_norm=0.025),
+        Recipe(TASKS["cars"], identity=0.0, moco=0.5),
     )
 }
+
+#: Released options of e4e and of ReStyle: README of restyle-encoder, training/coach.py of encoder4editing.
+PROGRESSIVE: dict[str, Any] = dict(delta_norm=2e-4, deltas_from=20_000, deltas_every=2_000)
+REFINED: dict[str, Any] = dict(iterations=5, w_norm=0.0)
 
 SECOND_DESCRIPTION = dict(l2=0.0, l1=1.0, optimizer="adam", learning_rate=1e-4, batch_size=8)
 
@@ -151,6 +181,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "naive_wplus": dict(encoder="naive_wplus"),
     "global": SECOND_DESCRIPTION | dict(encoder="resnet_w", lpips_network="vgg", identity=1.0, mask="crop"),
     "local": SECOND_DESCRIPTION | dict(encoder="resnet_wplus", lpips_network="vgg", identity=0.0, mixing=1.0),
+    "e4e": PROGRESSIVE | dict(encoder="e4e", w_norm=0.0),
+    "restyle": REFINED | dict(encoder="restyle_psp"),
+    "restyle_e4e": REFINED | PROGRESSIVE | dict(encoder="restyle_e4e"),
 }
 
 #: The bundled demo: a short training on a small generator whose first layers are a generator too. In a few hundred

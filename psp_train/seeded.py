@@ -6,6 +6,7 @@ The golden outputs in tests/golden were computed by the reference implementation
 """
 
 import math
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 
@@ -60,9 +61,9 @@ def _encoder_tensor(key: str, x: Array) -> Array:
         return x * np.float32(1 / math.sqrt(x.shape[1]))
     if x.ndim == 2:  # equalized linear layers scale at run time
         return 0.2 * x
-    if key.endswith("res_layer.4.weight"):  # small gains keep the residual stream O(1)
+    if re.search(r"body\.\d+\.(res_layer\.4|bn2)\.weight$", key):  # small gains keep the residual stream O(1)
         return 0.3 + 0.03 * x
     if key.endswith("bias"):
         return 0.1 * x
-    prelu = key.endswith(("input_layer.2.weight", "res_layer.2.weight"))
+    prelu = key.endswith(("input_layer.2.weight", "res_layer.2.weight", "encoder.relu.weight"))
     return 0.25 + 0.05 * x if prelu else 1 + 0.1 * x

@@ -32,8 +32,9 @@ os.environ |= {"PSP_CACHE": "off", "PSP_CPU": "onnxruntime", "ORT_DISABLE_TELEME
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("markexpr") != "readme":  # whatever else -m says
-        items[:] = [item for item in items if "readme" not in item.keywords]
+    for mark in ("readme", "goldens"):
+        if mark not in config.getoption("markexpr"):  # whatever else -m says
+            items[:] = [item for item in items if mark not in item.keywords]
     if os.environ.get("PSP_REQUIRE_GPU") == "1" or cuda_devices():
         return
     for item in items:

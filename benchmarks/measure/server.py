@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-NAMES = {np.dtype(np.uint8): "UINT8", np.dtype(np.float32): "FP32", np.dtype(np.float64): "FP64"}
+TYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32", "float64": "FP64"}
+NAMES = {np.dtype(getattr(np, kind)): name for kind, name in TYPES.items()}
 
 
 def environment(threads: int | None = None) -> dict[str, str]:
@@ -73,7 +74,8 @@ class Server:
 class Caller:
     """One connection, kept open."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, model: str = "psp") -> None:
+        self._model = model
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
 
     def infer(self, **inputs: np.ndarray) -> tuple[int, dict]:
@@ -90,7 +92,7 @@ class Caller:
         header = json.dumps({"inputs": described, "parameters": {"binary_data_output": True}}).encode()
         body = b"".join([header, *(array.tobytes() for array in inputs.values())])
         fields = {"Inference-Header-Content-Length": str(len(header))}
-        self._connection.request("POST", "/v2/models/psp/infer", body, fields)
+        self._connection.request("POST", f"/v2/models/{self._model}/infer", body, fields)
         answer = self._connection.getresponse()
         data = answer.read()
         if answer.status != 200:

@@ -17,11 +17,12 @@ from torch import nn
 
 from psp_export.deploy.encoder import DeployedEncoder
 from psp_export.deploy.generator import DeployedGenerator, DeployedMapping
+from psp_export.deploy.refinement import DeployedStep
 from psp_runtime.tasks import InputKind
 from psp_train.networks import PSP
 from psp_train.networks.psp import mix
 
-__all__ = ["DeployedEncoder", "DeployedGenerator", "DeployedMapping", "DeployedPSP"]
+__all__ = ["DeployedEncoder", "DeployedGenerator", "DeployedMapping", "DeployedPSP", "DeployedStep", "deploy"]
 
 
 class DeployedPSP(nn.Module):
@@ -29,8 +30,8 @@ class DeployedPSP(nn.Module):
 
     def __init__(self, psp: PSP, kind: InputKind) -> None:
         super().__init__()
-        self.encoder = DeployedEncoder(psp.encoder, psp.latent_avg, kind)
-        self.generator = DeployedGenerator(psp.decoder)
+        self.encoder = DeployedEncoder(psp.encoder, psp.latent_avg, kind, psp.input_height)
+        self.generator = DeployedGenerator(psp.decoder, psp.rows)
 
     def forward(
         self, image: torch.Tensor, style: torch.Tensor, alpha: torch.Tensor
@@ -38,3 +39,9 @@ class DeployedPSP(nn.Module):
         """Take image uint8, style [B,L,S], alpha [B,L] -> output uint8 [B,H,W,3], latents [B,L,S] before mixing."""
         latents = self.encoder(image)
         return self.generator(mix(latents, style, alpha)), latents
+
+
+def deploy(psp: PSP, kind: InputKind) -> DeployedPSP | DeployedStep:
+    """Make the deployable form of a model in evaluation mode: the whole of it, or a step of ReStyle."""
+    module = DeployedStep(psp, kind) if psp.encoder.config.refines else DeployedPSP(psp, kind)
+    return module.eval()

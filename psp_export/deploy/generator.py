@@ -15,10 +15,16 @@ from psp_train.networks.stylegan2 import EqualLinear, StyledConv, ToRGB, clamped
 
 
 class DeployedGenerator(nn.Module):
-    """The generator: W+ latents [B,L,S] FP32 -> uint8 [B,H,W,3]."""
+    """The generator: W+ latents [B,L,S] FP32 -> uint8 [B,H,W,3], the `rows` of its pictures that are kept.
 
-    def __init__(self, generator: Generator) -> None:
+    With `feedback`, of a step of ReStyle, also what that makes of the picture before it is clipped.
+    """
+
+    def __init__(
+        self, generator: Generator, rows: tuple[int, int] | None = None, feedback: nn.Module | None = None
+    ) -> None:
         super().__init__()
+        self.rows, self.feedback = rows, feedback
         noises = generator.noises.tensors()
         self.register_buffer("constant", generator.input.input.detach().clone())
         self.convs = nn.ModuleList(
@@ -27,14 +33,16 @@ class DeployedGenerator(nn.Module):
         )
         self.to_rgbs = nn.ModuleList(DeployedToRGB(t) for t in [generator.to_rgb1, *generator.to_rgbs])
 
-    def forward(self, w: torch.Tensor) -> torch.Tensor:
+    def forward(self, w: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         x = self.convs[0](self.constant, w[:, 0])
         rgb = self.to_rgbs[0](x, w[:, 1])
         for i, to_rgb in enumerate(self.to_rgbs[1:]):
             x = self.convs[2 * i + 1](x, w[:, 2 * i + 1])
             x = self.convs[2 * i + 2](x, w[:, 2 * i + 2])
             rgb = to_rgb(x, w[:, 2 * i + 3]) + to_rgb.upsample(rgb)
-        return to_picture(rgb)
+        if self.rows:
+            rgb = rgb[:, :, slice(*self.rows)]
+        return to_picture(rgb) if self.feedback is None else (to_picture(rgb), self.feedback(rgb))
 
 
 class Style(nn.Module):

@@ -6,19 +6,21 @@ from torch import nn
 
 from psp_export.deploy.layers import BatchedLinear, ScaleShift, copy_conv, frozen, merge_convs
 from psp_export.deploy.resnet import ResNetHead
+from psp_runtime.tasks import INPUT_SIZE
 from psp_train.networks.config import head_size
-from psp_train.networks.encoder import NaiveWPlusEncoder, PSPEncoder, WEncoder
+from psp_train.networks.encoder import NaiveWPlusEncoder, PSPEncoder, ReStyleEncoder, WEncoder, add_first
 from psp_train.networks.encoders import Encoder
 from psp_train.networks.resnet import ResNetEncoder
 
 
 class Pyramid(nn.Module):
-    """Feature pyramid and map2style heads: features at 64², 32² and 16² -> offsets [B,L,S] in FP32."""
+    """Feature pyramid and map2style heads: features 64, 32 and 16 wide -> offsets [B,L,S] in FP32."""
 
-    def __init__(self, encoder: PSPEncoder) -> None:
+    def __init__(self, encoder: PSPEncoder, height: int) -> None:
         super().__init__()
         self.lateral1, self.lateral2 = copy_conv(encoder.latlayer1), copy_conv(encoder.latlayer2)
-        self.double16, self.double32 = Double(16), Double(32)
+        self.double16, self.double32 = Double(height // 16, 16), Double(height // 8, 32)
+        self.from_first = encoder.config.from_first
         heads = list(encoder.styles)
         groups = [[h for i, h in enumerate(heads) if head_size(i) == size] for size in (16, 32, 64)]
         self.heads = nn.ModuleList(Heads(group) for group in groups if group)
@@ -27,7 +29,21 @@ class Pyramid(nn.Module):
         p2 = self.double16(p3, self.lateral1(c2))
         p1 = self.double32(p2, self.lateral2(c1))
         levels = zip(self.heads, (p3, p2, p1), strict=False)
-        return torch.cat([heads(level) for heads, level in levels], dim=1)
+        codes = torch.cat([heads(level) for heads, level in levels], dim=1)
+        return add_first(codes) if self.from_first else codes
+
+
+class LastMap(nn.Module):
+    """ReStyle's heads, all on the last features: [B,C,h,16] -> changes [B,L,S] in FP32."""
+
+    def __init__(self, encoder: ReStyleEncoder) -> None:
+        super().__init__()
+        self.heads = Heads(list(encoder.styles))
+        self.from_first = encoder.config.from_first
+
+    def forward(self, c1: torch.Tensor, c2: torch.Tensor, c3: torch.Tensor) -> torch.Tensor:
+        codes = self.heads(c3)
+        return add_first(codes) if self.from_first else codes
 
 
 class Double(nn.Module):
@@ -36,14 +52,16 @@ class Double(nn.Module):
     Upsampling is linear and separable: a product with a constant matrix from both sides.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, height: int, width: int) -> None:
         super().__init__()
-        identity = torch.eye(size)[None]
-        doubled = F.interpolate(identity, scale_factor=2, mode="linear", align_corners=True)[0]
-        self.columns = frozen(doubled)
+        self.rows, self.columns = frozen(_doubling(height).T), frozen(_doubling(width))
 
     def forward(self, x: torch.Tensor, lateral: torch.Tensor) -> torch.Tensor:
-        return self.columns.T @ (x @ self.columns) + lateral
+        return self.rows @ (x @ self.columns) + lateral
+
+
+def _doubling(size: int) -> torch.Tensor:
+    return F.interpolate(torch.eye(size)[None], scale_factor=2, mode="linear", align_corners=True)[0]
 
 
 class Heads(nn.Module):
@@ -81,28 +99,37 @@ class WHead(nn.Module):
 class NaiveWPlusHead(nn.Module):
     """Ablation naive W+: every latent from one linear layer, FP32 behind the pooling."""
 
-    def __init__(self, encoder: NaiveWPlusEncoder) -> None:
+    def __init__(self, encoder: NaiveWPlusEncoder, height: int) -> None:
         super().__init__()
         norm, _, _, linear = encoder.output_layer_2
         styles, dim = encoder.config.styles, encoder.config.style_dim
         self.norm = ScaleShift(norm)
-        # 16x16 to 7x7 adaptive average pooling is linear: its windows, as a matrix from both sides.
-        self.windows = frozen(F.adaptive_avg_pool1d(torch.eye(16)[None], 7)[0])
+        # Adaptive average pooling to 7x7 is linear: its windows, as a matrix from both sides.
+        self.rows, self.columns = frozen(_windows(height // 16).T), frozen(_windows(16))
         self.linear1 = BatchedLinear(linear.weight[None], linear.bias[None])
         weight, bias = encoder.linear.effective()
         self.linear2 = BatchedLinear(weight[None], bias[None])
         self.shape = (styles, dim)
 
     def forward(self, c1: torch.Tensor, c2: torch.Tensor, c3: torch.Tensor) -> torch.Tensor:
-        pooled = self.windows.T @ (self.norm(c3.float()) @ self.windows)
+        pooled = self.rows @ (self.norm(c3.float()) @ self.columns)
         features = self.linear1(pooled.flatten(1)).flatten(1)
         return self.linear2(features).reshape(-1, *self.shape)
 
 
-def deploy_head(encoder: Encoder) -> nn.Module:
-    """Make the deployable head of an encoder: features of the last three stages -> offsets [B,L,S]."""
+def _windows(size: int) -> torch.Tensor:
+    return F.adaptive_avg_pool1d(torch.eye(size)[None], 7)[0]
+
+
+def deploy_head(encoder: Encoder, height: int = INPUT_SIZE) -> nn.Module:
+    """Make the deployable head of an encoder: features of the last three stages -> offsets [B,L,S].
+
+    `height` is that of the pictures, which are INPUT_SIZE wide.
+    """
     if isinstance(encoder, ResNetEncoder):
         return ResNetHead(encoder)
     if isinstance(encoder, PSPEncoder):
-        return Pyramid(encoder)
-    return WHead(encoder) if isinstance(encoder, WEncoder) else NaiveWPlusHead(encoder)
+        return Pyramid(encoder, height)
+    if isinstance(encoder, ReStyleEncoder):
+        return LastMap(encoder)
+    return WHead(encoder) if isinstance(encoder, WEncoder) else NaiveWPlusHead(encoder, height)

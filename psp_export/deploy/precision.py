@@ -11,10 +11,11 @@ few pictures; `TARGET_PEAK` leaves a factor of a thousand above and 20 bits belo
 import torch
 from torch import nn
 
-from psp_export.deploy.encoder import DeployedEncoder, DeployedUnit, Gate, Prepare
+from psp_export.deploy.encoder import DeployedBlock, DeployedEncoder, DeployedUnit, Gate, Prepare
 from psp_export.deploy.generator import Demodulation, DeployedMapping, DeployedToRGB, Style
-from psp_export.deploy.heads import Heads, NaiveWPlusHead, Pyramid, WHead
+from psp_export.deploy.heads import Heads, LastMap, NaiveWPlusHead, Pyramid, WHead
 from psp_export.deploy.layers import BatchedLinear
+from psp_export.deploy.refinement import Feedback, RefiningEncoder
 from psp_export.deploy.resnet import DeployedBottleneck, ResNetHead
 
 #: Largest magnitude every channel of the encoder is scaled to on the calibration pictures.
@@ -31,9 +32,14 @@ FP32_ISLANDS: dict[type[nn.Module], str] = {
     WHead: "pooled features, then a linear layer",
     NaiveWPlusHead: "pooled features, then two linear layers",
     ResNetHead: "pooled features, then linear layers",
+    Feedback: "the picture a step goes on from, neither clipped nor rounded; few operations",
 }
-#: Parameters that stay FP32 inside modules that do not: the RGB skip sum, the average w.
-FP32_PARAMETERS = {DeployedToRGB: ("bias", "fir"), DeployedEncoder: ("latent_avg",)}
+#: Parameters that stay FP32 inside modules that do not: the RGB skip sum, the average w and its picture.
+FP32_PARAMETERS = {
+    DeployedToRGB: ("bias", "fir"),
+    DeployedEncoder: ("latent_avg",),
+    RefiningEncoder: ("latent_avg", "average"),
+}
 
 
 def to_half(module: nn.Module) -> nn.Module:
@@ -53,18 +59,18 @@ def to_half(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def balance_encoder(encoder: DeployedEncoder, images: torch.Tensor) -> None:
-    """Rescale every channel of an FP32 encoder to a peak of about `TARGET_PEAK` on `images` (uint8), in place.
+def balance_encoder(encoder: DeployedEncoder, *inputs: torch.Tensor) -> None:
+    """Rescale every channel of an FP32 encoder to a peak of about `TARGET_PEAK` on `inputs` (of `forward`), in place.
 
     The function of the encoder is unchanged, bit for bit where FP32 itself neither over- nor underflows.
     """
-    peaks = channel_peaks(encoder, images)
+    peaks = channel_peaks(encoder, *inputs)
     streams = [_stream_scale(encoder, peaks, stage) for stage in range(4)]
     stem = power_of_two(peaks["stem.0"], peaks["stem.1"]) if _own_stem(encoder) else streams[0]
     _scale_conv(encoder.stem[0], None, stem)
     for index, (stage, before) in enumerate(zip(encoder.stages, (stem, *streams))):
         for number, unit in enumerate(stage):
-            balance = _balance_bottleneck if isinstance(unit, DeployedBottleneck) else _balance_unit
+            balance = _BALANCES[type(unit)]
             balance(unit, before if number == 0 else streams[index], streams[index], peaks, f"stages.{index}.{number}")
     _balance_head(encoder.head, streams, peaks)
 
@@ -74,7 +80,7 @@ def _own_stem(encoder: DeployedEncoder) -> bool:
     return encoder.stages[0][0].shortcut is not None
 
 
-def channel_peaks(encoder: DeployedEncoder, images: torch.Tensor) -> dict[str, torch.Tensor]:
+def channel_peaks(encoder: DeployedEncoder, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
     """Measure the largest magnitude of every channel at the output of every module, in FP32: name -> [C]."""
     peaks: dict[str, torch.Tensor] = {}
 
@@ -86,7 +92,7 @@ def channel_peaks(encoder: DeployedEncoder, images: torch.Tensor) -> dict[str, t
         return hook
 
     handles = [m.register_forward_hook(record(name)) for name, m in encoder.named_modules() if name]
-    encoder(images)
+    encoder(*inputs)
     for handle in handles:
         handle.remove()
     return peaks
@@ -103,7 +109,7 @@ def power_of_two(*peaks: torch.Tensor) -> torch.Tensor:
 
 def _stream_scale(encoder: DeployedEncoder, peaks: dict[str, torch.Tensor], stage: int) -> torch.Tensor:
     """Choose the scale [C] of the residual stream of a stage: every tensor that is added to it must share it."""
-    last = {DeployedUnit: ".conv2", DeployedBottleneck: ".conv3"}
+    last = {DeployedUnit: ".conv2", DeployedBlock: ".conv2", DeployedBottleneck: ".conv3"}
     units = [f"stages.{stage}.{number}" for number in range(len(encoder.stages[stage]))]
     names = [unit + part for unit in units for part in ("", last[type(encoder.stages[stage][0])], ".shortcut")]
     if stage == 0 and not _own_stem(encoder):
@@ -133,6 +139,17 @@ def _balance_bottleneck(unit, before, after, peaks, name: str) -> None:
         _scale_conv(unit.shortcut, before, after)
 
 
+def _balance_block(unit, before, after, peaks, name: str) -> None:
+    inner = power_of_two(peaks[f"{name}.conv1"])
+    _scale_conv(unit.conv1, before, inner)
+    _scale_conv(unit.conv2, inner, after)
+    if unit.shortcut is not None:
+        _scale_conv(unit.shortcut, before, after)
+
+
+_BALANCES = {DeployedUnit: _balance_unit, DeployedBottleneck: _balance_bottleneck, DeployedBlock: _balance_block}
+
+
 def _balance_head(head: nn.Module, streams: list[torch.Tensor], peaks: dict[str, torch.Tensor]) -> None:
     last = streams[3]
     if isinstance(head, Pyramid):
@@ -140,6 +157,8 @@ def _balance_head(head: nn.Module, streams: list[torch.Tensor], peaks: dict[str,
         _scale_conv(head.lateral2, streams[1], last)
         for level, heads in enumerate(head.heads):
             _balance_heads(heads, last, peaks, f"head.heads.{level}")
+    elif isinstance(head, LastMap):
+        _balance_heads(head.heads, last, peaks, "head.heads")
     elif isinstance(head, (WHead, ResNetHead)):
         head.linear.weight.mul_(last[:, None])
     elif isinstance(head, NaiveWPlusHead):

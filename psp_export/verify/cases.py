@@ -7,10 +7,10 @@ import torch
 
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import PspError
-from psp_runtime.tasks import InputKind
+from psp_runtime.tasks import INPUT_SIZE, InputKind
 from psp_train.drawn.faces import draw, sample
 from psp_train.networks import PSP
-from psp_train.networks.psp import to_input, to_picture
+from psp_train.networks.psp import Step, mix, to_input, to_picture
 
 #: Batch sizes tried; the second one also mixes styles.
 BATCHES = (1, 3)
@@ -19,18 +19,26 @@ VERIFY_SEED, CALIBRATION_SEED = 11, 12
 
 @dataclass(frozen=True)
 class Case:
-    """One batch of inputs by name with the reference's uint8 output [B,H,W,3] and its W+ latents [B,L,S]."""
+    """One batch of inputs by name with the reference's uint8 output [B,H,W,3] and its W+ latents [B,L,S].
+
+    Of ReStyle they are those of every step, one step after the other: [N·B,...].
+    """
 
     inputs: dict[str, np.ndarray]
     expected: np.ndarray
     latents: np.ndarray
 
 
-def pictures(kind: InputKind, classes: int, count: int, seed: int) -> np.ndarray:
-    """Draw inputs of a kind, uint8 [count,256,256,...]: faces, and one picture of noise as the hard case, the last.
+def pictures(kind: InputKind, classes: int, count: int, seed: int, height: int = INPUT_SIZE) -> np.ndarray:
+    """Draw inputs of a kind, uint8 [count,height,256,...]: faces, and one picture of noise as the hard case, the last.
 
-    `classes` is the number of classes in label maps; other kinds ignore it.
+    `classes` is the number of classes in label maps; other kinds ignore it. Of a smaller height it is the middle rows.
     """
+    margin = (INPUT_SIZE - height) // 2
+    return _squares(kind, classes, count, seed)[:, margin : INPUT_SIZE - margin]
+
+
+def _squares(kind: InputKind, classes: int, count: int, seed: int) -> np.ndarray:
     drawn = [draw(z) for z in sample(count - 1, seed)]
     rng = np.random.default_rng(seed)
     if kind == "labels":
@@ -54,7 +62,7 @@ def reference_cases(psp: PSP, info: EngineInfo, seed: int = VERIFY_SEED) -> list
 @torch.no_grad()
 def _inputs(psp: PSP, info: EngineInfo, batch: int, seed: int, mixed: bool) -> dict[str, np.ndarray]:
     """Make one batch: faces with nothing mixed in, or faces and noise, half mixed with random styles."""
-    drawn = pictures(info.input, info.classes, batch + 1, seed)
+    drawn = pictures(info.input, info.classes, batch + 1, seed, info.input_height)
     z = np.random.default_rng(seed).standard_normal((batch * info.styles, info.style_dim))
     style = psp.decoder.map(torch.from_numpy(z).float()).view(batch, info.styles, info.style_dim)
     alpha = np.zeros((batch, info.styles), np.float32)
@@ -65,9 +73,13 @@ def _inputs(psp: PSP, info: EngineInfo, batch: int, seed: int, mixed: bool) -> d
 
 @torch.no_grad()
 def _case(psp: PSP, info: EngineInfo, inputs: dict[str, np.ndarray]) -> Case:
-    """Run the trained model on one batch."""
+    """Run the trained model on one batch; a ReStyle one mixes in the last step alone."""
     image, style, alpha = (torch.from_numpy(inputs[name]) for name in ("image", "style", "alpha"))
-    picture, latents = psp(to_input(image, info.input, psp.encoder.config.input_channels), style, alpha)
+    x = to_input(image, info.input, psp.encoder.config.input_channels)
+    steps = list(psp.refine(x, info.iterations)) if info.iterations else [Step(psp.encode(x), None)]
+    latents = torch.cat([step.latents for step in steps])
+    mixed = psp.synthesize(mix(steps[-1].latents, style, alpha))
+    picture = torch.cat([*(step.picture for step in steps[:-1]), mixed])
     if not picture.isfinite().all():
         raise PspError("the checkpoint's pictures hold NaN or infinity in PyTorch FP32: export an earlier checkpoint")
     return Case(inputs, to_picture(picture).numpy(), latents.numpy())

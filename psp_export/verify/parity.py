@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from psp_export.verify.cases import VERIFY_SEED, Case
+from psp_runtime.engines import contract
 from psp_runtime.engines.info import EngineInfo
+from psp_runtime.engines.refinement import refine
 from psp_runtime.engines.session import Session
 from psp_runtime.errors import PspError
 from psp_train.networks import PSP
@@ -101,14 +103,46 @@ def _check_latents(latents: np.ndarray, expected: np.ndarray, info: EngineInfo) 
 
 
 def chained(encoder: Session, generator: Session) -> Run:
-    """Make one function of encoder and generator: encode, mix, decode."""
+    """Make one function of encoder and generator: encode, mix, decode; of ReStyle in every step."""
 
-    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        latents = encoder.run({"image": inputs["image"]})["latents"]
+    def once(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        latents = encoder.run({name: inputs[name] for name in contract.inputs(encoder.info)})["latents"]
         alpha = inputs["alpha"][:, :, None]
         return generator.run({"latents": (1 - alpha) * latents + alpha * inputs["style"]}) | {"latents": latents}
 
+    return _every_step(once, encoder.info)
+
+
+def whole(session: Session) -> Run:
+    """Make one function of a whole engine: its run or, of ReStyle, all its steps one after the other."""
+    return _every_step(session.run, session.info)
+
+
+def _every_step(once: Run, info: EngineInfo) -> Run:
+    if not info.iterations:
+        return once
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        steps = list(refine(once, info, inputs, info.iterations))
+        return {name: np.concatenate([step[name] for step in steps]) for name in ("output", "latents")}
+
     return run
+
+
+def feeds(session: Session, cases: list[Case]) -> list[Case]:
+    """Give the cases as the graph itself takes them: of ReStyle one for every step, with the state it begins with."""
+    if not session.info.iterations:
+        return cases
+    found: list[Case] = []
+
+    def noted(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        outputs = session.run(inputs)
+        found.append(Case(dict(inputs), outputs["output"], outputs["latents"]))
+        return outputs
+
+    for case in cases:
+        list(refine(noted, session.info, case.inputs, session.info.iterations))
+    return found
 
 
 @torch.no_grad()

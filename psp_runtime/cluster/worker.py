@@ -12,12 +12,10 @@ from psp_runtime.cluster import manifest
 from psp_runtime.cluster.artifacts import Artifacts
 from psp_runtime.cluster.storage import Picture, Place, import_extra
 from psp_runtime.engines.info import read_info
-from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PictureError, PspError
-from psp_runtime.pipeline import Pipeline
 from psp_runtime.prefetch import parallel_map
 from psp_runtime.run import files
-from psp_runtime.run.execution import Run
+from psp_runtime.run.execution import Run, open_pipeline
 from psp_runtime.run.inputs import InputReader, Inputs
 from psp_runtime.run.plan import Plan, make_tools
 from psp_runtime.run.verbs import Verb
@@ -61,8 +59,7 @@ class Worker:
         task = self._task
         self._options = task.artifacts.unpack(task.options, Path(self._home.name))
         self._read, self._application = make_tools(self._options, read_info(self._options.engine))
-        session = open_session(self._options.engine, self._options.device, task.runs)
-        self._pipeline = Pipeline(session, self._options.batch, task.runs)
+        self._pipeline = open_pipeline(self._options, task.runs)
 
     def __call__(self, block: Any) -> Any:
         """What became of a block: a table of `error`, one for each picture ("" where it is made), and `fatal`.

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from psp_runtime.engines.fields import WHOLE
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import EngineError, PspError
-from psp_runtime.tasks import InputKind
+from psp_runtime.tasks import MOST_ITERATIONS, InputKind
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -35,8 +36,8 @@ class Tensor(NamedTuple):
 
 
 def image(info: EngineInfo) -> Tensor:
-    """A prepared picture: uint8 [256,256,3] RGB, [256,256,1] sketch or [256,256] class ids."""
-    return Tensor(np.uint8, (info.input_size, info.input_size, *_CHANNELS[info.input]))
+    """A prepared picture: uint8 [H,W,3] RGB, [H,W,1] sketch or [H,W] class ids, H and W 256 for faces."""
+    return Tensor(np.uint8, (*info.input_shape, *_CHANNELS[info.input]))
 
 
 def latents(info: EngineInfo) -> Tensor:
@@ -44,28 +45,51 @@ def latents(info: EngineInfo) -> Tensor:
     return Tensor(np.float32, (info.styles, info.style_dim))
 
 
+def state(info: EngineInfo) -> dict[str, Tensor]:
+    """Describe what a step of ReStyle goes on from: a picture in about [-1,1], its latents, and 1 where none count yet.
+
+    Empty for an engine that does all at once.
+    """
+    if not info.iterations:
+        return {}
+    return {"previous": _fed_back(info), "codes": latents(info), "start": Tensor(np.float32, (1,))}
+
+
+def _counts(info: EngineInfo) -> dict[str, Tensor]:
+    """Describe the number of steps, of a whole engine that runs them all: 0 is as many as it says."""
+    return {"iterations": Tensor(np.int32, (1,))} if info.iterations else {}
+
+
+def _fed_back(info: EngineInfo) -> Tensor:
+    return Tensor(np.float32, (3, *info.input_shape))
+
+
 def inputs(info: EngineInfo) -> dict[str, Tensor]:
     """What the part `info.part` takes, by name and in the order of the file."""
-    if info.part == "full":
-        return {"image": image(info), "style": latents(info), "alpha": Tensor(np.float32, (info.styles,))}
+    if info.part in WHOLE:
+        whole = {"image": image(info), "style": latents(info), "alpha": Tensor(np.float32, (info.styles,))}
+        return whole | (state(info) if info.part == "step" else _counts(info))
     if info.part == "mapping":
         return {"z": Tensor(np.float32, (info.style_dim,))}
-    return {"image": image(info)} if info.part == "encoder" else {"latents": latents(info)}
+    return {"image": image(info)} | state(info) if info.part == "encoder" else {"latents": latents(info)}
 
 
 def outputs(info: EngineInfo) -> dict[str, Tensor]:
     """What the part `info.part` gives, by name and in the order of the file; `output` is a picture, uint8 RGB."""
-    picture = Tensor(np.uint8, (info.output_size, info.output_size, 3))
+    picture = {"output": Tensor(np.uint8, (*info.output_shape, 3))}
+    fed_back = {"picture": _fed_back(info)} if info.iterations else {}
     if info.part == "full":
-        return {"output": picture, "latents": latents(info)}
+        return picture | {"latents": latents(info)}
+    if info.part == "step":
+        return picture | {"latents": latents(info)} | fed_back
     if info.part == "mapping":
         return {"w": Tensor(np.float32, (info.style_dim,))}
-    return {"latents": latents(info)} if info.part == "encoder" else {"output": picture}
+    return {"latents": latents(info)} if info.part == "encoder" else picture | fed_back
 
 
 def require_full(info: EngineInfo, engine: str | Path) -> None:
     """Raise `EngineError` for a part of an engine where pictures go in and pictures come out."""
-    if info.part != "full":
+    if info.part not in WHOLE:
         raise EngineError(f"{engine} is only the {info.part}, expected the full engine: picture to picture")
 
 
@@ -117,10 +141,12 @@ def full_inputs(
     pixels: NDArray[Any],
     style: NDArray[np.float32] | None = None,
     alpha: NDArray[np.float32] | None = None,
+    iterations: NDArray[np.int32] | None = None,
 ) -> Arrays:
-    """The three inputs of a full engine for prepared pictures [B,...], as `Pipeline.translate` takes them.
+    """The inputs of a full engine for prepared pictures [B,...], as `Pipeline.translate` takes them.
 
-    Raises `PspError` for other types and shapes, and for class ids the engine does not know.
+    `iterations` [B,1] are those of ReStyle, by default as many as the engine says. Raises `PspError` for other types
+    and shapes, for class ids the engine does not know, and for steps out of range.
     """
     tensors = inputs(info)
     check("image", pixels, tensors["image"])
@@ -137,7 +163,24 @@ def full_inputs(
         style = tensors["style"].zeros(count)
     check("style", style, tensors["style"], count)
     check("alpha", alpha, tensors["alpha"], count)
-    return {"image": pixels, "style": style, "alpha": alpha}
+    given = {"image": pixels, "style": style, "alpha": alpha}
+    return given | {"iterations": _checked(iterations, count, info)} if "iterations" in tensors else given
+
+
+def _checked(iterations: NDArray[np.int32] | None, count: int, info: EngineInfo) -> NDArray[np.int32]:
+    if iterations is None:
+        return np.full((count, 1), info.iterations, np.int32)
+    check("iterations", iterations, _counts(info)["iterations"], count)
+    for steps in iterations.ravel():
+        if steps:  # 0 is as many as the engine says
+            check_iterations(int(steps))
+    return iterations
+
+
+def check_iterations(iterations: int) -> None:
+    """Raise `PspError` for a number of steps that is none, or too large."""
+    if not 1 <= iterations <= MOST_ITERATIONS:
+        raise PspError(f"iterations {iterations}: expected 1 to {MOST_ITERATIONS} steps")
 
 
 def empty_outputs(info: EngineInfo) -> Arrays:

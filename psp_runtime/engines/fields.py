@@ -8,10 +8,12 @@ import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, get_args
 
-from psp_runtime.tasks import InputKind
+from psp_runtime.tasks import MOST_ITERATIONS, InputKind
 
 #: The parts of an engine by their names in the metadata.
-PARTS = ("full", "encoder", "generator", "mapping")
+PARTS = ("full", "step", "encoder", "generator", "mapping")
+#: Those that take a picture and give one: the file that is named after the model alone.
+WHOLE = ("full", "step")
 #: Characters of all fields together, as JSON; TensorRT keeps 4095.
 MOST_TEXT = 1 << 16
 
@@ -60,6 +62,12 @@ def _are_layers(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= MOST_STYLES and all(map(_is_whole, value))
 
 
+def _are_rows(value: Any) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_whole, value)) and 0 <= value[0] < value[1]
+
+
 MOST_STYLES = 64
 _NAME = _text(64)
 
@@ -86,6 +94,9 @@ RULES: Mapping[str, Rule] = {
     "parity": Rule(_is_parity, "null or numbers by their names"),
     "custom_ops": Rule(lambda value: isinstance(value, bool), "true or false"),
     "crop_scale": Rule(lambda value: _is_number(value) and 0.2 <= value <= 5, "a number 0.2 to 5"),
+    "input_height": _whole(1, 2048),
+    "rows": Rule(_are_rows, "null or the first row and the one behind the last"),
+    "iterations": _whole(0, MOST_ITERATIONS),
     "format": _whole(1, 1 << 30),
 }
 
@@ -98,5 +109,9 @@ def check_fields(values: Mapping[str, Any]) -> None:
     beyond = [layer for layer in values["mix_layers"] if not 0 <= layer < values["styles"]]
     if beyond or len(set(values["mix_layers"])) < len(values["mix_layers"]):
         raise ValueError(f"mix_layers {reprlib.repr(values['mix_layers'])}, expected some of 0..{values['styles'] - 1}")
+    if values.get("rows") and values["rows"][1] > values["output_size"]:
+        raise ValueError(f"rows {values['rows']}, expected some of the {values['output_size']} of the pictures")
+    if values.get("part", "full") == "step" and not values.get("iterations"):
+        raise ValueError("iterations 0, expected 1 or more in an engine of steps")
     if values["input"] == "labels" and not values["classes"]:
         raise ValueError("classes 0, expected 1 to 256 in an engine that takes label maps")

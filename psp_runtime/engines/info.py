@@ -15,7 +15,7 @@ from typing import Any
 from psp_runtime.engines.fields import MOST_TEXT, check_fields
 from psp_runtime.engines.protobuf import entry, walk
 from psp_runtime.errors import EngineError
-from psp_runtime.tasks import InputKind
+from psp_runtime.tasks import INPUT_SIZE, InputKind
 
 FORMAT = 1
 ONNX_KEY = "psp"
@@ -31,7 +31,10 @@ _METADATA_PROPS = 14
 class EngineInfo:
     """The facts an engine carries.
 
-    `part` is "full" for picture in, picture out; "encoder", "generator" and "mapping" are the pieces of it.
+    `part` is "full" for picture in, picture out, "step" for a step of ReStyle, which a run repeats `iterations` times
+    unless told otherwise; "encoder", "generator" and "mapping" are the pieces of them. Pictures that go in are
+    `input_size` wide and `input_height` high; the generator's are squares of `output_size`, of which `rows` (first, and
+    the one behind the last) are kept, all of them with None.
     `parity` holds the measured agreement with the PyTorch FP32 reference: {"psnr": dB on uint8, "max": levels},
     with "headroom" (65504 over the largest FP16 value) where there is one; {"relative_error": of w} for the mapping
     network; or None when the export was not verified. A plan's name is fixed before it is built, so a plan carries
@@ -61,7 +64,21 @@ class EngineInfo:
     parity: dict[str, float] | None = None
     custom_ops: bool = False
     crop_scale: float = 1.0
+    input_height: int = INPUT_SIZE
+    rows: tuple[int, int] | None = None
+    iterations: int = 0
     format: int = FORMAT
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Height and width of the pictures that go in."""
+        return self.input_height, self.input_size
+
+    @property
+    def output_shape(self) -> tuple[int, int]:
+        """Height and width of the pictures that come out."""
+        first, last = self.rows or (0, self.output_size)
+        return last - first, self.output_size
 
     def to_json(self) -> str:
         """Compact ASCII JSON."""
@@ -90,7 +107,8 @@ class EngineInfo:
             check_fields(values)
         except (ValueError, RecursionError) as error:
             raise EngineError(f"{source}: damaged engine metadata ({error}): export it again") from None
-        return cls(**values | {"mix_layers": tuple(values["mix_layers"])})
+        rows = tuple(values["rows"]) if values.get("rows") else None
+        return cls(**values | {"mix_layers": tuple(values["mix_layers"]), "rows": rows})
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from psp_runtime.errors import EngineError
 _CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 
 # Of a full engine or a part of one.
-_INPUTS, _OUTPUTS = ("image", "style", "alpha", "latents", "z"), ("output", "latents", "w")
+_INPUTS = ("image", "style", "alpha", "latents", "z", "previous", "codes", "start")
+_OUTPUTS = ("output", "latents", "w", "picture")
 
 
 class OpenVINOSession:

@@ -1,7 +1,7 @@
 """Pictures as people have them -> the uint8 arrays an engine takes.
 
-Resizing follows the reference: bilinear to a square, whatever the shape of the picture; label maps with nearest,
-because bilinear invents classes.
+Resizing follows the reference: bilinear to the engine's shape, whatever the shape of the picture; label maps with
+nearest, because bilinear invents classes.
 """
 
 import warnings
@@ -22,6 +22,11 @@ from psp_runtime.tasks import CHANNELS, INPUT_SIZE, InputKind
 SQUEEZED = (
     "a picture is far from square and is squeezed into one, as the reference does: "
     "published face weights expect aligned face crops"
+)
+#: The same for engines whose pictures are no squares, with their width and height.
+STRETCHED = (
+    "a picture is far from the shape {}x{} of this engine's and is squeezed or stretched into it, as the reference "
+    "does: crop it first"
 )
 _SQUEEZED_FROM = 1.5
 #: Formats that keep a label map only if asked to, if at all.
@@ -53,31 +58,43 @@ def load(
     size: int = INPUT_SIZE,
     classes: int = CHANNELS["labels"],
     formats: Sequence[str] | None = None,
+    height: int | None = None,
 ) -> NDArray[np.uint8]:
-    """Load one picture as an engine eats it, S = `size`.
+    """Load one picture as an engine eats it, W = `size` and H = `height`, by default a square.
 
-    "rgb": [S,S,3]; "sketch": [S,S,1], grey; both in [0, 255], turned as EXIF says, transparency on white, grey of more
-    than 8 bits scaled to 8. "labels": [S,S] class ids in [0, classes): palette indices or grey values, as stored.
+    "rgb": [H,W,3]; "sketch": [H,W,1], grey; both in [0, 255], turned as EXIF says, transparency on white, grey of more
+    than 8 bits scaled to 8. "labels": [H,W] class ids in [0, classes): palette indices or grey values, as stored.
     `formats` are Pillow's names of the formats taken from files (`decoding.UPLOADS` for a server), all by default.
     Raises `PictureError` for a file that cannot be read or takes too much memory, and for ids out of range. Warns about
-    pictures longer than 1.5 times their width, or the other way round (`SQUEEZED`), photos as sketches (`COLOURED`),
-    label maps as pictures (`LABELLED`), `LOSSY_LABELS`, and grey whose bits are guessed (`values.NARROW`).
+    pictures more than 1.5 times too long or too wide (`SQUEEZED`, `STRETCHED`), photos as sketches (`COLOURED`), label
+    maps as pictures (`LABELLED`), `LOSSY_LABELS`, and grey whose bits are guessed (`values.NARROW`).
     """
-    name = picture_name(picture)
+    name, shape = picture_name(picture), (size, height or size)
     try:
         upright = decoding.open_upright(picture, name, exact=kind == "labels", formats=formats)
-        if max(upright.size) > _SQUEEZED_FROM * min(upright.size):
-            warnings.warn(SQUEEZED, stacklevel=1)
-        return _labels(upright, name, size, classes) if kind == "labels" else _picture(upright, kind, name, size)
+        if _is_squeezed(upright.size, shape):
+            warnings.warn(SQUEEZED if shape[0] == shape[1] else STRETCHED.format(*shape), stacklevel=1)
+        return _labels(upright, name, shape, classes) if kind == "labels" else _picture(upright, kind, name, shape)
     except PictureError:
         raise
     except Exception as error:  # on damaged bytes, decoders raise whatever they stumble over
         raise unreadable(name, error) from error
 
 
-def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize uint8 [H,W,3] to [size,size,3] with Lanczos."""
-    return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS))
+def _is_squeezed(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
+    """Whether a picture's width over height is far from the wanted one."""
+    ratio = size[0] * wanted[1] / (size[1] * wanted[0])
+    return max(ratio, 1 / ratio) > _SQUEEZED_FROM
+
+
+def resize(pixels: NDArray[np.uint8], size: int, height: int | None = None) -> NDArray[np.uint8]:
+    """Resize uint8 [H,W,3] with Lanczos to a width of `size` and `height`, by default as high as wide."""
+    return np.array(Image.fromarray(pixels).resize((size, height or size), Image.Resampling.LANCZOS))
+
+
+def scaled(shape: tuple[int, ...], width: int) -> int:
+    """The height of a picture of this shape (height, width, ...) once it has another width."""
+    return max(1, round(width * shape[0] / shape[1]))
 
 
 def downsample(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
@@ -133,7 +150,7 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _picture(upright: Upright, kind: InputKind, name: str, size: int) -> NDArray[np.uint8]:
+def _picture(upright: Upright, kind: InputKind, name: str, shape: tuple[int, int]) -> NDArray[np.uint8]:
     if kind == "rgb" and _is_labelled(upright.image):
         warnings.warn(LABELLED, stacklevel=2)
     top = grey_top(upright.image, upright.white, name)
@@ -141,13 +158,13 @@ def _picture(upright: Upright, kind: InputKind, name: str, size: int) -> NDArray
     def converted(mode: str) -> Callable[[Image.Image], Image.Image]:
         return lambda strip: on_white(eight_bit(strip, top)).convert(mode)
 
-    if kind == "sketch" and in_colours(upright.resized(_SIDE, converted("RGB"), Image.Resampling.BICUBIC)):
+    if kind == "sketch" and in_colours(upright.resized((_SIDE, _SIDE), converted("RGB"), Image.Resampling.BICUBIC)):
         warnings.warn(COLOURED, stacklevel=2)
-    pixels = upright.resized(size, converted("RGB" if kind == "rgb" else "L"), Image.Resampling.BILINEAR)
-    return np.array(pixels).reshape(size, size, -1)
+    pixels = upright.resized(shape, converted("RGB" if kind == "rgb" else "L"), Image.Resampling.BILINEAR)
+    return np.array(pixels).reshape(shape[1], shape[0], -1)
 
 
-def _labels(upright: Upright, name: str, size: int, classes: int) -> NDArray[np.uint8]:
+def _labels(upright: Upright, name: str, shape: tuple[int, int], classes: int) -> NDArray[np.uint8]:
     if upright.image.format in LOSSY:
         warnings.warn(LOSSY_LABELS, stacklevel=2)
     above = 0
@@ -165,7 +182,7 @@ def _labels(upright: Upright, name: str, size: int, classes: int) -> NDArray[np.
         above += len(ids)
         return Image.fromarray(ids.astype(np.uint8))
 
-    return np.array(upright.resized(size, checked, Image.Resampling.NEAREST))
+    return np.array(upright.resized(shape, checked, Image.Resampling.NEAREST))
 
 
 def _is_labelled(image: Image.Image) -> bool:

@@ -31,10 +31,10 @@ CELL, GAP, PAPER = 256, 4, 255
 _LONGEST = {"JPEG": 65500, "WEBP": 16383}
 
 
-def shown(source: Pixels, kind: InputKind, size: int) -> Pixels:
-    """One prepared input as a person sees it, [size,size,3]: label maps in colours and with sharp edges."""
+def shown(source: Pixels, kind: InputKind, shape: tuple[int, ...]) -> Pixels:
+    """One prepared input as a person sees it, [H,W,3] of `shape`: label maps in colours and with sharp edges."""
     how = Image.Resampling.NEAREST if kind == "labels" else Image.Resampling.LANCZOS
-    return np.array(Image.fromarray(preview(source[None], kind)[0]).resize((size, size), how))
+    return np.array(Image.fromarray(preview(source[None], kind)[0]).resize((shape[1], shape[0]), how))
 
 
 def couple(left: Pixels, right: Pixels) -> Pixels:
@@ -66,12 +66,13 @@ def animate(frames: Sequence[Pixels], path: Path, quality: int = QUALITY) -> Non
 class Sheet:
     """A contact sheet of `inputs` groups of `cells` pictures each: inputs and what was made of them.
 
-    As many groups stand in a row as make the sheet about square. Raises `PspError` for a name that is no picture's, and
+    Each is `size` pixels wide and `height` high, by default a square. As many groups stand in a row as make the sheet
+    about square. Raises `PspError` for a name that is no picture's, and
     for a sheet its format cannot hold.
     """
 
-    def __init__(self, path: Path, inputs: int, cells: int, size: int = CELL) -> None:
-        self.path, self.inputs, self.cells, self.size = path, inputs, cells, size
+    def __init__(self, path: Path, inputs: int, cells: int, size: int = CELL, height: int | None = None) -> None:
+        self.path, self.inputs, self.cells, self.size, self.height = path, inputs, cells, size, height or size
         self._kept: list[list[Pixels]] = []
         self._arrange(inputs)
 
@@ -87,20 +88,19 @@ class Sheet:
 
     def add(self, group: list[Pixels]) -> None:
         """Take the pictures of the next input, of any size."""
-        self._kept.append([resize(picture, self.size) for picture in group])
+        self._kept.append([resize(picture, self.size, self.height) for picture in group])
 
     def draw(self) -> Pixels:
         """The sheet, uint8 [H,W,3]: of more groups than inputs where these had several faces."""
         self._arrange(max(len(self._kept), self.inputs))
         paper = np.full((*self._shape(len(self._kept)), 3), PAPER, np.uint8)
-        step = self.size + GAP
         for index, group in enumerate(self._kept):
             row, place = divmod(index, self.groups)
             for column, picture in enumerate(group, start=place * self.cells):
-                y, x = GAP + row * step, GAP + column * step
-                paper[y : y + self.size, x : x + self.size] = picture
+                y, x = GAP + row * (self.height + GAP), GAP + column * (self.size + GAP)
+                paper[y : y + self.height, x : x + self.size] = picture
         return paper
 
     def _shape(self, inputs: int) -> tuple[int, int]:
         rows, columns = -(-inputs // self.groups), min(inputs, self.groups) * self.cells
-        return rows * (self.size + GAP) + GAP, columns * (self.size + GAP) + GAP
+        return rows * (self.height + GAP) + GAP, columns * (self.size + GAP) + GAP

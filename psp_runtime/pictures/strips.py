@@ -59,13 +59,15 @@ class Upright(NamedTuple):
         strip = self.image.crop(box)
         return strip.transpose(_TURNS[self.orientation]) if self.orientation in _TURNS else strip
 
-    def resized(self, size: int, convert: Callable[[Image.Image], Image.Image], how: Image.Resampling) -> Image.Image:
-        """Make a square of `size` pixels of what `convert` makes of the picture, of one mode."""
+    def resized(
+        self, shape: tuple[int, int], convert: Callable[[Image.Image], Image.Image], how: Image.Resampling
+    ) -> Image.Image:
+        """Make a picture of `shape`, width and height, of what `convert` makes of the picture, of one mode."""
         narrow, place = None, 0
         for strip in self.strips():
-            part = convert(strip).resize((size, strip.height), how)
-            narrow = narrow or Image.new(part.mode, (size, self.size[1]))
+            part = convert(strip).resize((shape[0], strip.height), how)
+            narrow = narrow or Image.new(part.mode, (shape[0], self.size[1]))
             narrow.paste(part, (0, place))
             place += strip.height
         assert narrow is not None
-        return narrow.resize((size, size), how)
+        return narrow.resize(shape, how)

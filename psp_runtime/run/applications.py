@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psp_runtime.engines.info import EngineInfo
+from psp_runtime.engines.refinement import AFTER_ANOTHER
 from psp_runtime.pictures import transforms
 from psp_runtime.pictures.decoding import Picture
 from psp_runtime.pictures.loading import load
@@ -60,6 +61,18 @@ def translate(pipeline: Pipeline, source: Source) -> Made:
     return done.output[:, None], done.latents
 
 
+def every_step(options: Options, info: EngineInfo) -> Application:
+    """The pictures after every step of a ReStyle engine; with --first, that of the other engine before them."""
+    count = options.iterations or (AFTER_ANOTHER if options.first else info.iterations)
+    names = [*([options.first.name] if options.first else []), *range(1, count + 1)]
+
+    def make(pipeline: Pipeline, source: Source) -> Made:
+        done = pipeline.refine(np.asarray(source, np.uint8))
+        return done.output, done.latents[:, -1]
+
+    return Application("translate", make, [{"step": name} for name in names])
+
+
 def make_preparer(options: Options, info: EngineInfo) -> Preparer:
     """A function that reads one picture as the engine eats it, changed as the options ask.
 
@@ -78,7 +91,7 @@ def make_preparer(options: Options, info: EngineInfo) -> Preparer:
     if classes is not None:
         ids = parse_classes(classes, info.classes)
         return lambda path: _with_classes(load(path, info.input, size, info.classes), path, ids)
-    return lambda path: load(path, info.input, size, info.classes)
+    return lambda path: load(path, info.input, size, info.classes, height=info.input_height)
 
 
 def _with_classes(labels: Pixels, path: Picture, classes: Iterable[int]) -> Pixels:

@@ -12,12 +12,15 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from psp_runtime import console
-from psp_runtime.errors import PictureError
+from psp_runtime.engines.refinement import RefiningSession
+from psp_runtime.engines.session import open_session
+from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures.folders import INPUT_ENDING
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.prefetch import Stage, map_batches, parallel_map
 from psp_runtime.run.files import Job
 from psp_runtime.run.inputs import Inputs
+from psp_runtime.run.options import Options
 from psp_runtime.run.plan import Plan
 from psp_runtime.run.saving import Result, Saver
 
@@ -32,6 +35,17 @@ class Loaded(NamedTuple):
 
     job: Job
     inputs: Inputs
+
+
+def open_pipeline(options: Options, runs: int) -> Pipeline:
+    """Open the engine of a run, which runs about so often, and the one whose step comes first. Raises `PspError`."""
+    session = open_session(options.engine, options.device, runs)
+    try:
+        first = open_session(options.first, options.device, runs) if options.first else None
+    except PspError:
+        session.close()
+        raise
+    return Pipeline(session, options.batch, runs, options.iterations, first)
 
 
 class Run:
@@ -65,7 +79,7 @@ class Run:
                 parallel_map(save, map_batches(make, loaded, batch, self.pipeline.at_once), threads, waiting)
             ) as saved,
         ):
-            for result in with_progress(saved, 1 if self.options.quiet else len(self.plan.jobs)):
+            for result in self._with_progress(saved):
                 if isinstance(result, PictureError):
                     if self.plan.single:
                         raise result
@@ -80,7 +94,8 @@ class Run:
     def summary(self) -> str:
         """One line for people: how many pictures, how fast, what limited it, and where they are."""
         word = "picture" if self.made == 1 else "pictures"
-        rate = f"{self.made / self.seconds:.1f} pictures/s, {self.pipeline.device}{self._limit()}"
+        steps = f", {self.pipeline.info.iterations} steps each" if self.pipeline.info.iterations else ""
+        rate = f"{self.made / self.seconds:.1f} pictures/s, {self.pipeline.device}{steps}{self._limit()}"
         return f"{self.made} {word} in {self.seconds:.2f} s ({rate}): {self._where()}"
 
     def remarks(self) -> list[str]:
@@ -132,7 +147,14 @@ class Run:
                 self.plan.latents.add(result.job.of_face(number, self.options).source, result.latents[number - 1])
             if self.plan.sheet:
                 sources = [] if result.job.latents is not None else self.application.sources(source)
-                self.plan.sheet.add([*(self.saver.shown(one, pictures.shape[1]) for one in sources), *pictures])
+                self.plan.sheet.add([*(self.saver.shown(one, pictures.shape[1:]) for one in sources), *pictures])
+
+    def _with_progress(self, results: Iterable[Item]) -> Iterable[Item]:
+        """Count pictures, or on a CPU the steps of ReStyle, each of which takes as long as another's picture."""
+        count, session = 1 if self.options.quiet else len(self.plan.jobs), self.pipeline.session
+        if sys.stderr.isatty() and isinstance(session, RefiningSession) and self.pipeline.device == "cpu":
+            return _with_steps(results, count, session)
+        return with_progress(results, count)
 
     def _finish(self) -> None:
         if self.plan.latents:
@@ -174,6 +196,17 @@ def with_progress(results: Iterable[Item], count: int) -> Iterable[Item]:
     from rich.progress import track
 
     return track(results, "pictures", count, console=Console(stderr=True), transient=True)
+
+
+def _with_steps(results: Iterable[Item], count: int, session: RefiningSession) -> Iterable[Item]:
+    """Count the steps on a CPU, where each of ReStyle's takes as long as another engine's picture."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as shown:
+        bar = shown.add_task(f"{session.count} steps a picture", total=count * session.count)
+        session.told = lambda pictures: shown.advance(bar, pictures)
+        yield from results
 
 
 def together(notes: list[dict[str, Any]]) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def _encode(options: Direction, info: EngineInfo, paths: list[Path]) -> NDArray[
 def _read(info: EngineInfo, path: Path) -> Source:
     """A prepared picture, or latents [L,S]."""
     if not is_stored(path.name):
-        return load(path, info.input, info.input_size, info.classes)
+        return load(path, info.input, info.input_size, info.classes, height=info.input_height)
     found = as_latents(read_array(path), info, str(path))
     if len(found) != 1:
         raise PspError(f"{path} has the latents of {len(found)} pictures, expected one per line of the table")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from psp_runtime.engines import contract
+from psp_runtime.engines import contract, fields
 from psp_runtime.engines.info import EngineInfo
 
 
@@ -14,6 +14,7 @@ def describe(path: Path, info: EngineInfo) -> str:
         "encoder": info.encoder,
         "part": info.part,
         **_tensors(info),
+        **_family(info),
         "faces framed": f"{info.crop_scale:g} times as wide as in FFHQ",
         "mixed layers": f"{_ranges(info.mix_layers)} at {info.mix_alpha:g}",
         "largest batch": str(info.max_batch),
@@ -33,7 +34,16 @@ def _tensors(info: EngineInfo) -> dict[str, str]:
     """What goes in and comes out; of a full engine without the styles it may mix."""
     taken, given = (next(iter(tensors.items())) for tensors in (contract.inputs(info), contract.outputs(info)))
     rows = {"input": _tensor(info, *taken), "output": _tensor(info, *given)}
-    return rows | ({"latents": str(contract.latents(info))} if info.part == "full" else {})
+    return rows | ({"latents": str(contract.latents(info))} if info.part in fields.WHOLE else {})
+
+
+def _family(info: EngineInfo) -> dict[str, str]:
+    """What not every engine has: steps, and a part of the generator's picture that is cut away."""
+    rows = {"iterations": f"{info.iterations}, unless a run says otherwise"} if info.iterations else {}
+    if info.rows:
+        first, last = info.rows
+        rows["crop"] = f"rows {first}-{last - 1} of {info.output_size}: {info.output_size}x{last - first}"
+    return rows
 
 
 def _tensor(info: EngineInfo, name: str, tensor: contract.Tensor) -> str:

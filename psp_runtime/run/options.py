@@ -15,13 +15,15 @@ from psp_runtime.alignment.pasting import MASKS, Mask
 from psp_runtime.alignment.photos import Choice
 from psp_runtime.arrays.files import ENDINGS
 from psp_runtime.console import INPUT, MAKE, SAVE, WHERE, Device, option
-from psp_runtime.engines.info import EngineInfo
+from psp_runtime.engines.info import EngineInfo, read_info
+from psp_runtime.engines.refinement import check_pair
 from psp_runtime.errors import PspError
 from psp_runtime.pictures import png
 from psp_runtime.pictures.encoding import FORMATS
 from psp_runtime.pictures.sheets import check_animation
 from psp_runtime.prefetch import MOST_THREADS, THREADS
 from psp_runtime.run.values import parse_faces
+from psp_runtime.tasks import MOST_ITERATIONS
 
 #: Of --size: two such pictures side by side are as wide as a WebP can be, 16383.
 MOST_PIXELS = 8191
@@ -65,7 +67,9 @@ class Options:
     compression: Annotated[
         int | None, option(SAVE, "Of PNG: 0 (none), 1 (quick) to 9 (1).", min=png.LEVELS[0], max=png.LEVELS[-1])
     ] = None
-    size: Annotated[int | None, option(SAVE, "Width and height of the outputs.", min=1, max=MOST_PIXELS)] = None
+    size: Annotated[
+        int | None, option(SAVE, "Width of the outputs (and height of square ones).", min=1, max=MOST_PIXELS)
+    ] = None
     device: Annotated[
         Device, option(WHERE, "Default: the GPU if the engine can use it, else the CPU.", show_default=False)
     ] = "auto"
@@ -91,6 +95,8 @@ class Options:
     gif: Path | None = None
     webp: Path | None = None
     save_latents: str | None = None
+    iterations: int | None = None
+    first: Path | None = None
     ray: str | None = None
     actors: int | None = None
 
@@ -192,6 +198,15 @@ class Layers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Steps:
+    """How often a ReStyle engine corrects its picture."""
+
+    iterations: Annotated[
+        int | None, option(MAKE, "ReStyle: steps (as the engine says: 5).", min=1, max=MOST_ITERATIONS)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cluster:
     """Folders dealt out to many machines."""
 
@@ -228,6 +243,7 @@ def check(options: Options, info: EngineInfo) -> None:
     if options.actors and not options.ray:
         raise PspError("--actors goes with --ray, which is not given")
     _check_photos(options, info)
+    _check_steps(options, info)
     if options.ray:
         _check_cluster(options)
 
@@ -240,12 +256,24 @@ def _check_photos(options: Options, info: EngineInfo) -> None:
     if info.input == "labels" or (info.input == "sketch" and not options.sketch_from_photo):
         hint = ": add --sketch-from-photo" if info.input == "sketch" else ""
         raise PspError(f"--align is for photos, {options.engine} is an engine of {info.task}{hint}")
+    if info.input_height != info.input_size:
+        raise PspError(f"--align finds faces, {options.engine} is an engine of {info.task}: leave it out")
     if options.paste_back and info.task == _TURNED:
         raise PspError(f"--paste-back: {options.engine} turns heads to the camera, which fits no photo: leave it out")
     several = options.several  # a mistake in --faces is said here
     for name in options.given(("gif", "webp")):
         if several and not options.paste_back:
             raise PspError(f"{flag(name)} animates one face, given --faces {options.faces}: add --paste-back")
+
+
+def _check_steps(options: Options, info: EngineInfo) -> None:
+    for name in options.given(("iterations", "first")):
+        if not info.iterations:
+            raise PspError(f"{flag(name)} is for ReStyle engines, {options.engine} makes its pictures in one step")
+    if options.first:
+        if options.url:
+            raise PspError("--url and --first contradict each other: the server has one engine of each name")
+        check_pair(info, read_info(options.first), str(options.first))
 
 
 def _check_task(options: Options, info: EngineInfo) -> None:

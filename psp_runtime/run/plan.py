@@ -10,6 +10,7 @@ from psp_runtime.engines import contract
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures import encoding
+from psp_runtime.pictures.loading import scaled
 from psp_runtime.pictures.sheets import CELL, Sheet
 from psp_runtime.run import files
 from psp_runtime.run.applications import Application, Pixels, make_preparer
@@ -19,7 +20,7 @@ from psp_runtime.run.options import Options, check, check_stored, flag, is_store
 from psp_runtime.run.verbs import Verb
 
 #: Options that name a file to read, and one to write for the whole run.
-READ = ("engine", "mask", "to", "style_of", "direction")
+READ = ("engine", "first", "mask", "to", "style_of", "direction")
 WRITTEN = ("grid", "gif", "webp")
 #: Options of some formats, by Pillow's names.
 FORMATS = {"quality": ("JPEG", "WEBP"), "compression": ("PNG",)}
@@ -123,7 +124,8 @@ def _sheet(options: Options, info: EngineInfo, application: Application, jobs: l
     if not options.grid:
         return None
     shown = 0 if jobs[0].latents is not None else len(application.sources(contract.image(info).zeros(1)[0]))
-    return Sheet(options.grid, inputs, shown + application.count, options.size or min(CELL, info.output_size))
+    size = options.size or min(CELL, info.output_size)
+    return Sheet(options.grid, inputs, shown + application.count, size, scaled(info.output_shape, size))
 
 
 def _check_outputs(options: Options, jobs: list[files.Job], latents: LatentsWriter | None) -> None:

@@ -52,7 +52,8 @@ class Saver:
         """Write the files of one input; give the same result, resized as asked, with what was written."""
         size, whole = self.options.size, self.options.paste_back
         if size and not whole:
-            resized = [[images.resize(picture, size) for picture in pictures] for pictures in result.pictures]
+            height = images.scaled(result.pictures.shape[2:], size)
+            resized = [[images.resize(picture, size, height) for picture in pictures] for pictures in result.pictures]
             result = result._replace(pictures=np.array(resized))
         written = [path for number in range(1, len(result.sources) + 1) for path in self._save_face(result, number)]
         if whole:
@@ -64,7 +65,7 @@ class Saver:
         """Write what is made of one source, and the source if that is asked for."""
         job, source = result.job.of_face(number, self.options), result.sources[number - 1]
         if job.changed:
-            self.write(sheets.shown(source, self.pipeline.info.input, len(source)), job.changed)
+            self.write(self.shown(source, source.shape), job.changed)
         if job.aligned:
             self.write(np.asarray(result.crops[number - 1].picture), job.aligned)
         if self.options.paste_back:
@@ -117,12 +118,12 @@ class Saver:
         """Give the pictures of one source as they are saved, [N,H,W,3]: each beside it with --couple."""
         if not self.options.couple:
             return pictures
-        lefts = [self.shown(one, len(pictures[0])) for one in self.plan.application.beside(source)]
+        lefts = [self.shown(one, pictures.shape[1:]) for one in self.plan.application.beside(source)]
         return np.stack([sheets.couple(left, right) for left, right in zip(lefts, pictures, strict=True)])
 
-    def shown(self, source: Pixels, size: int) -> Pixels:
-        """Show one prepared input as a person sees it, [size,size,3]."""
-        return sheets.shown(source, self.pipeline.info.input, size)
+    def shown(self, source: Pixels, shape: tuple[int, ...]) -> Pixels:
+        """Show one prepared input as a person sees it, [H,W,3] of `shape`."""
+        return sheets.shown(source, self.pipeline.info.input, shape)
 
     def write(self, picture: Pixels | Image.Image, path: Path, note: str = "", profile: bytes = b"") -> None:
         """Save one picture as the options ask, and remember if it replaces what another run made."""

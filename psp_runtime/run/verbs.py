@@ -19,7 +19,7 @@ from psp_runtime.engines.info import EngineInfo
 from psp_runtime.latents import as_strengths, check_psi, check_seed, edit_alpha, layer_alpha
 from psp_runtime.pictures import transforms
 from psp_runtime.pipeline import Pipeline, Source
-from psp_runtime.run.applications import Application, Made, Pixels, Reader, translate, where
+from psp_runtime.run.applications import Application, Made, Pixels, Reader, every_step, translate, where
 from psp_runtime.run.options import (
     Animations,
     Changes,
@@ -28,6 +28,7 @@ from psp_runtime.run.options import (
     Options,
     Photos,
     Sheets,
+    Steps,
     Storable,
     inputs_of,
 )
@@ -35,7 +36,7 @@ from psp_runtime.run.values import MOST, parse_classes, parse_layers, parse_stre
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translate(Changes, Photos, Sheets, Cluster, Options):
+class Translate(Changes, Photos, Sheets, Steps, Cluster, Options):
     """Translate pictures: photo.png becomes photo_out.png in the working folder.
 
     X_out.png beside a picture X is an earlier output: it is overwritten, never read. Among several pictures, one that
@@ -44,17 +45,21 @@ class Translate(Changes, Photos, Sheets, Cluster, Options):
 
     verb: ClassVar[str] = "run"
 
+    first: Annotated[Path | None, option(MAKE, "ReStyle: begin with a step of this one.", metavar="ENGINE")] = None
+
     save_latents: Annotated[
         str | None, option(SAVE, "W+ latents: LATENTS.npy [N,L,S] in input order, or a folder.", metavar="LATENTS")
     ] = None
 
     def application(self, info: EngineInfo, read: Reader) -> Application:
-        """One picture of each."""
+        """One picture of each; on a contact sheet of a ReStyle engine, the picture after every step."""
+        if info.iterations and self.grid and not self.url:  # a server gives the last one alone
+            return every_step(self, info)
         return Application("translate", translate, [{}])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix(Storable, Changes, Photos, Sheets, Layers, Cluster, Options):
+class Mix(Storable, Changes, Photos, Sheets, Layers, Steps, Cluster, Options):
     """Make several faces of each input by mixing in random styles; a seed makes the same faces again.
     sketch.png becomes sketch_out_1.png and so on; with --grid alone, a contact sheet.
     """
@@ -89,7 +94,7 @@ class Mix(Storable, Changes, Photos, Sheets, Layers, Cluster, Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Morph(Storable, Changes, Photos, Sheets, Animations, Cluster, Options):
+class Morph(Storable, Changes, Photos, Sheets, Animations, Steps, Cluster, Options):
     """Make the pictures on the way from each input to another picture, in W+: both ends and what is between."""
 
     verb: ClassVar[str] = "morph"
@@ -110,7 +115,7 @@ class Morph(Storable, Changes, Photos, Sheets, Animations, Cluster, Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer(Storable, Changes, Photos, Sheets, Layers, Cluster, Options):
+class Transfer(Storable, Changes, Photos, Sheets, Layers, Steps, Cluster, Options):
     """Give each input the colours of another picture: its layers of style are mixed in."""
 
     verb: ClassVar[str] = "transfer"
@@ -134,7 +139,7 @@ class Transfer(Storable, Changes, Photos, Sheets, Layers, Cluster, Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edit(Storable, Changes, Photos, Sheets, Animations, Layers, Cluster, Options):
+class Edit(Storable, Changes, Photos, Sheets, Animations, Layers, Steps, Cluster, Options):
     """Move each input along a direction in W+, such as one that psp direction has learned."""
 
     verb: ClassVar[str] = "edit"

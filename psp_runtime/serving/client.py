@@ -110,10 +110,14 @@ class RemoteParts(Parts):
         return self._mapping()
 
 
-def connect(url: str, batch: int | None = None) -> Pipeline:
-    """Open a served engine as a `Pipeline`: every application, computed by the server. `batch` is as for `Pipeline`."""
+def connect(url: str, batch: int | None = None, iterations: int | None = None) -> Pipeline:
+    """Open a served engine as a `Pipeline`: every application, computed by the server.
+
+    `batch` and `iterations` are as for `Pipeline`. psp-serve runs all steps of a ReStyle engine; Triton serves one step
+    at a time, and what is fed back goes through the network.
+    """
     session = RemoteSession(url)
-    pipeline = Pipeline(session, batch)
+    pipeline = Pipeline(session, batch, iterations=iterations)
     pipeline.parts = RemoteParts(session)
     return pipeline
 

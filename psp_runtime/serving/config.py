@@ -25,7 +25,7 @@ MAPPING_ENDING = "_mapping"
 WARMUP_IMAGE = "image"
 
 #: Triton's names of the types in the engine contract.
-TYPES = {np.uint8: "UINT8", np.float32: "FP32"}
+TYPES = {np.uint8: "UINT8", np.float32: "FP32", np.int32: "INT32"}
 
 
 class Word(str):

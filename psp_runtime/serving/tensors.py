@@ -120,7 +120,7 @@ def checked(info: EngineInfo, given: Arrays) -> Arrays:
         return given
     if "image" not in given:
         raise PspError("image: not given, expected pictures; style and alpha may be left out")
-    return full_inputs(info, given["image"], given.get("style"), given.get("alpha"))
+    return full_inputs(info, given["image"], given.get("style"), given.get("alpha"), given.get("iterations"))
 
 
 def answer(model: str, request: Inference, outputs: Mapping[str, Any]) -> tuple[bytes, int]:

@@ -14,7 +14,7 @@ from psp_runtime.errors import PictureError, PspError
 from psp_runtime.latents import layer_alpha
 from psp_runtime.pictures import encoding, png
 from psp_runtime.pictures.decoding import open_upload
-from psp_runtime.pictures.loading import resize
+from psp_runtime.pictures.loading import resize, scaled
 from psp_runtime.pipeline import Pipeline
 from psp_runtime.run.applications import TRIANGLE, Preparer, make_preparer
 from psp_runtime.run.plan import check_formats, make_tools
@@ -23,7 +23,7 @@ from psp_runtime.run.verbs import Mix, Translate
 from psp_runtime.serving.bodies import Refused
 
 #: Options of `psp run` that are parameters, and those of `psp mix` that go with `mix=true`.
-CHANGED = ("format", "quality", "compression", "size", "downsample", "mask", "sketch_from_photo")
+CHANGED = ("format", "quality", "compression", "size", "downsample", "mask", "sketch_from_photo", "iterations")
 MIXED = ("seed", "psi", "layers", "alpha")
 #: Formats of the answer, and their media types.
 MEDIA = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
@@ -115,13 +115,13 @@ def expected(facts: dict[str, Any]) -> str:
 
 def prepare(asked: Asked, pipeline: Pipeline, data: bytearray) -> Arrays:
     """Make all inputs [1,...] of the engine from the bytes of a picture file. Raises `PictureError` and `PspError`."""
-    pixels = asked.read(_opened(data, pipeline.info.input == "labels"))[None]
-    if not isinstance(asked.options, Mix):
-        return full_inputs(pipeline.info, pixels)
-    options = asked.options
+    pixels, options = asked.read(_opened(data, pipeline.info.input == "labels"))[None], asked.options
+    steps = None if options.iterations is None else np.full((1, 1), options.iterations, np.int32)
+    if not isinstance(options, Mix):
+        return full_inputs(pipeline.info, pixels, iterations=steps)
     layers = None if options.layers is None else parse_layers(options.layers, pipeline.info.styles)
     alpha = layer_alpha(pipeline.info, layers, options.alpha)
-    return full_inputs(pipeline.info, pixels, pipeline.styles(1, options.seed, options.psi), alpha[None])
+    return full_inputs(pipeline.info, pixels, pipeline.styles(1, options.seed, options.psi), alpha[None], steps)
 
 
 def _opened(data: bytearray, exact: bool) -> Image.Image:
@@ -139,7 +139,7 @@ def encode(asked: Asked, pixels: NDArray[np.uint8]) -> tuple[bytes, str]:
     """Encode the answer [H,W,3] as a file; also give its media type."""
     options, form = asked.options, asked.options.format or "png"
     if options.size:
-        pixels = resize(pixels, options.size)
+        pixels = resize(pixels, options.size, scaled(pixels.shape, options.size))
     quality = encoding.QUALITY if options.quality is None else options.quality
     level = png.QUICKEST if options.compression is None else options.compression
     return bytes(encoding.to_bytes(pixels, encoding.FORMATS[f".{form}"], "", quality, level)), MEDIA[form]

@@ -58,12 +58,12 @@ def blank() -> Pixels:
 
 def coloured(labels: Pixels) -> Pixels:
     """Colour a label map [H,W] as a canvas shows it, [SIDE,SIDE,3]."""
-    return shown(labels, "labels", SIDE)
+    return shown(labels, "labels", (SIDE, SIDE))
 
 
 def pencilled(photo: Pixels) -> Pixels:
     """Draw a photo [H,W,3] in pencil as a canvas shows it, [SIDE,SIDE,3]."""
-    return shown(sketch(photo)[..., None], "sketch", SIDE)
+    return shown(sketch(photo)[..., None], "sketch", (SIDE, SIDE))
 
 
 def class_ids(picture: Pixels) -> Pixels:

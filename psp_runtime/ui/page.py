@@ -129,6 +129,10 @@ class _Tab:
         """What the task's own option changes in the input."""
         if self.info.task == "super_resolution":
             self.controls["downsample"] = gr.Slider(1, 32, 8, step=1, label="Shrink the picture first, by")
+        if self.info.iterations:
+            most, steps = max(10, self.info.iterations), self.info.iterations
+            label = "How often the picture is corrected"
+            self.controls["iterations"] = gr.Slider(1, most, steps, step=1, label=label)
         if self.info.task == "inpainting":
             self.controls["mask"] = gr.Checkbox(True, label="Hide the triangle the task was trained with")
 
@@ -191,7 +195,7 @@ class _Tab:
         if not path.resolve().is_relative_to(self.runs.folder.resolve()):
             return None
         try:
-            load(path, self.info.input, self.info.input_size, self.info.classes)
+            load(path, self.info.input, self.info.input_size, self.info.classes, height=self.info.input_height)
         except PspError as mistake:
             gr.Warning(self.runs.worded(mistake), title="This picture cannot be used")
             return None

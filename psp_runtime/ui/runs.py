@@ -52,10 +52,12 @@ MAKES = {
 CHANGES = ("downsample", "mask")
 #: Options of whole photos, which mean nothing without the first of them.
 PHOTOS = ("align", "faces", "paste_back")
+#: That of an engine which makes its pictures in steps, whatever is made.
+STEPS = ("iterations",)
 #: Values of the page, where sliders give any kind of number, as the verbs have them.
 _AS: dict[str, Callable[[Any], Any]] = {
-    "count": int, "seed": int, "steps": int, "downsample": int, "psi": float, "alpha": float, "layers": str,
-    "to": Path, "style_of": Path, "mask": lambda _: TRIANGLE,
+    "count": int, "seed": int, "steps": int, "iterations": int, "downsample": int, "psi": float, "alpha": float,
+    "layers": str, "to": Path, "style_of": Path, "mask": lambda _: TRIANGLE,
     "align": bool, "faces": str, "paste_back": lambda _: MASKS[0],
 }  # fmt: skip
 
@@ -92,7 +94,7 @@ def as_options(engine: Path, values: Mapping[str, Any], device: Device = "auto")
     if missing := obstacle(values):
         raise PspError(missing)
     make = MAKES[values["make"]]
-    names = (*CHANGES, *(PHOTOS if values.get("align") else ()), *make.options)
+    names = (*CHANGES, *STEPS, *(PHOTOS if values.get("align") else ()), *make.options)
     given = {name: values[name] for name in names if values.get(name) not in (None, "")}
     chosen: dict[str, Any] = {name: _AS[name](value) for name, value in given.items() if value is not False}
     return make.verb(inputs=[str(values["picture"])], engine=engine, device=device, **chosen)
@@ -128,7 +130,9 @@ class Runs:
         options = replace(asked, out=f"{self.new_folder()}{os.sep}")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            run = Run(make_plan(options, read_info(engine)), self.pipeline(engine))
+            pipeline = self.pipeline(engine)
+            pipeline.repeat(options.iterations)
+            run = Run(make_plan(options, read_info(engine)), pipeline)
             run.execute()
         told = {self.worded(one.message) for one in caught if issubclass(one.category, UserWarning)}
         compared = self._compared(run) if asked.paste_back else None

@@ -13,23 +13,15 @@ import torch
 from psp_runtime.disk import sha256_of
 from psp_runtime.tasks import TASKS, Task, get_task
 from psp_train import demo
+from psp_train.checkpoints import family
 from psp_train.checkpoints.architecture import encoder_config, generator_config
 from psp_train.checkpoints.layouts import as_tensor, check_heads, starts_from_average, state_dict_of
 from psp_train.checkpoints.nvidia_pickles import is_pickle
 from psp_train.checkpoints.records import odd_kind, plain_opts
 from psp_train.checkpoints.state_files import StateDict, WeightsError, load_strictly, read_state_file
 from psp_train.networks import PSP, EncoderConfig, GeneratorConfig
-from psp_train.networks.config import EncoderKind
 from psp_train.recipes import Recipe
 
-#: Names of `opts["encoder_type"]` in published files; those of the ResNet encoders, which nobody published, are ours.
-ENCODER_TYPES: dict[str, EncoderKind] = {
-    "GradualStyleEncoder": "psp",
-    "BackboneEncoderUsingLastLayerIntoW": "w",
-    "BackboneEncoderUsingLastLayerIntoWPlus": "naive_wplus",
-    "ResNetEncoderIntoW": "resnet_w",
-    "ResNetEncoderIntoWPlus": "resnet_wplus",
-}
 PUBLISHED_LICENSE = (
     "Weights: the licence of your checkpoint applies. The published pSp and StyleGAN2 FFHQ weights are for "
     "non-commercial use only (NVIDIA Source Code License-NC; FFHQ is CC BY-NC-SA 4.0)."
@@ -78,30 +70,37 @@ class Checkpoint:
         return task.mix_layers(self.generator.styles)
 
 
-def load_checkpoint(path: str | Path, task: str | None = None) -> Checkpoint:
-    """Load a published pSp checkpoint, or one that psp-train wrote.
+def load_checkpoint(path: str | Path, task: str | None = None, encoder: str | None = None) -> Checkpoint:
+    """Load a published checkpoint of pSp, e4e or ReStyle, or one that psp-train wrote.
 
-    `task` is needed only when the file names none that is known here; one that contradicts the file is an error. Raises
-    `WeightsError` for anything but a complete pSp checkpoint.
+    `task` is needed only when the file names none that is known here, `encoder` (a kind, such as "e4e") only when
+    neither its options nor its shapes say which it is; those that contradict the file are an error. Raises
+    `WeightsError` for anything but a complete checkpoint of these.
     """
     path = Path(path)
-    file = _read_contents(path)
-    chosen = _choose_task(path, file.opts, task, file.encoder.input_channels)
-    model = _build_model(path, file)
-    if file.average is None and file.opts.get("start_from_latent_avg"):
-        raise WeightsError(f"{path} lacks latent_avg, which its encoder starts from: take the file as published")
-    average = file.average if starts_from_average(file.opts) else None
+    file = _read_contents(path, encoder)
+    chosen = _choose_task(path, file.opts, task)
+    family.check_channels(path, file.encoder.kind, file.state, chosen)
+    model = _build_model(path, file, chosen)
+    if file.average is None and (file.encoder.refines or file.opts.get("start_from_latent_avg")):
+        kind = family.family_name(file.encoder.kind)
+        raise WeightsError(
+            f"{path} is a checkpoint of {kind} without latent_avg, which its encoder starts from: "
+            "take the file as published"
+        )
+    average = file.average if file.encoder.refines or starts_from_average(file.opts) else None
     model.latent_avg = shaped_average(path, average, file.generator)
     return Checkpoint(model, chosen, file.encoder, file.generator, sha256_of(path), PUBLISHED_LICENSE, path.name)
 
 
-def load_encoder(path: str | Path) -> torch.nn.Module:
-    """Load the encoder of a pSp checkpoint, whatever task it was trained for; its `config` says what it is.
+def load_encoder(path: str | Path, kind: str | None = None) -> torch.nn.Module:
+    """Load the encoder of a checkpoint, whatever task it was trained for; its `config` says what it is.
 
-    Raises `WeightsError` for anything but a complete pSp checkpoint.
+    `kind` is what it is taken for where the file leaves a choice. Raises `WeightsError` for anything but a complete
+    checkpoint.
     """
     path = Path(path)
-    return _build_model(path, _read_contents(path)).encoder
+    return _build_model(path, _read_contents(path, kind, strictly=False), TASKS["inversion"]).encoder
 
 
 class _Contents(NamedTuple):
@@ -114,7 +113,7 @@ class _Contents(NamedTuple):
     generator: GeneratorConfig
 
 
-def _read_contents(path: Path) -> _Contents:
+def _read_contents(path: Path, asked: str | None = None, strictly: bool = True) -> _Contents:
     if path.name in PUBLISHED_NAMES and not path.is_file():
         raise WeightsError(f"no checkpoint at {path}: it is published at {PUBLISHED_AT}, download it first")
     if path.is_file() and is_pickle(path):
@@ -134,15 +133,17 @@ def _read_contents(path: Path) -> _Contents:
     except ValueError as error:
         raise WeightsError(f"{path}: {error}") from None
     generator = replace(read_shapes(path, generator_config, state, "decoder."), conv_clamp=opts.get("conv_clamp"))
+    family.refuse_relatives(path, state)
     check_heads(path, state, opts, generator)
-    encoder = read_shapes(path, encoder_config, state, generator)
-    _check_encoder_type(path, opts, encoder)
+    kind = read_shapes(path, family.choose_kind, path, opts, state, asked, strictly)
+    encoder = read_shapes(path, encoder_config, state, generator, kind)
+    state = family.drop_surplus_heads(state, generator.styles)
     return _Contents(state, opts, as_tensor(data.get("latent_avg")), encoder, generator)
 
 
-def _build_model(path: Path, contents: _Contents) -> PSP:
+def _build_model(path: Path, contents: _Contents, task: Task) -> PSP:
     with torch.device("meta"):
-        model = PSP(contents.encoder, contents.generator)
+        model = PSP(contents.encoder, contents.generator, task.rows(contents.generator.size))
     load_strictly(model, contents.state, f"{path} does not fit the architecture")
     return model.eval()
 
@@ -165,7 +166,7 @@ def checkpoint_dict(model: PSP, recipe: Recipe) -> dict[str, Any]:
     only_w = config.kind == "w"  # the released code adds one vector to one
     opts = {
         "dataset_type": task.reference or TASKS["inversion"].reference,
-        "encoder_type": next(name for name, kind in ENCODER_TYPES.items() if kind == config.kind),
+        "encoder_type": family.type_name(config.kind, config.body),
         "output_size": model.decoder.config.size,
         "input_nc": config.input_channels,
         # 0 means colours there, and 1 sketches: the released code reads pictures in grey for anything but 0.
@@ -193,21 +194,9 @@ def read_shapes(path: Path, reader: Any, *args: Any) -> Any:
         raise WeightsError(f"{path} is not a checkpoint of pSp over StyleGAN2: it lacks {error}") from None
 
 
-def _check_encoder_type(path: Path, opts: Mapping[str, Any], encoder: EncoderConfig) -> None:
-    name = opts.get("encoder_type")
-    if name is not None and ENCODER_TYPES.get(str(name)) != encoder.kind:
-        raise WeightsError(
-            f"{path}: its opts name the encoder type {name!r}, but its weights are those of a {encoder.kind!r} encoder "
-            f"(known types: {', '.join(ENCODER_TYPES)})"
-        )
-
-
-def _choose_task(path: Path, opts: Mapping[str, Any], wanted: str | None, channels: int) -> Task:
+def _choose_task(path: Path, opts: Mapping[str, Any], wanted: str | None) -> Task:
     """Choose the task the file names, unless `wanted` refines it; an unknown or absent name needs `wanted`."""
-    name = opts.get("dataset_type")
-    ours = opts.get("psp_toolkit")
-    stored = TASKS.get(str(ours.get("task"))) if isinstance(ours, Mapping) else None
-    stored = stored or next((task for task in TASKS.values() if task.reference and task.reference == name), None)
+    name, ours, stored = opts.get("dataset_type"), opts.get("psp_toolkit"), family.stored_task(opts)
     if wanted is None and stored is None:
         known = ", ".join(TASKS)
         raise WeightsError(f"{path} does not say which task it is for ({name!r}): give --task, one of {known}")
@@ -217,13 +206,11 @@ def _choose_task(path: Path, opts: Mapping[str, Any], wanted: str | None, channe
     same = stored is None or task is stored or (task.reference is None and stored.name == "inversion" and not ours)
     if not same:
         raise WeightsError(f"--task {wanted} contradicts {path}, which is for {stored.name} ({name})")
-    if task.input != "labels" and channels != task.channels:
-        raise WeightsError(f"{path} takes {channels} input channels, but task {task.name} has {task.channels}")
     return task
 
 
 def shaped_average(path: Path, average: torch.Tensor | None, config: GeneratorConfig) -> torch.Tensor:
-    """Bring [L,S], [1,S], [S] or nothing to [L,S]."""
+    """Bring [L,S], [1,S], [S], the 18 rows of e4e's older files, or nothing to [L,S]."""
     shape = (config.styles, config.style_dim)
     if average is None:
         return torch.zeros(shape)
@@ -232,6 +219,7 @@ def shaped_average(path: Path, average: torch.Tensor | None, config: GeneratorCo
     if odd_kind(average):
         raise WeightsError(f"{path}: latent_avg is {odd_kind(average)}, expected plain numbers {list(shape)}")
     try:
-        return average.float().reshape(-1, config.style_dim).expand(shape).contiguous()
+        rows = average.float().reshape(-1, config.style_dim)
+        return (rows[: config.styles] if len(rows) == 18 else rows).expand(shape).contiguous()
     except RuntimeError:
         raise WeightsError(f"{path}: latent_avg has shape {list(average.shape)}, expected {list(shape)}") from None

@@ -59,10 +59,10 @@ class Samples(Dataset):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         files = self.files[index]
-        target = load(files.target, "rgb")
+        target = load(files.target, "rgb", height=self.task.input_height)
         mask = face_mask(files.mask)
         if files.paired:
-            source = load(files.source, self.task.input)
+            source = load(files.source, self.task.input, height=self.task.input_height)
         else:
             source = degrade(self.task, target, rng, self.factors if self.train else _middle(self.factors))
         source, target, mask = self._mirror(rng, source, target, mask)

@@ -55,6 +55,9 @@ def psp_eval(
     task: Annotated[
         str | None, typer.Option(help="Task of the demo model, or of a checkpoint that names none.")
     ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Kind of a checkpoint's encoder, where its file does not say.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of test inputs and sub-folders; degraded as in training.")
     ] = None,
@@ -84,7 +87,7 @@ def psp_eval(
     if count and not demo:
         raise PspError("--count is for --demo: all pictures of a folder are measured")
     metrics = demo_metrics(device) if demo else published_metrics(weights, device)
-    with open_model(engine, checkpoint, task, device) as model:
+    with open_model(engine, checkpoint, task, device, encoder) as model:
         shrunk = _factor(model.task, target, factor)
         lazy = folder_samples(model, data, target, shrunk) if data else drawn_samples(model, count or FACES, shrunk)
         values = measure(model, lazy, metrics)

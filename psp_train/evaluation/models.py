@@ -19,7 +19,7 @@ from psp_runtime.errors import PspError
 from psp_runtime.pictures.label_classes import NAMES
 from psp_runtime.pictures.loading import load
 from psp_runtime.tasks import Task, get_task
-from psp_train.evaluation.metrics import torch_device
+from psp_train.evaluation.metrics import resize_to_256, torch_device
 
 if TYPE_CHECKING:
     from psp_train.checkpoints.psp import Checkpoint
@@ -54,15 +54,17 @@ class ModelUnderTest:
 
 
 @contextmanager
-def open_model(engine: Path | None, checkpoint: Path | None, task: str | None, device: str) -> Iterator[ModelUnderTest]:
-    """Open the engine, the checkpoint, or (with neither) the bundled demo model of a task.
+def open_model(
+    engine: Path | None, checkpoint: Path | None, task: str | None, device: str, encoder: str | None = None
+) -> Iterator[ModelUnderTest]:
+    """Open the engine, the checkpoint (`encoder` is as for `load_checkpoint`), or else the bundled model of a task.
 
     Raises `PspError` for a file that cannot be opened or is for another task.
     """
     if engine is None:
         from psp_train.checkpoints.psp import load_checkpoint, load_demo_checkpoint
 
-        loaded = load_checkpoint(checkpoint, task) if checkpoint else load_demo_checkpoint(task)
+        loaded = load_checkpoint(checkpoint, task, encoder) if checkpoint else load_demo_checkpoint(task)
         yield torch_model(loaded, device)
         return
     with psp_runtime.load(engine, device) as pipeline:
@@ -108,12 +110,13 @@ def folder_samples(model: ModelUnderTest, data: Path, target: Path | None, facto
 
 
 def _load(model: ModelUnderTest, files: "SampleFiles", data: Path, factor: int | None) -> EvaluationSample:
-    target = load(files.target, "rgb")
+    height = model.task.input_height
+    target = load(files.target, "rgb", height=height)
     if files.paired:
-        source = load(files.source, model.task.input, classes=model.classes)
+        source = load(files.source, model.task.input, classes=model.classes, height=height)
     else:
         source = _degrade(model.task, target, factor)
-    return EvaluationSample(files.source.relative_to(data).as_posix(), source, target)
+    return EvaluationSample(files.source.relative_to(data).as_posix(), source, resize_to_256(target[None])[0])
 
 
 def drawn_samples(model: ModelUnderTest, count: int, factor: int | None) -> list[LazySample]:

@@ -112,6 +112,16 @@ def w_norm(latents: torch.Tensor, latent_avg: torch.Tensor | None) -> torch.Tens
     return torch.linalg.vector_norm(offsets, dim=(1, 2)).mean()
 
 
+def delta_norm(latents: torch.Tensor, deltas: int | None) -> torch.Tensor:
+    """Sum the lengths of e4e's offsets from the first of the latents [B,L,S], averaged over the samples: a scalar.
+
+    Of `deltas` offsets in training the last is left out, as in the released code (encoder4editing, training/coach.py).
+    """
+    count = latents.shape[1] - 1 if deltas is None else min(deltas, latents.shape[1] - 1)
+    offsets = latents[:, 1 : max(count, 1)].float() - latents[:, :1].float()
+    return torch.linalg.vector_norm(offsets, dim=2).mean(0).sum()
+
+
 def lpips_head(channels: int) -> nn.ModuleDict:
     """Build one head of LPIPS. The published ones have a dropout first, which only training them needed."""
     return nn.ModuleDict({"model": nn.Sequential(nn.Identity(), nn.Conv2d(channels, 1, 1, bias=False))})

@@ -1,8 +1,10 @@
-"""Encoders from a 256x256 picture to latents: pSp and its two ablations, over an IR-SE backbone.
+"""Encoders from a picture of 256 pixels' width to latents: pSp, its two ablations, e4e and ReStyle.
 
-"Encoding in Style" (Richardson et al. 2021), section 3.1 and table 2. The backbone is the IR-SE50 of ArcFace: a
-3x3 stem and four stages of residual units with squeeze-and-excitation. Attribute names are those of the
-published state dicts. The encoders over a ResNet-50 are in `resnet.py`; `encoders.py` has every kind.
+"Encoding in Style" (Richardson et al. 2021), section 3.1 and table 2; "Designing an Encoder for StyleGAN Image
+Manipulation" (Tov et al. 2021), section 4; "ReStyle" (Alaluf et al. 2021), section 3. The backbone is the IR-SE50 of
+ArcFace: a 3x3 stem and four stages of residual units with squeeze-and-excitation; or, of ReStyle beyond faces, a
+ResNet-34 without its pooling. Attribute names are those of the published state dicts. The encoders over a ResNet-50
+are in `resnet.py`; `encoders.py` has every kind.
 """
 
 import torch
@@ -51,25 +53,60 @@ class ResidualUnit(nn.Module):
         return self.res_layer(x) + self.shortcut_layer(x)
 
 
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions of ResNet-34 with their normalisations, plus a (projected) shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module = nn.Identity()
+        if inputs != outputs:
+            self.downsample = nn.Sequential(PointwiseConv(inputs, outputs, stride), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map x [B,I,H,W] to [B,O,H/stride,W/stride]."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + self.downsample(x))
+
+
 class Backbone(nn.Module):
-    """Stem and body of IR-SE50; the encoders add their heads to it."""
+    """Stem and body of IR-SE50 or ResNet-34; the encoders add their heads to it.
+
+    `deltas` is how many of the offsets from the first code are trained yet (e4e), None is all.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.widths[0]
-        self.input_layer = nn.Sequential(
-            nn.Conv2d(config.input_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width)
-        )
+        self.deltas: int | None = None
+        channels, width = config.input_channels, config.widths[0]
+        if config.body == "resnet34":
+            self.conv1, self.bn1 = nn.Conv2d(channels, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
+            self.relu = nn.PReLU(width)
+        else:
+            self.input_layer = nn.Sequential(
+                nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width)
+            )
         self.body = nn.Sequential()
-        for units, outputs in zip(config.units, config.widths, strict=True):
+        for stage, (units, outputs) in enumerate(zip(config.units, config.widths, strict=True)):
             for unit in range(units):
-                self.body.append(ResidualUnit(width, outputs, stride=2 if unit == 0 else 1))
+                self.body.append(self._unit(width, outputs, first=unit == 0, stage=stage))
                 width = outputs
+
+    def _unit(self, inputs: int, outputs: int, first: bool, stage: int) -> nn.Module:
+        """Build a unit; the first of a stage halves the size, which the stem of ResNet-34 has done for stage 0."""
+        if self.config.body == "resnet34":
+            return BasicBlock(inputs, outputs, stride=2 if first and stage else 1)
+        return ResidualUnit(inputs, outputs, stride=2 if first else 1)
+
+    def stem(self, x: torch.Tensor) -> torch.Tensor:
+        """Map x [B,C,H,W] to what the first stage takes."""
+        return self.relu(self.bn1(self.conv1(x))) if self.config.body == "resnet34" else self.input_layer(x)
 
     def stages(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Map x [B,C,H,W] to the outputs of the four stages, [B,width,h,w] at 1/2, 1/4, 1/8 and 1/16 of its size."""
-        x = self.input_layer(x)
+        x = self.stem(x)
         outputs, units = [], iter(self.body)
         for count in self.config.units:
             for _ in range(count):
@@ -104,7 +141,10 @@ class Map2Style(nn.Module):
 
 
 class PSPEncoder(Backbone):
-    """The pSp encoder: a feature pyramid with one map2style head per style (paper, figure 2)."""
+    """The pSp encoder: a feature pyramid with one map2style head per style (paper, figure 2).
+
+    e4e has the same network, whose codes are offsets from the first one.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
@@ -116,12 +156,40 @@ class PSPEncoder(Backbone):
         self.latlayer2 = nn.Conv2d(config.widths[1], width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map x [B,C,256,256] to W+ offsets [B,L,S]."""
+        """Map x [B,C,H,W] to W+ offsets [B,L,S]."""
         _, c1, c2, p3 = self.stages(x)
         p2 = upsample_add(p3, self.latlayer1(c2))
         p1 = upsample_add(p2, self.latlayer2(c1))
         pyramid = {16: p3, 32: p2, 64: p1}
-        return torch.stack([head(pyramid[head_size(i)]) for i, head in enumerate(self.styles)], dim=1)
+        codes = torch.stack([head(pyramid[head_size(i)]) for i, head in enumerate(self.styles)], dim=1)
+        return add_first(codes, self.deltas) if self.config.from_first else codes
+
+
+class ReStyleEncoder(Backbone):
+    """ReStyle's own encoder: every map2style head on the last features (section 3.2, "a simple design")."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        heads = (Map2Style(config.widths[3], config.style_dim, head_size(0)) for _ in range(config.styles))
+        self.styles = nn.ModuleList(heads)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map x [B,6,H,W], a picture and what was made of it so far, to the change of its W+ codes [B,L,S]."""
+        features = self.stages(x)[3]
+        codes = torch.stack([head(features) for head in self.styles], dim=1)
+        return add_first(codes, self.deltas) if self.config.from_first else codes
+
+
+def add_first(codes: torch.Tensor, deltas: int | None = None) -> torch.Tensor:
+    """Add the first of the codes [B,L,S] to the others, which are offsets from it (e4e, section 4.1).
+
+    Only the first `deltas` of these count yet; None is all of them.
+    """
+    offsets = codes[:, 1:]
+    if deltas is not None:
+        known = torch.arange(offsets.shape[1], device=codes.device) < deltas
+        offsets = offsets * known[:, None]  # not cut out: each head keeps a gradient, if one of zeros
+    return torch.cat([codes[:, :1], offsets + codes[:, :1]], dim=1)
 
 
 class WEncoder(Backbone):

@@ -111,7 +111,9 @@ def demo_model(recipe: Recipe) -> tuple[PSP, torch.Tensor]:
     """Build a fresh demo encoder over the bundled generator; give its average w [L,S] too."""
     resnet = recipe.encoder.startswith("resnet")
     config = replace(demo.encoder_config(recipe.task.name), kind=recipe.encoder, **(DEMO_RESNET if resnet else {}))
-    model = PSP(config, demo.GENERATOR)
+    if config.refines:
+        config = replace(config, input_channels=config.input_channels + 3)
+    model = PSP(config, demo.GENERATOR, recipe.task.rows(demo.GENERATOR.size))
     generator, average = demo.load_generator()
     model.decoder = generator
     return model, average
@@ -123,7 +125,8 @@ def published_model(recipe: Recipe, settings: Settings) -> tuple[PSP, torch.Tens
         raise PspError("give --generator, a StyleGAN2 checkpoint (.pt or .pkl), or --demo for the bundled one")
     generator, average = load_generator(settings.generator, settings.class_index)
     channels, config = recipe.task.channels, generator.config
-    model = PSP(published_config(recipe.encoder, channels, config.styles, config.style_dim), config)
+    encoder = published_config(recipe.encoder, channels, config.styles, config.style_dim)
+    model = PSP(encoder, config, recipe.task.rows(config.size))
     model.decoder = generator
     return model, average
 
@@ -146,7 +149,7 @@ def average_w(generator: Generator) -> torch.Tensor:
 def initialise_encoder(model: PSP, settings: Settings) -> None:
     """Start the encoder from a checkpoint, from its published backbone among the weights, or as it is."""
     if settings.init is not None:
-        start = load_encoder(settings.init)
+        start = load_encoder(settings.init, settings.recipe.encoder)
         wanted = replace(model.encoder.config, input_channels=start.config.input_channels)
         if start.config != wanted:
             raise PspError(f"--init {settings.init} holds another encoder, {start.config}: expected {wanted}")

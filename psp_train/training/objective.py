@@ -13,7 +13,7 @@ from torch import nn
 
 from psp_runtime.errors import PspError
 from psp_train.drawn import judges
-from psp_train.losses.distances import INNER_FACE, w_norm
+from psp_train.losses.distances import INNER_FACE, delta_norm, w_norm
 from psp_train.losses.published import LPIPS_FILES, find, load_identity, load_lpips, load_moco
 from psp_train.recipes import Recipe
 
@@ -25,7 +25,8 @@ Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 class Rendering:
     """What one forward pass made: `output` and `target` pictures, `latents` [B,L,S] that the encoder found.
 
-    `mask` [B,1,H,W] is 1 on the face; `mixed` is the output with some styles of another sample, where asked for.
+    `mask` [B,1,H,W] is 1 on the face; `mixed` is the output with some styles of another sample, where asked for;
+    `deltas` is how many of e4e's offsets are trained yet, None is all.
     """
 
     output: torch.Tensor
@@ -33,6 +34,7 @@ class Rendering:
     latents: torch.Tensor
     mask: torch.Tensor | None = None
     mixed: torch.Tensor | None = None
+    deltas: int | None = None
 
 
 class Objective(nn.Module):
@@ -105,6 +107,7 @@ TERM_FUNCTIONS: dict[str, Callable[[Objective, Rendering], torch.Tensor]] = {
     "lpips_crop": lambda objective, r: objective.compare_crops("lpips", r),
     "mixing": lambda objective, r: F.l1_loss(r.mixed, r.output),
     "w_norm": lambda objective, r: objective.latents_norm(r),
+    "delta_norm": lambda objective, r: delta_norm(r.latents, r.deltas),
 }
 
 

@@ -78,6 +78,7 @@ class Trainer:
     def step(self, step: int, batches: Iterator[Batch]) -> tuple[float, dict[str, float]]:
         """Take an optimizer step (of `accumulate` batches); return the loss and its terms, averaged."""
         self.model.encoder.train()
+        self.model.encoder.deltas = self.recipe.deltas(step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -100,16 +101,23 @@ class Trainer:
         return terms.pop("loss"), terms
 
     def backward(self, step: int, part: int, batch: Batch, last: bool) -> dict[str, torch.Tensor]:
-        """Add the gradients of one batch; processes exchange theirs at the last one of a step."""
-        encoder = self.renderer.encoder
+        """Add the gradients of one batch, of ReStyle after each of its steps; the loss and its terms are averages.
+
+        Processes exchange theirs at the last batch of an optimizer step.
+        """
+        encoder, sums = self.renderer.encoder, dict[str, torch.Tensor]()
         alone = nullcontext() if last or self.process.world == 1 else encoder.no_sync()
+        renderings = self.renderer.renderings(batch.to(self.device), self.coins(step, part))
         with alone:
-            with torch.autocast(self.device.type, AMP[self.settings.amp], enabled=self.settings.amp != "none"):
-                loss, terms = self.objective(self.renderer(batch.to(self.device), self.coins(step, part)))
-            if not torch.isfinite(loss):
-                self.stop_at("loss", step, batch.names, terms)
-            self.scaler.scale(loss / self.recipe.accumulate).backward()
-        return {"loss": loss.detach()} | terms
+            for _ in range(self.recipe.iterations):
+                with torch.autocast(self.device.type, AMP[self.settings.amp], enabled=self.settings.amp != "none"):
+                    loss, terms = self.objective(next(renderings))
+                if not torch.isfinite(loss):
+                    self.stop_at("loss", step, batch.names, terms)
+                self.scaler.scale(loss / self.recipe.accumulate).backward()
+                for name, value in ({"loss": loss.detach()} | terms).items():
+                    sums[name] = sums.get(name, torch.zeros_like(value)) + value / self.recipe.iterations
+        return sums
 
     def coins(self, step: int, part: int) -> torch.Tensor | None:
         """Choose the styles that the mixing regulariser replaces, [B,L] of 0 or 1, by (seed, step, part, rank)."""

@@ -9,9 +9,8 @@ import torch
 from psp_runtime.pictures.encoding import save
 from psp_runtime.pictures.previews import preview
 from psp_train.data.samples import Batch, validation_batches
-from psp_train.losses.distances import pool
 from psp_train.networks import PSP
-from psp_train.networks.psp import to_input, to_picture
+from psp_train.networks.psp import fed_back, to_input, to_picture
 from psp_train.training.build import Setup
 from psp_train.training.objective import Objective
 from psp_train.training.renderer import Renderer
@@ -45,7 +44,7 @@ def grid(model: PSP, batch: Batch, setup: Setup) -> np.ndarray:
     """Make a grid of a batch, uint8 [3*256,B*256,3]: its inputs, targets and outputs, a row each."""
     task = setup.training.task
     x = to_input(batch.source[:SHOWN], task.input, model.encoder.config.input_channels)
-    output = to_picture(pool(model(x)[0].float()))
+    output = to_picture(fed_back(model(x)[0].float(), x))
     rows = preview(batch.source[:SHOWN].cpu().numpy(), task.input), batch.target[:SHOWN].cpu().numpy()
     return np.concatenate([np.concatenate(list(row), axis=1) for row in (*rows, output.cpu().numpy())])
 

@@ -7,17 +7,19 @@ import torch
 from hardened import harden_encoder, harden_generator, psnr
 from models import WideConvolutions, golden_model, inputs, relative_error, tiny_checkpoint, tiny_model
 
-from psp_export.deploy import DeployedEncoder, DeployedGenerator, DeployedMapping, DeployedPSP
+from psp_export.deploy import DeployedEncoder, DeployedGenerator, DeployedMapping, DeployedPSP, deploy
 from psp_export.deploy.precision import TARGET_PEAK, balance_encoder, channel_peaks, power_of_two, to_half
 from psp_export.export import Options, engine_info
 from psp_export.graphs.trace import save, to_onnx
 from psp_export.verify.cases import Case, pictures
 from psp_export.verify.headroom import HEADROOM, check_headroom, fp16_peaks
 from psp_train.networks import EncoderConfig
-from psp_train.networks.psp import to_input, to_picture
+from psp_train.networks.psp import Step, fed_back, mix, to_input, to_picture
 
 KINDS = [("psp", "rgb", 3), ("psp", "sketch", 1), ("psp", "labels", 19), ("w", "rgb", 3), ("naive_wplus", "rgb", 3)]
-KINDS += [("resnet_w", "rgb", 3), ("resnet_wplus", "rgb", 3), ("resnet_wplus", "labels", 19)]
+KINDS += [("resnet_w", "rgb", 3), ("resnet_wplus", "rgb", 3), ("resnet_wplus", "labels", 19), ("e4e", "rgb", 3)]
+#: Kind and body of ReStyle's encoders, and the task: cars are not square.
+STEPS = [("restyle_psp", "irse", "inversion"), ("restyle_e4e", "resnet34", "cars"), ("restyle_fpn", "irse", "cars")]
 
 
 @pytest.mark.parametrize(("encoder", "kind", "channels"), KINDS)
@@ -30,6 +32,57 @@ def test_deployed_equals_trained(encoder, kind, channels):
     assert relative_error(deployed_latents, latents.numpy()) < 1e-5
     assert (output.int() - to_picture(expected).int()).abs().max() <= 1
     assert to_picture(expected).float().std() > 20  # the test would pass on black pictures otherwise
+
+
+def state_of(model, count, started):
+    """Where a step begins: the average, or a picture and latents of its own."""
+    size = (count, 3, model.input_height, 256)
+    return inputs("previous", size), inputs("codes", (count, 10, 32)), torch.full((count, 1), float(not started))
+
+
+@pytest.mark.parametrize(("encoder", "body", "task"), STEPS)
+@pytest.mark.parametrize("started", [False, True])
+def test_a_deployed_step_equals_the_trained_one(encoder, body, task, started):
+    model = tiny_model(encoder, body=body, task=task)
+    images = torch.from_numpy(pictures("rgb", 0, 3, 0, model.input_height))
+    style, alpha = inputs("style", (3, 10, 32)), inputs("alpha", (3, 10)).clamp(0, 1)
+    state, x = state_of(model, 3, started), to_input(images, "rgb", 3)
+    first = Step(state[1], state[0]) if started else None
+    (step,) = model.refine(x, 1, first)
+    wanted = model.synthesize(mix(step.latents, style, alpha))
+    output, latents, fed = deploy(model, "rgb")(images, style, alpha, *state)
+    assert relative_error(latents, step.latents.numpy()) < 1e-5
+    assert relative_error(fed, fed_back(wanted, x).numpy()) < 1e-5
+    assert (output.int() - to_picture(wanted).int()).abs().max() <= 1
+    assert output.shape[1:] == ((48, 64, 3) if task == "cars" else (64, 64, 3))
+
+
+@pytest.mark.parametrize(("encoder", "body", "task"), STEPS)
+def test_a_step_in_half_precision(encoder, body, task):
+    model = tiny_model(encoder, body=body, task=task)
+    images = torch.from_numpy(pictures("rgb", 0, 2, 5, model.input_height))
+    step = deploy(model, "rgb")
+    given = step.encoder.calibration_inputs(images)
+    before = step.encoder(*given)
+    balance_encoder(step.encoder, *given)
+    assert torch.equal(step.encoder(*given), before)  # powers of two
+    plain = images, torch.zeros(2, 10, 32), torch.zeros(2, 10), *state_of(model, 2, False)
+    wanted, latents, fed = step(*plain)
+    output, half_latents, half_fed = to_half(step)(*plain)
+    assert half_latents.dtype == half_fed.dtype == torch.float32
+    assert relative_error(half_latents, latents.numpy()) < 0.01 and relative_error(half_fed, fed.numpy()) < 0.01
+    assert psnr(output, wanted) > 50
+
+
+def test_wide_pictures_through_every_head():
+    """Cars are 192 high: heads and pyramid work on 12x16 features."""
+    images = torch.from_numpy(pictures("rgb", 0, 2, 0, 192))
+    for kind in ("e4e", "w", "naive_wplus"):
+        model = tiny_model(kind, task="cars")
+        latents = model.encode(to_input(images, "rgb", 3))
+        style, alpha = torch.zeros(2, 10, 32), torch.zeros(2, 10)
+        output, deployed = deploy(model, "rgb")(images, style, alpha)
+        assert relative_error(deployed, latents.numpy()) < 1e-5 and output.shape == (2, 48, 64, 3)
 
 
 def test_mapping():

@@ -24,6 +24,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from tiny_engines import write_onnx
 from tiny_family import write_family
+from tiny_steps import write_steps
 
 import psp_runtime
 from psp_runtime.addresses import check_address
@@ -43,6 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_family(folder, "face", parts=False)
     write_family(folder, "seg", kind="labels", parts=False)
     write_onnx(folder / "sr.onnx", task="super_resolution")
+    write_steps(folder)
     return folder
 
 
@@ -54,8 +56,8 @@ def engine(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path):
     """All engines, the first one called psp; up to four pictures a batch, so that there are some on a CPU."""
-    names = [word for name in ("psp", "seg", "sr") for word in ("--name", name)]
-    engines = [folder / f"{name}.onnx" for name in ("face", "seg", "sr")]
+    names = [word for name in ("psp", "seg", "sr", "steps") for word in ("--name", name)]
+    engines = [folder / f"{name}.onnx" for name in ("face", "seg", "sr", "steps")]
     running = Server(*engines, options=(*names, "--batch", "4", "--delay", "20"), threads=1)
     yield running
     assert running.stop() == 0
@@ -101,6 +103,8 @@ def test_it_answers_what_the_pipeline_computes(server: Server, engine: Path) -> 
         ("mix face.png -n 1 --seed 7 --psi 0.5 --layers 2-5 --alpha 0.3", "mix=1&seed=7&psi=0.5&layers=2-5&alpha=0.3"),
         ("run face.png --engine sr.onnx --downsample 4 --size 99", "engine=sr&downsample=4&size=99"),
         ("run labels.png --engine seg.onnx --format jpg", "engine=seg&format=jpg"),
+        ("run face.png --engine steps.onnx --iterations 2", "engine=steps&iterations=2"),
+        ("mix face.png -n 1 --engine steps.onnx", "engine=steps&mix=true"),
     ],
 )
 def test_translate_makes_the_pictures_of_psp(
@@ -119,6 +123,31 @@ def test_translate_makes_the_pictures_of_psp(
     status, answer = Caller(server.port).translate(Path(words[1]).read_bytes(), query)
     assert status == 200, answer
     np.testing.assert_array_equal(decoded(answer), decoded(made.read_bytes()))
+
+
+def test_steps_of_restyle_are_the_servers(
+    server: Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = np.array([[2], [0]], np.int32)
+    status, outputs = Caller(server.port, "steps").infer(image=pixels(2), iterations=counts)
+    assert status == 200
+    with psp_runtime.load(folder / "steps.onnx", "cpu") as pipeline:
+        for row, steps in enumerate((2, 5)):
+            pipeline.repeat(steps)
+            expected = pipeline.translate(pixels(2)[row : row + 1])
+            np.testing.assert_array_equal(outputs["output"][row], expected.output[0])
+    status, outputs = Caller(server.port, "steps").infer(image=pixels(1), iterations=np.array([[21]], np.int32))
+    assert status == 400 and "iterations 21: expected 1 to 20 steps" in outputs["error"]
+    monkeypatch.chdir(tmp_path)
+    Path("face.png").write_bytes(file_of(pixels(1)[0]))
+    for where in (["--url", f"{server.url}/steps"], ["--engine", str(folder / "steps.onnx")]):
+        monkeypatch.setattr(
+            sys, "argv", ["psp", "run", "face.png", *where, "--iterations", "3", "-o", f"{where[0]}.png"]
+        )
+        with pytest.raises(SystemExit) as end:
+            psp()
+        assert not end.value.code
+    np.testing.assert_array_equal(*(np.asarray(Image.open(f"{where}.png")) for where in ("--url", "--engine")))
 
 
 def test_callers_are_batched_and_get_their_own_answers(server: Server, engine: Path) -> None:

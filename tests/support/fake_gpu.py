@@ -189,6 +189,16 @@ class Cuda(types.ModuleType):
         data, flat = self.gpu.bytes_at(int(to)), np.asarray(source).reshape(-1).view(np.uint8)
         self.gpu.streams[stream.handle].put(lambda: data.__setitem__(slice(flat.size), flat))
 
+    def memcpy_dtod_async(self, to: Allocation, source: Allocation, size: int, stream: object) -> None:
+        self.need_context()
+        data, other = self.gpu.bytes_at(int(to)), self.gpu.bytes_at(int(source))
+        self.gpu.streams[stream.handle].put(lambda: data.__setitem__(slice(size), other[:size]))
+
+    def memset_d32_async(self, to: Allocation, value: int, count: int, stream: object) -> None:
+        self.need_context()
+        data = self.gpu.bytes_at(int(to))
+        self.gpu.streams[stream.handle].put(lambda: data.__setitem__(slice(4 * count), value))
+
     def memcpy_dtoh_async(self, to: np.ndarray, source: Allocation, stream: object) -> None:
         self.need_context()
         data, flat = self.gpu.bytes_at(int(source)), np.asarray(to).reshape(-1).view(np.uint8)

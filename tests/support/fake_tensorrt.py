@@ -1,4 +1,5 @@
-"""TensorRT 8.6, 10 and RTX on the GPU of fake_gpu.py; a plan is the tiny engine of tiny_engines.py.
+"""TensorRT 8.6, 10 and RTX on the GPU of fake_gpu.py; a plan is the tiny engine of tiny_engines.py, or the step of
+tiny_steps.py where its metadata say so.
 
 What the manuals call undefined gives garbage: a graph replayed after its execution context changed, memory that
 contexts share across streams. Recording a context that has not run since its shapes were set fails.
@@ -10,6 +11,8 @@ import types
 
 import numpy as np
 import pytest
+import tiny_family
+import tiny_steps
 from fake_gpu import GARBAGE, Cuda, Driver, FakeGpu
 from tiny_engines import MAX_BATCH, OUTPUT_SIZE, STYLE_DIM, STYLES
 
@@ -21,14 +24,26 @@ SHAPES = {
     "output": (OUTPUT_SIZE, OUTPUT_SIZE, 3),
     "latents": (STYLES, STYLE_DIM),
 }
+OF_STEPS = {
+    "image": (256, 256, 3),
+    "style": (tiny_family.STYLES, STYLE_DIM),
+    "alpha": (tiny_family.STYLES,),
+    "previous": (3, 256, 256),
+    "codes": (tiny_family.STYLES, STYLE_DIM),
+    "start": (1,),
+    "output": (16, 16, 3),
+    "latents": (tiny_family.STYLES, STYLE_DIM),
+    "picture": (3, 256, 256),
+}
+OUTPUTS = ("output", "latents", "picture")
 DTYPES = {"image": np.uint8, "output": np.uint8}
 
 
 class ExecutionContext:
     """`IExecutionContext`: `state` changes with its shapes; `settled` is whether it ran since."""
 
-    def __init__(self, gpu: FakeGpu, own_memory: bool, records: bool = False) -> None:
-        self.gpu, self.records = gpu, records
+    def __init__(self, gpu: FakeGpu, own_memory: bool, of: dict[str, tuple[int, ...]]) -> None:
+        self.gpu, self.of = gpu, of
         self.device_memory = -1 if own_memory else 0
         self.addresses: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -48,7 +63,7 @@ class ExecutionContext:
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        if self.active_optimization_profile < 0 or not 1 <= shape[0] <= MAX_BATCH or tuple(shape[1:]) != SHAPES[name]:
+        if self.active_optimization_profile < 0 or not 1 <= shape[0] <= MAX_BATCH or tuple(shape[1:]) != self.of[name]:
             return False
         if self.shapes.get(name) != shape:
             self.shapes[name] = shape
@@ -57,7 +72,9 @@ class ExecutionContext:
 
     def execute_async_v3(self, handle: int) -> bool:
         stream, gpu = self.gpu.streams[handle], self.gpu
-        if self.addresses.keys() != SHAPES.keys() or len(self.shapes) != 3 or not self.device_memory:
+        if self.addresses.keys() != self.of.keys() or not self.device_memory:
+            return False
+        if self.shapes.keys() != self.of.keys() - set(OUTPUTS):
             return False
         if stream.recording is not None and not (self.settled and gpu.capturable):
             stream.valid = False
@@ -79,14 +96,29 @@ class ExecutionContext:
         if self.gpu.fails and self.gpu.fails[0] == "kernel":
             self.gpu.fails.pop(0)
             raise Cuda.LogicError("cuEventSynchronize failed: an illegal memory access was encountered")
-        image, style, alpha = (self._array(name, batch) for name in ("image", "style", "alpha"))
-        output, latents = (self._array(name, batch) for name in ("output", "latents"))
+        tensors = {name: self._array(name, batch) for name in self.of}
+        output, latents = tensors["output"], tensors["latents"]
+        self._formula(**tensors)
+        if state != self.state or not self._memory_is_mine(handle):
+            output[:], latents[:] = GARBAGE, np.nan
+
+    def _formula(self, image, style, alpha, output, latents, **state: np.ndarray) -> None:
+        if state:
+            self._step(image, style, alpha, output, latents, **state)
+            return
         latents[:] = image.mean((1, 2, 3))[:, None, None] * np.arange(32).reshape(STYLES, STYLE_DIM) / 2550
         w = (1 - alpha[..., None]) * latents + alpha[..., None] * style
         picture = image[:, ::4, ::4] + 100 * w.mean((1, 2))[:, None, None, None]
         output[:] = np.clip(picture, 0, 255)
-        if state != self.state or not self._memory_is_mine(handle):
-            output[:], latents[:] = GARBAGE, np.nan
+
+    def _step(self, image, style, alpha, output, latents, previous, codes, start, picture) -> None:
+        first, later = start[:, :, None], 1 - start[:, :, None]
+        y = first[..., None] / 4 + later[..., None] * previous
+        error = image.mean((1, 2, 3)) / 255 - y.mean((1, 2, 3), dtype=np.float64)
+        latents[:] = first * tiny_steps.BASE + later * codes + error[:, None, None] * tiny_steps.RAMP
+        mixed = (1 - alpha[..., None]) * latents + alpha[..., None] * style
+        picture[:] = mixed.mean((1, 2))[:, None, None, None]
+        output[:] = [tiny_steps.picture_of(one) for one in mixed]
 
     def _memory_is_mine(self, handle: int) -> bool:
         """Contexts that share memory must run one after the other: on one stream."""
@@ -100,8 +132,8 @@ class ExecutionContext:
 
     def _array(self, name: str, batch: int) -> np.ndarray:
         dtype = DTYPES.get(name, np.float32)
-        size = batch * int(np.prod(SHAPES[name])) * np.dtype(dtype).itemsize
-        return self.gpu.bytes_at(self.addresses[name])[:size].view(dtype).reshape(batch, *SHAPES[name])
+        size = batch * int(np.prod(self.of[name])) * np.dtype(dtype).itemsize
+        return self.gpu.bytes_at(self.addresses[name])[:size].view(dtype).reshape(batch, *self.of[name])
 
 
 class NewExecutionContext(ExecutionContext):
@@ -136,8 +168,8 @@ class RuntimeCache:
 class Engine:
     """`ICudaEngine` of the tiny engine, as one version of TensorRT has it."""
 
-    def __init__(self, gpu: FakeGpu, flavour: str) -> None:
-        self.gpu, self.num_io_tensors = gpu, len(SHAPES)
+    def __init__(self, gpu: FakeGpu, flavour: str, of: dict[str, tuple[int, ...]]) -> None:
+        self.gpu, self.of, self.num_io_tensors = gpu, of, len(of)
         if flavour == "8.6":
             self.device_memory_size = SCRATCH
             self.create_execution_context_without_device_memory = self._of_8_6
@@ -149,22 +181,22 @@ class Engine:
             self.create_execution_context = self._by_config
 
     def get_tensor_name(self, index: int) -> str:
-        return list(SHAPES)[index]
+        return list(self.of)[index]
 
     def get_tensor_mode(self, name: str) -> str:
-        return "OUTPUT" if name in ("output", "latents") else "INPUT"
+        return "OUTPUT" if name in OUTPUTS else "INPUT"
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (-1, *SHAPES[name])
+        return (-1, *self.of[name])
 
     def get_tensor_dtype(self, name: str) -> types.SimpleNamespace:
         return types.SimpleNamespace(name="UINT8" if name in DTYPES else "FLOAT")
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
-        return [(batch, *SHAPES[name]) for batch in (1, 1, MAX_BATCH)]
+        return [(batch, *self.of[name]) for batch in (1, 1, MAX_BATCH)]
 
     def _context(self, own_memory: bool, kind: type[ExecutionContext] = ExecutionContext) -> ExecutionContext | None:
-        return kind(self.gpu, own_memory) if self.gpu.memory > SCRATCH else None
+        return kind(self.gpu, own_memory, self.of) if self.gpu.memory > SCRATCH else None
 
     def _of_8_6(self) -> ExecutionContext | None:
         """Only the first context of an engine gets the profile by itself."""
@@ -204,7 +236,7 @@ def fake_tensorrt(gpu: FakeGpu, flavour: str) -> types.ModuleType:
                 self.logger.log(ILogger.Severity.WARNING, "be careful")
                 self.logger.log(ILogger.Severity.ERROR, "Version tag does not match")
                 return None
-            return Engine(gpu, flavour)
+            return Engine(gpu, flavour, OF_STEPS if b'"part":"step"' in data else SHAPES)
 
     trt.__dict__.update(__version__={"rtx": "1.7"}.get(flavour, flavour), ILogger=ILogger, Runtime=Runtime)
     trt.TensorIOMode = types.SimpleNamespace(INPUT="INPUT", OUTPUT="OUTPUT")

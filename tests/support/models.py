@@ -40,21 +40,22 @@ def golden_model(table: str, size: int, kind: str = "psp", channels: int = 3, se
     return model.eval().requires_grad_(False)
 
 
-def tiny_model(kind: str = "psp", channels: int = 3, seed: int = 0) -> PSP:
-    """A model of the same architecture that exports in seconds."""
+def tiny_model(kind: str = "psp", channels: int = 3, seed: int = 0, body: str = "irse", task: str = "inversion") -> PSP:
+    """A model of the same architecture that exports in seconds; a ReStyle encoder sees three channels more."""
+    channels += 3 if kind.startswith("restyle") else 0
     encoder = EncoderConfig(
-        kind, channels, TINY_GENERATOR.styles, TINY_GENERATOR.style_dim, (2, 1, 2, 1), (8, 12, 16, 24)
+        kind, channels, TINY_GENERATOR.styles, TINY_GENERATOR.style_dim, (2, 1, 2, 1), (8, 12, 16, 24), body
     )
-    model = PSP(encoder, TINY_GENERATOR)
+    model = PSP(encoder, TINY_GENERATOR, TASKS[task].rows(TINY_GENERATOR.size))
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     model.load_state_dict({k: torch.from_numpy(np.asarray(v)) for k, v in seeded_state_dict(shapes, seed).items()})
     model.latent_avg.copy_(inputs("average", tuple(model.latent_avg.shape), seed, 0.3))
     return model.eval().requires_grad_(False)
 
 
-def tiny_checkpoint(task: str = "inversion", kind: str = "psp") -> Checkpoint:
+def tiny_checkpoint(task: str = "inversion", kind: str = "psp", body: str = "irse") -> Checkpoint:
     """The tiny model as if it had been loaded from a file."""
-    model = tiny_model(kind, TASKS[task].channels)
+    model = tiny_model(kind, TASKS[task].channels, body=body, task=task)
     return Checkpoint(model, TASKS[task], model.encoder.config, TINY_GENERATOR, "ab" * 32, "test weights", "tiny")
 
 

@@ -103,10 +103,11 @@ def make_setup(settings: Settings, networks: dict[str, nn.Module] | None = None)
 
 def make_model(settings: Settings) -> PSP:
     """A fresh tiny encoder over a tiny seeded generator."""
-    recipe, model = settings.recipe, tiny_model()
+    recipe, model = settings.recipe, tiny_model(task=settings.recipe.task.name)
     torch.manual_seed(recipe.seed)
     styles = TINY_GENERATOR.styles, TINY_GENERATOR.style_dim
-    config = EncoderConfig(recipe.encoder, recipe.task.channels, *styles, (1, 1, 1, 1), (4, 6, 8, 12))
+    channels = recipe.task.channels + (3 if recipe.encoder.startswith("restyle") else 0)
+    config = EncoderConfig(recipe.encoder, channels, *styles, (1, 1, 1, 1), (4, 6, 8, 12))
     model.encoder = build_encoder(config).to(memory_format=torch.channels_last)
     model.latent_avg.copy_(model.latent_avg[0].clone())  # a mean w is the same for all styles
     return model

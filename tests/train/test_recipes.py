@@ -21,6 +21,7 @@ TABLE = {
     "super_resolution": (1, 0.8, 0.1, 0.005),
     "inpainting": (1, 0.8, 0.1, 0.005),
     "toonify": (1, 0.8, 1, 0.025),
+    "cars": (1, 0.8, 0, 0),  # of e4e and ReStyle, whose released options have MoCo for what is no face
 }
 
 
@@ -34,8 +35,9 @@ def test_loss_weights(task):
     recipe = RECIPES[task]
     assert (recipe.l2, recipe.lpips, recipe.identity, recipe.w_norm) == TABLE[task]
     assert (recipe.l2_crop, recipe.lpips_crop) == ((0.01, 0.8) if task == "frontalization" else (0, 0))
-    assert (recipe.l1, recipe.moco, recipe.mixing, recipe.mask) == (0, 0, 0, "none")
-    networks = ("lpips", "identity") if recipe.identity else ("lpips",)
+    moco = 0.5 if task == "cars" else 0
+    assert (recipe.l1, recipe.moco, recipe.mixing, recipe.mask) == (0, moco, 0, "none")
+    networks = ("lpips", *(["identity"] if recipe.identity else []), *(["moco"] if moco else []))
     assert recipe.networks == networks and recipe.lpips_network == "alex"
 
 
@@ -114,7 +116,7 @@ def test_overrides_that_say_nothing(text, expected):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("encoder=unet", "encoder is 'unet', expected one of psp, w, naive_wplus, resnet_w, resnet_wplus"),
+        ("encoder=unet", "encoder is 'unet', expected one of psp, e4e, w, naive_wplus, resnet_w, resnet_wplus"),
         ("lpips_network=squeeze", "alex, vgg"),
         ("mask=hair", "none, crop, labels"),
         ("flip=vertical", "none, both, independent"),

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 from tiny_engines import write_onnx, write_plan
 from tiny_family import picture_of, write_family
+from tiny_steps import write_steps
 
 from psp_runtime.cli import psp
 from psp_runtime.errors import EngineError, PspError
@@ -47,6 +48,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_family(folder, "sr", task="super_resolution")
     write_family(folder, "inpaint", task="inpainting")
     write_family(folder, "seg", kind="labels", task="segmentation")
+    write_steps(folder)
     return folder
 
 
@@ -86,6 +88,19 @@ def test_the_command_makes_the_very_files_on_the_page(make: str, runs: Runs, mon
     made = {Path(path).name: Path(path).read_bytes() for path, _ in shown.pictures}
     assert made == {path.name: path.read_bytes() for path in Path().glob("a_out*.png")}
     assert len(made) == {"random styles": 3, "the way to another picture": 4}.get(make, 1)
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_steps_of_restyle_on_the_page(make: str, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = runs.run(Path("engines/steps.onnx"), asked(make, iterations=2.0))
+    assert "--iterations 2" in shown.command
+    run_command(shown.command, monkeypatch)
+    made = {Path(path).name: Path(path).read_bytes() for path, _ in shown.pictures}
+    assert made == {path.name: path.read_bytes() for path in Path().glob("a_out*.png")}
+    again = runs.run(Path("engines/steps.onnx"), asked(make))  # as many as the engine says
+    assert "--iterations" not in again.command
+    if make == "one picture":
+        assert Path(again.pictures[0][0]).read_bytes() != Path(shown.pictures[0][0]).read_bytes()
 
 
 @pytest.mark.parametrize(("engine", "change"), [("sr", {"downsample": 8.0}), ("inpaint", {"mask": True})])

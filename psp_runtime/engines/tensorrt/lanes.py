@@ -1,6 +1,6 @@
 """The way of a batch through the GPU: copied in, run, copied out, all in order on one CUDA stream."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from psp_runtime.engines.tensorrt.gpu import Gpu
 from psp_runtime.errors import EngineError
 
 Arrays = dict[str, NDArray[Any]]
+
+#: What a step of ReStyle reads, and which output of the step before that is.
+STATE = {"previous": "picture", "codes": "latents"}
 
 # CU_STREAM_NON_BLOCKING: others in the process use the default stream, which would wait for us and break a recording.
 _NON_BLOCKING = 1
@@ -59,16 +62,19 @@ class Lane:
         self._shaped: dict[int, int] = {}
         self._context(1)  # now: a GPU that is too full says so when the plan is opened
 
-    def start(self, inputs: Mapping[str, NDArray[Any]], pending: Pending) -> None:
-        """Copy the inputs [batch,...] and let the GPU work; comes back at once. Raises `EngineError`."""
+    def start(self, inputs: Mapping[str, NDArray[Any]], pending: Pending, steps: int = 1) -> None:
+        """Copy the inputs [batch,...] and let the GPU work; comes back at once. Raises `EngineError`.
+
+        More than one of the `steps` are those of ReStyle, whose state stays on the GPU.
+        """
         self._batch = batch = len(next(iter(inputs.values())))
         for name, array in inputs.items():
             self._inputs[name].host[:batch] = array
         self._begun.record(self._stream)
-        if self._engine.per_batch:
-            self._graphs.run((id(self), batch), self._stream.handle, lambda: self._enqueue(batch))
+        if steps > 1:
+            self._refine(batch, steps)
         else:
-            self._enqueue(batch)
+            self._repeat("all", lambda: self._enqueue(batch))
         self._done.record(self._stream)
         self.pending = pending
         if self._engine.kernels:
@@ -88,16 +94,56 @@ class Lane:
             pending.outcome = error  # whoever asks for it raises it: that need not be who waits now
             return 0.0
 
+    def _repeat(self, what: str, work: Callable[[], None]) -> None:
+        """Put work of this batch size on the stream: as a CUDA graph, where we are to record it."""
+        if self._engine.per_batch:
+            self._graphs.run((id(self), self._batch, what), self._stream.handle, work)
+        else:
+            work()
+
     def _enqueue(self, batch: int) -> None:
         """Enqueue all work of one batch, in its order: this is what a CUDA graph records."""
-        context, cuda, stream = self._context(batch), self._gpu.cuda, self._stream
+        self._copy_in(batch, self._inputs)
+        self._execute(batch)
+        self._copy_out(batch)
+
+    def _refine(self, batch: int, steps: int) -> None:
+        """Enqueue all steps of one batch: the same graph again and again; styles are mixed in before the last alone."""
+        self._copy_in(batch, self._inputs)
+        alpha = self._inputs["alpha"]
         with self._gpu.errors():
-            for host, gpu in self._inputs.values():
-                cuda.memcpy_htod_async(gpu, host[:batch], stream)
-            if not context.execute_async_v3(stream.handle):
+            self._gpu.cuda.memset_d32_async(alpha.gpu, 0, alpha.host[:batch].size, self._stream)
+        for step in range(steps):
+            if step == steps - 1:
+                self._copy_in(batch, ("alpha",))
+            self._repeat("step", lambda: self._step(batch))
+        self._copy_out(batch)
+
+    def _step(self, batch: int) -> None:
+        """Enqueue one step, and its state to where the next one reads it."""
+        self._execute(batch)
+        cuda, stream, start = self._gpu.cuda, self._stream, self._inputs["start"]
+        with self._gpu.errors():
+            for state, made in STATE.items():
+                size = self._outputs[made].host[:batch].nbytes
+                cuda.memcpy_dtod_async(self._inputs[state].gpu, self._outputs[made].gpu, size, stream)
+            cuda.memset_d32_async(start.gpu, 0, start.host[:batch].size, stream)
+
+    def _copy_in(self, batch: int, names: Iterable[str]) -> None:
+        with self._gpu.errors():
+            for host, gpu in (self._inputs[name] for name in names):
+                self._gpu.cuda.memcpy_htod_async(gpu, host[:batch], self._stream)
+
+    def _execute(self, batch: int) -> None:
+        context = self._context(batch)
+        with self._gpu.errors():
+            if not context.execute_async_v3(self._stream.handle):
                 raise EngineError(f"{self._gpu.path} failed on the GPU for a batch of {batch}")
+
+    def _copy_out(self, batch: int) -> None:
+        with self._gpu.errors():
             for host, gpu in self._outputs.values():
-                cuda.memcpy_dtoh_async(host[:batch], gpu, stream)
+                self._gpu.cuda.memcpy_dtoh_async(host[:batch], gpu, self._stream)
 
     def _context(self, batch: int) -> Any:
         """Make or find the execution context for a batch size: of that size alone where each has its own."""

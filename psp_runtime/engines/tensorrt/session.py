@@ -82,7 +82,14 @@ class TensorRTSession:
         while ahead:
             yield ahead.popleft().result()
 
-    def submit(self, inputs: Mapping[str, NDArray[Any]]) -> Pending:
+    def refine(self, inputs: Mapping[str, NDArray[Any]], steps: int) -> Arrays:
+        """Return what the last of several steps of ReStyle gives; the state between them stays on the GPU.
+
+        `inputs` are those of the first step; `alpha` counts in the last alone. Raises `EngineError` as `run` does.
+        """
+        return self.submit(inputs, steps).result()
+
+    def submit(self, inputs: Mapping[str, NDArray[Any]], steps: int = 1) -> Pending:
         """Start a batch; its `result()` waits for it. The inputs are copied, so they may change at once.
 
         Raises `EngineError` for other inputs than the plan's, and when TensorRT or CUDA fails.
@@ -94,7 +101,7 @@ class TensorRTSession:
                 raise EngineError(f"{self.path} is closed: open it again")
             with self._gpu.current(), interrupts_noted():
                 lane = self._free_lane(self._engine)
-                lane.start(inputs, pending)
+                lane.start(inputs, pending, steps)
         return pending
 
     def close(self) -> None:

@@ -70,10 +70,10 @@ def test_latent_avg_in_every_shape(tmp_path):
 
 
 def test_old_files_without_options(tmp_path):
-    data = published(tiny_model(), opts={"dataset_type": "ffhq_encode"})
+    data = published(tiny_model(), opts={"dataset_type": "ffhq_frontalize"})
     assert load_checkpoint(write(tmp_path, data)).generator.size == 64
     data = published(tiny_model(), opts=None)
-    assert load_checkpoint(write(tmp_path, data), task="inversion").task.name == "inversion"
+    assert load_checkpoint(write(tmp_path, data), "inversion", "psp").task.name == "inversion"
 
 
 def test_half_precision_and_old_zip_free_files(tmp_path):
@@ -91,16 +91,24 @@ def test_inpainting_and_toonify_refine_an_inversion_file(tmp_path):
     assert load_checkpoint(path, "inpainting").task.name == "inpainting"
 
 
+#: Options of a file that names its encoder, and no task that is known here.
+MY_DATA = {"dataset_type": "my_data", "encoder_type": ENCODER_TYPES["psp"]}
+
+
 @pytest.mark.parametrize(
     ("changes", "task", "expected"),
     [
         ({}, "frontalization", "--task frontalization contradicts"),
         ({}, "sketch", "--task sketch contradicts"),
         ({}, "sketching", "unknown task 'sketching': choose one of inversion"),
-        ({"opts": {"dataset_type": "my_data"}}, None, "give --task"),
-        ({"opts": {"dataset_type": "my_data"}}, "sketch", "takes 3 input channels, but task sketch has 1"),
+        ({"opts": MY_DATA}, None, "give --task"),
+        (
+            {"opts": MY_DATA},
+            "sketch",
+            "takes 3 input channels, but task sketch has 1",
+        ),
         ({"opts": {"encoder_type": "ResNetEncoder"}}, "inversion", "'ResNetEncoder'"),
-        ({"opts": {"encoder_type": ENCODER_TYPES["w"]}}, "inversion", "those of a 'psp' encoder"),
+        ({"opts": {"encoder_type": ENCODER_TYPES["w"]}}, "inversion", "those of a 'psp' or 'e4e' encoder"),
         ({"latent_avg": "none"}, None, "latent_avg is a str, expected a tensor [10, 32]"),
         ({"latent_avg": torch.zeros(3, 5)}, None, "latent_avg has shape [3, 5], expected [10, 32]"),
         ({"state_dict": None}, None, "expected a 'state_dict'"),
@@ -194,7 +202,7 @@ def test_an_average_that_must_be_there(tmp_path):
     data = published(tiny_model(), latent_avg=None)
     assert (load_checkpoint(write(tmp_path, data)).model.latent_avg == 0).all()
     data["opts"]["start_from_latent_avg"] = True
-    with pytest.raises(WeightsError, match="lacks latent_avg, which its encoder starts from"):
+    with pytest.raises(WeightsError, match="is a checkpoint of pSp without latent_avg, which its encoder starts from"):
         load_checkpoint(write(tmp_path, data))
 
 

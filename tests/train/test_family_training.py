@@ -1,0 +1,105 @@
+"""Training of e4e and ReStyle: offsets that join one by one, and several steps on a batch."""
+
+import numpy as np
+import pytest
+import torch
+from family import golden
+from models import relative_error
+from training import make_settings, make_trainer, message, train
+
+from psp_runtime.errors import PspError
+from psp_train.checkpoints.psp import load_checkpoint
+from psp_train.losses.distances import delta_norm
+from psp_train.networks.encoder import add_first
+from psp_train.networks.psp import fed_back, to_input
+from psp_train.recipes import VARIANTS, make_recipe
+from psp_train.training.objective import Rendering
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("stage", [0, 4])
+def test_offsets_of_a_stage_are_those_of_the_released_code(stage):
+    expected = golden("e4e_64")
+    codes = torch.from_numpy(expected["codes"])
+    raw = torch.cat([codes[:, :1], codes[:, 1:] - codes[:, :1]], dim=1)
+    assert relative_error(add_first(raw, stage), expected[f"codes_stage{stage}"]) < 5e-6
+    assert torch.equal(add_first(raw, 9), add_first(raw))
+
+
+def test_the_released_schedule():
+    recipe = make_recipe("inversion", "e4e")
+    steps = {1: 0, 19_999: 0, 20_000: 1, 21_999: 1, 22_000: 2, 52_000: 17}
+    assert {step: recipe.deltas(step) for step in steps} == steps
+    assert make_recipe("inversion").deltas(1) is None
+    assert (recipe.delta_norm, recipe.lpips, recipe.l2, recipe.identity, recipe.w_norm) == (2e-4, 0.8, 1, 0.1, 0)
+    for name in ("restyle", "restyle_e4e"):
+        assert VARIANTS[name]["iterations"] == 5
+
+
+def test_lengths_of_offsets():
+    latents = np.random.default_rng(0).standard_normal((3, 6, 4))
+    lengths = np.linalg.norm(latents[:, 1:] - latents[:, :1], axis=2).mean(0)
+    for deltas, rows in ((None, 4), (5, 4), (4, 3), (2, 1), (1, 0), (0, 0)):  # the last one is left out
+        found = delta_norm(torch.from_numpy(latents), deltas)
+        assert float(found) == pytest.approx(lengths[:rows].sum(), rel=1e-6)
+
+
+def test_heads_wait_for_their_turn(drawn, tmp_path):
+    settings = make_settings(drawn, tmp_path / "run", "inversion", "e4e", steps=3, deltas_from=2, deltas_every=1)
+    trainer = make_trainer(settings)
+    heads = trainer.model.encoder.styles
+    for step, (moved, still) in enumerate([(0, 1), (1, 2), (2, 3)], 1):
+        before = [head.linear.weight.detach().clone() for head in heads]
+        trainer.step(step, trainer.batches(step - 1))
+        changed = [not torch.equal(a, head.linear.weight) for a, head in zip(before, heads, strict=True)]
+        assert trainer.model.encoder.deltas == step - 1
+        assert changed[moved] and not any(changed[still:])
+
+
+def test_gradients_of_two_steps(drawn, tmp_path):
+    """The gradient is the sum over the steps; what a step goes on from is taken as given."""
+    settings = make_settings(drawn, tmp_path / "run", "inversion", "restyle", iterations=2, steps=1)
+    trainer = make_trainer(settings)
+    model, encoder = trainer.model, trainer.model.encoder.train()
+    batch = next(trainer.batches(0))
+    values = trainer.backward(1, 0, batch, last=True)
+    found = [p.grad.clone() for p in encoder.parameters()]
+    encoder.zero_grad()
+    x, target = (to_input(pixels, "rgb", 3) for pixels in (batch.source, batch.target))
+    target = torch.nn.functional.adaptive_avg_pool2d(target, 64)
+    latents = model.latent_avg.expand(len(x), -1, -1)
+    picture, losses = model.synthesize(latents), []
+    for _ in range(2):
+        latents = latents.detach() + encoder(torch.cat([x, fed_back(picture.detach(), x)], dim=1))
+        picture = model.synthesize(latents)
+        loss, _ = trainer.objective(Rendering(picture, target, latents))
+        loss.backward()
+        losses.append(float(loss.detach()))
+    wanted = np.concatenate([p.grad.numpy().ravel() for p in encoder.parameters()])
+    assert relative_error(np.concatenate([gradient.numpy().ravel() for gradient in found]), wanted) < 1e-3
+    assert float(values["loss"]) == pytest.approx(np.mean(losses), rel=1e-4)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(("task", "variant"), [("inversion", "restyle_e4e"), ("cars", "e4e"), ("cars", "restyle")])
+def test_a_run_is_a_checkpoint_of_its_kind(drawn, tmp_path, task, variant):
+    settings = make_settings(drawn, tmp_path / "run", task, variant, steps=2)
+    train(settings)
+    loaded = load_checkpoint(tmp_path / "run" / "best.pt")
+    assert loaded.encoder.kind == VARIANTS[variant]["encoder"] and loaded.task.name == task
+    assert loaded.model.rows == ((8, 56) if task == "cars" else None)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (dict(iterations=2), "iterations is 2: a psp encoder takes one step, set it to 1"),
+        (dict(delta_norm=0.1), "delta_norm and deltas_every are for e4e's encoders, not for psp"),
+        (dict(encoder="restyle_psp", mixing=1.0), "a restyle_psp encoder refines pictures in colours, without mixing"),
+    ],
+)
+def test_recipes_that_make_no_sense(values, words):
+    with pytest.raises(PspError) as caught:
+        make_recipe("inversion", None, values)
+    assert words in message(caught)
