@@ -117,13 +117,21 @@ def _outputs(data: bytes, header: int) -> dict[str, np.ndarray]:
 
 
 def _workers(pid: int) -> list[int]:
-    return [one for one in _family(pid)[1:] if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+    return [one for one in _family(pid)[1:] if b"spawn_main" in _read(f"/proc/{one}/cmdline")]
+
+
+def _read(file: str) -> bytes:
+    """Read a file of a process; nothing where that has ended meanwhile."""
+    try:
+        return Path(file).read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def _family(pid: int) -> list[int]:
     """A process and its descendants (Linux)."""
     children = [
-        int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()
+        int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in _read(str(file)).split()
     ]
     return [pid, *(one for child in children for one in _family(child))]
 

@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from google.protobuf import text_format
 from tiny_family import write_family
 
-from psp_export import cli, triton
+from psp_export import cli, output_files, triton
 from psp_export.output_files import Written
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.errors import PspError
@@ -97,7 +98,7 @@ def test_preferred_sizes_are_powers_of_two_and_the_largest() -> None:
 
 
 def test_text_survives_quotes_and_backslashes(tmp_path: Path) -> None:
-    awkward = 'C:\\models\\"new"\n'
+    awkward = 'C:\\models\\"new"'
     info = read_info(family(tmp_path, license=awkward)[0].path)
     config = parse(config_text(info, Model("psp", "onnxruntime")))
     assert EngineInfo.from_json(config.parameters["psp"].string_value, "").license == awkward
@@ -174,24 +175,28 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pa
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("move", [2, 4, 6])
+@pytest.mark.parametrize("move", [1, 2, 3])
 def test_a_repository_the_system_stops_stays_as_it_was(tmp_path: Path, monkeypatch, move: int) -> None:
-    """Engine, mapping network and README change together: two moves each, the second one puts the new one there."""
+    """Engine, mapping network and README change together: two folders are exchanged, then a file is replaced."""
 
     def contents() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in sorted((tmp_path / "models").rglob("*")) if path.is_file()}
 
-    files, calls, real = family(tmp_path), [], os.replace
+    files, calls = family(tmp_path), []
 
-    def replace(source: Path, target: Path) -> None:
-        calls.append(source)
-        if len(calls) == move:
-            raise OSError(28, "No space left on device")
-        real(source, target)
+    def stopped(real: Callable[..., None]) -> Callable[..., None]:
+        def work(*paths: Path) -> None:
+            calls.append(paths)
+            if len(calls) == move:
+                raise OSError(28, "No space left on device")
+            real(*paths)
+
+        return work
 
     triton.write_repository(tmp_path / "models", with_plan(files, backend_version="10.7.0"), "psp")
     before = contents()
-    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "replace", stopped(os.replace))
+    monkeypatch.setattr(output_files, "exchange", stopped(output_files.exchange))
     with pytest.raises(PspError, match="No space left on device; nothing was changed"):
         triton.write_repository(tmp_path / "models", files, "psp")
     assert contents() == before
