@@ -95,7 +95,7 @@ def largest(kind: str, mode: str, options: dict) -> int:
             rates.append(memory.needed(image))
     fixed = memory.STRIP * 40
     rate = (rates[1] - rates[0] - 64 * 1100) / (128**2 - 64**2)
-    side = int(min(memory.MAX_PIXELS, (memory.BUDGET - fixed - 20_000 * 1100) / rate) ** 0.5)
+    side = int(min(memory.MAX_PIXELS, (memory.BUDGET - fixed - 15_000 * 1100) / rate) ** 0.5)
     return min(side, {"WEBP": 16383, "AVIF": 16384, "DDS": 16384}.get(kind, 65000)) // 2 * 2
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -118,7 +119,7 @@ def _create_on_cpu(runtime: Any, path: Path, beside: list[Path], one_run: bool) 
 
 def _options(runtime: Any) -> Any:
     options = runtime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 3 if os.environ.get("PSP_DEBUG") == "1" else 4  # the exception says the same
     options.intra_op_num_threads = devices.cpu_threads()
     return options
 

@@ -108,8 +108,7 @@ def _compute(options: Direction, info: EngineInfo) -> None:
 def _learn(options: Direction, info: EngineInfo, table: Path) -> None:
     """A direction from a table of pictures (or saved latents) and labels."""
     names, labels = read_table(table)
-    examples = [] if options.latents else [_listed(table, name) for name in names]
-    _check_there(examples)
+    examples = [] if options.latents else list(_there(_listed(table, name) for name in names))
     target = _target(options, examples)
     if options.latents:
         latents = as_latents(read_array(options.latents), info, f"--latents {options.latents}")
@@ -170,11 +169,12 @@ def _listed(table: Path, name: str) -> Path:
     return spelled(table.parent / name)
 
 
-def _check_there(examples: Iterable[Path]) -> None:
-    """Raise `PspError` for the first file that is not there."""
-    missing = next((path for path in examples if not path.exists()), None)
-    if missing:
-        raise PspError(f"cannot read {missing}: No such file or directory")
+def _there(examples: Iterable[Path]) -> Iterator[Path]:
+    """Yield files that are there. Raises `PspError` at the first that is not."""
+    for path in examples:
+        if not path.exists():
+            raise PspError(f"cannot read {path}: No such file or directory")
+        yield path
 
 
 def _target(options: Direction, examples: list[Path]) -> Path:

@@ -189,13 +189,13 @@ def test_only_the_formats_asked_for_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_pictures_at_the_limit_take_no_more_than_it(tmp_path: Path) -> None:
-    """46 kinds at a sixteenth of the real limit: the same bytes per pixel."""
-    command = [sys.executable, "-W", "ignore", str(TOOL), "56e6"]
+    """46 kinds at a tenth of the real limit: the same bytes per pixel."""
+    command = [sys.executable, "-W", "ignore", str(TOOL), "80e6"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     found = [json.loads(line) for line in lines]
     read = [one for one in found if "side" in one]
     assert len(found) >= 40 and len(read) >= 35  # Pillow may be built without a format
-    assert not [one for one in read if one["refused"] or one["bytes"] > 56e6]
+    assert not [one for one in read if one["refused"] or one["bytes"] > 80e6]
     assert sum(one["side"] ** 2 for one in read) > 50e6
 
 
