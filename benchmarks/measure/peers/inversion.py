@@ -192,6 +192,8 @@ class _StyledLayer(nn.Module):
         super().__init__()
         self.convolve = nn.Identity() if tensors.weight is None else _convolution(tensors, grows)
         self.register_buffer("noise", tensors.noise)
+        # With a scale of 1 and a shift of 0: without any, torch cannot export it with a dynamic batch.
+        self.norm = nn.InstanceNorm2d(tensors.bias.numel(), STYLE_EPS, affine=True)
         self.register_buffer("noise_weight", tensors.noise_weight.reshape(-1, 1, 1))
         scale, shift = tensors.style_bias.chunk(2)
         self.style = linear(tensors.style_weight, torch.cat([1 + scale, shift]))
@@ -199,7 +201,7 @@ class _StyledLayer(nn.Module):
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         x = self.convolve(x) + self.noise_weight * self.noise
         scale, shift = self.style(code)[:, :, None, None].chunk(2, 1)
-        return F.instance_norm(F.leaky_relu(x, 0.2), eps=STYLE_EPS) * scale + shift
+        return self.norm(F.leaky_relu(x, 0.2)) * scale + shift
 
 
 def _convolution(tensors: LayerTensors, grows: bool) -> nn.Module:
