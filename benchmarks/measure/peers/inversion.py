@@ -24,12 +24,13 @@ from measure.peers.layers import (
     blur,
     conv,
     conv_transpose,
+    from_uint8,
     linear,
     moments,
     numbered,
     spread,
 )
-from psp_train.networks.psp import to_input, to_picture
+from psp_train.networks.psp import to_picture
 
 ENCODER_EPS, STYLE_EPS = 1e-5, 1e-8
 #: From this side on, a change of the side is part of the convolution.
@@ -45,7 +46,7 @@ class Inversion(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Map uint8 [B,S,S,3] to a picture of the same shape, and the codes between."""
-        codes = self.encoder(to_input(image, "rgb", 3))
+        codes = self.encoder(from_uint8(image))
         return to_picture(self.generator(codes)), codes
 
 
