@@ -95,6 +95,14 @@ def test_engine_files_come_from_the_cache(measured, monkeypatch):
 
 
 @pytest.mark.skipif(choose_flavour() is None, reason="no TensorRT to build a plan with")
+@pytest.mark.parametrize("row", PEERS, ids=lambda row: row.name)
+def test_a_plan_is_built_of_a_network_of_others(measured, row):
+    (piece,) = row.pieces
+    info = read_info(backends.Side("tensorrt", backends.BASELINE, device="cuda").engine(SMALL, piece))
+    assert (info.encoder, info.part, info.backend) == (piece.kind, piece.part, choose_flavour())
+
+
+@pytest.mark.skipif(choose_flavour() is None, reason="no TensorRT to build a plan with")
 def test_a_plan_is_built_of_the_cached_engine(measured):
     plan = workloads.our_plan(SMALL, GENERATOR, "fp32")
     info = read_info(plan)

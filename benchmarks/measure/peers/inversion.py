@@ -24,12 +24,13 @@ from measure.peers.layers import (
     blur,
     conv,
     conv_transpose,
+    from_uint8,
     linear,
     moments,
     numbered,
     spread,
 )
-from psp_train.networks.psp import to_input, to_picture
+from psp_train.networks.psp import to_picture
 
 ENCODER_EPS, STYLE_EPS = 1e-5, 1e-8
 #: From this side on, a change of the side is part of the convolution.
@@ -45,7 +46,7 @@ class Inversion(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Map uint8 [B,S,S,3] to a picture of the same shape, and the codes between."""
-        codes = self.encoder(to_input(image, "rgb", 3))
+        codes = self.encoder(from_uint8(image))
         return to_picture(self.generator(codes)), codes
 
 
@@ -192,6 +193,8 @@ class _StyledLayer(nn.Module):
         super().__init__()
         self.convolve = nn.Identity() if tensors.weight is None else _convolution(tensors, grows)
         self.register_buffer("noise", tensors.noise)
+        # With a scale of 1 and a shift of 0: without any, torch cannot export it with a dynamic batch.
+        self.norm = nn.InstanceNorm2d(tensors.bias.numel(), STYLE_EPS, affine=True)
         self.register_buffer("noise_weight", tensors.noise_weight.reshape(-1, 1, 1))
         scale, shift = tensors.style_bias.chunk(2)
         self.style = linear(tensors.style_weight, torch.cat([1 + scale, shift]))
@@ -199,7 +202,7 @@ class _StyledLayer(nn.Module):
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         x = self.convolve(x) + self.noise_weight * self.noise
         scale, shift = self.style(code)[:, :, None, None].chunk(2, 1)
-        return F.instance_norm(F.leaky_relu(x, 0.2), eps=STYLE_EPS) * scale + shift
+        return self.norm(F.leaky_relu(x, 0.2)) * scale + shift
 
 
 def _convolution(tensors: LayerTensors, grows: bool) -> nn.Module:

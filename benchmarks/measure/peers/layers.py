@@ -10,6 +10,11 @@ from torch import Tensor, nn
 State = dict[str, Tensor]
 
 
+def from_uint8(image: Tensor) -> Tensor:
+    """Pictures uint8 [B,S,S,3] as float32 [B,3,S,S] in [-1,1]. TensorRT moves no axes of uint8: numbers first."""
+    return image.float().permute(0, 3, 1, 2) / 127.5 - 1
+
+
 def below(state: State, prefix: str) -> State:
     """The tensors below a prefix, by the rest of their keys."""
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}

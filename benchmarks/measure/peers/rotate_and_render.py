@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from measure.peers.layers import State, batch_norm, below, conv, conv_transpose, numbered
-from psp_train.networks.psp import to_input, to_picture
+from measure.peers.layers import State, batch_norm, below, conv, conv_transpose, from_uint8, numbered
+from psp_train.networks.psp import to_picture
 
 #: Maps of the parts of a face, one channel each.
 MAPS = 5
@@ -32,7 +32,7 @@ class RotateSPADE(nn.Module):
 
     def forward(self, image: Tensor, maps: Tensor) -> Tensor:
         """Map uint8 [B,S,S,3] and maps, uint8 [B,5,S,S] of 0 and 1, to uint8 [B,S,S,3]."""
-        return to_picture(self.paint(to_input(image, "rgb", 3), maps.float()))
+        return to_picture(self.paint(from_uint8(image), maps.float()))
 
     def paint(self, x: Tensor, maps: Tensor) -> Tensor:
         """Map float32 [B,3,S,S] in [-1,1] and maps [B,5,S,S] to [B,3,S,S] in (-1,1)."""
