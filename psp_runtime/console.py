@@ -53,15 +53,12 @@ class _PlainHelp:
         self.context_settings.setdefault("max_content_width", WIDEST_HELP)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write arguments and options, a section for each panel; --help ends the last of them."""
+        """Write arguments and options, a section for each panel. Who reads them has found --help."""
         panels: dict[str, list[tuple[str, str]]] = {}
-        panel = "Options"
-        for parameter in self.get_params(ctx):
-            if parameter.name != "help":
-                kind = "Options" if parameter.param_type_name == "option" else "Arguments"
-                panel = getattr(parameter, "rich_help_panel", None) or kind
+        for parameter in (one for one in self.get_params(ctx) if one.name != "help"):
+            kind = "Options" if parameter.param_type_name == "option" else "Arguments"
             if record := parameter.get_help_record(ctx):
-                panels.setdefault(panel, []).append(record)
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
         formatter.write_paragraph()
         for panel, records in panels.items():  # no empty lines between them: the longest page just fits
             formatter.write_heading(panel)

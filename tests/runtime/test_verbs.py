@@ -63,7 +63,7 @@ def test_the_help_of_a_verb_fits_a_screen(psp: PspRun, verb: str) -> None:
 @pytest.mark.parametrize("verb", ["run", "mix", "decode", "info", "sample", "train", "eval", "serve"])
 def test_a_verb_without_arguments_shows_its_help(psp: PspRun, verb: str) -> None:
     code, out, err = psp(verb)
-    assert code in (0, 2) and (out + err).startswith(f"Usage: psp {verb} ") and "--help" in out + err
+    assert code in (0, 2) and (out + err).startswith(f"Usage: psp {verb} ")
 
 
 def test_the_version(psp: PspRun) -> None:
