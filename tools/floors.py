@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[1]
 #: What the tests need besides, and at which version: onnx makes their engines.
 TESTS_NEED = ("pytest", "hypothesis", "onnx==1.17.0")
 #: Rooms of tests that use what the runtime depends on, and nothing else.
-ROOMS = ("tests/pictures", "tests/engines", "tests/runtime")
+ROOMS = ("tests/pictures", "tests/engines", "tests/run", "tests/runtime")
 #: A test of these rooms that needs PyTorch.
-LEFT_OUT = "tests/runtime/test_applications.py::test_an_exported_model_gives_the_same_pictures_from_parts"
+LEFT_OUT = "tests/run/test_applications.py::test_an_exported_model_gives_the_same_pictures_from_parts"
 #: Modules that such an environment has not: files of tests that import them are left out.
 ABSENT = ("torch", "psp_train", "psp_export", "openvino", "models", "safetensors", "tools", "reference")
 
