@@ -6,7 +6,6 @@ BlazeFace, short range (Bazarevsky et al. 2019, arXiv 1907.05047) and FaceMesh (
 
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from psp_runtime.alignment.faces import Points
-from psp_runtime.errors import EngineError
+from psp_runtime.engines.libraries import import_onnxruntime
 
 FOLDER = Path(__file__).parent / "models"
 #: Width and height of the pictures they take.
@@ -129,10 +128,7 @@ def _anchors() -> Points:
 @cache
 def session(name: str) -> Any:
     """Open one of the networks, once for all threads. It has one thread: pictures are looked at in several."""
-    try:
-        runtime = import_module("onnxruntime")
-    except ImportError as error:
-        raise EngineError(f"finding faces needs ONNX Runtime ({error}): pip install onnxruntime") from None
+    runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
