@@ -21,8 +21,8 @@ from psp_runtime.run.values import parse_classes
 
 Pixels = NDArray[np.uint8]
 Made = tuple[Pixels, NDArray[np.float32] | None]
-#: Prepares the picture of an option, such as --to; prepares any picture.
-Reader = Callable[[Path], Pixels]
+#: Reads what an option such as --to names, a prepared picture or latents [L,S]; prepares any picture.
+Reader = Callable[[Path], Source]
 Preparer = Callable[[Picture], Pixels]
 
 #: The mask the inpainting task is trained with, as a value of --mask.
@@ -51,6 +51,11 @@ class Application:
     def beside(self, one: Pixels) -> list[Pixels]:
         """The inputs that stand beside the N pictures."""
         return self.lefts(one) if self.lefts else [one] * self.count
+
+
+def with_other(other: Source) -> Callable[[Pixels], list[Pixels]]:
+    """Give the inputs a contact sheet shows: each, and the other one where that is a picture."""
+    return lambda one: [one] if other.dtype == np.float32 else [one, np.asarray(other, np.uint8)]
 
 
 def translate(pipeline: Pipeline, source: Source) -> Made:

@@ -12,8 +12,9 @@ from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures import encoding
 from psp_runtime.pictures.loading import scaled
 from psp_runtime.pictures.sheets import CELL, Sheet
+from psp_runtime.pipeline import Source
 from psp_runtime.run import files
-from psp_runtime.run.applications import Application, Pixels, make_preparer
+from psp_runtime.run.applications import Application, make_preparer
 from psp_runtime.run.inputs import InputReader, make_input_reader
 from psp_runtime.run.latents_files import LatentsWriter, read_latents
 from psp_runtime.run.options import Options, check, check_stored, flag, is_stored
@@ -64,8 +65,13 @@ def make_tools(options: Verb, info: EngineInfo) -> tuple[InputReader, Applicatio
     prepare = make_preparer(options, info)
     other = make_input_reader(replace(options, faces=None), info, prepare)
 
-    def read_other(path: Path) -> Pixels:
-        return np.asarray(other(path).sources[0], np.uint8)
+    def read_other(path: Path) -> Source:
+        if not is_stored(path.name):
+            return np.asarray(other(path).sources[0], np.uint8)
+        found = read_latents(path, info)
+        if len(found) != 1:
+            raise PspError(f"{path} has the latents of {len(found)} pictures, expected one")
+        return found[0][1]
 
     return make_input_reader(options, info, prepare), options.application(info, read_other)
 

@@ -19,7 +19,7 @@ from psp_runtime.engines.info import EngineInfo
 from psp_runtime.latents import as_strengths, check_psi, check_seed, edit_alpha, layer_alpha
 from psp_runtime.pictures import transforms
 from psp_runtime.pipeline import Pipeline, Source
-from psp_runtime.run.applications import Application, Made, Pixels, Reader, every_step, translate, where
+from psp_runtime.run.applications import Application, Made, Pixels, Reader, every_step, translate, where, with_other
 from psp_runtime.run.options import (
     Animations,
     Changes,
@@ -99,7 +99,9 @@ class Morph(Storable, Changes, Photos, Sheets, Animations, Steps, Cluster, Optio
 
     verb: ClassVar[str] = "morph"
 
-    to: Annotated[Path, option(INPUT, "The picture at the other end.", metavar="PICTURE", show_default=False)]
+    to: Annotated[
+        Path, option(INPUT, "The other end: a picture, or its saved latents.", metavar="PICTURE", show_default=False)
+    ]
     steps: Annotated[int, option(MAKE, "Pictures, both ends included.", min=2, max=MOST)] = 9
 
     def application(self, info: EngineInfo, read: Reader) -> Application:
@@ -111,7 +113,7 @@ class Morph(Storable, Changes, Photos, Sheets, Animations, Steps, Cluster, Optio
 
         shares = [round(float(share), 6) for share in np.linspace(0, 1, self.steps)]
         notes = [{"to": self.to.name, "share": share} for share in shares]
-        return Application("interpolate", make, notes, lambda one: [one, other])
+        return Application("interpolate", make, notes, with_other(other))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +122,9 @@ class Transfer(Storable, Changes, Photos, Sheets, Layers, Steps, Cluster, Option
 
     verb: ClassVar[str] = "transfer"
 
-    style_of: Annotated[Path, option(INPUT, "Whose colours.", metavar="PICTURE", show_default=False)]
+    style_of: Annotated[
+        Path, option(INPUT, "Whose colours: a picture, or its saved latents.", metavar="PICTURE", show_default=False)
+    ]
 
     def application(self, info: EngineInfo, read: Reader) -> Application:
         """Raises `PspError` for another picture that cannot be used, and for layers the engine does not have."""
@@ -135,7 +139,7 @@ class Transfer(Storable, Changes, Photos, Sheets, Layers, Steps, Cluster, Option
             return pipeline.transfer(source, style(pipeline), layers, alpha)[:, None], None
 
         note = {"style_of": self.style_of.name, **where(amount)}
-        return Application("transfer", make, [note], lambda one: [one, other])
+        return Application("transfer", make, [note], with_other(other))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -299,6 +299,18 @@ def test_latents_are_mixed_edited_and_interpolated_too(good: Callable[..., str])
     assert read("g.png").shape == (2 * 20 + 4, 3 * 20 + 4, 3)
 
 
+@pytest.mark.parametrize("verb", ["morph --to", "transfer --style-of"])
+def test_the_other_one_may_be_latents(good: Callable[..., str], psp: PspRun, verb: str) -> None:
+    name, option = verb.split()
+    good("run", "b.png", "--save-latents", "b.npy", "--out", "b_made.png")
+    for other in ("b.png", "b.npy"):
+        good(name, "a.png", option, other, "--out", f"by_{other[2:]}/", "--grid", f"{other[2:]}_sheet.png")
+    for picture in Path("by_png").iterdir():
+        assert np.array_equal(read(str(picture)), read(f"by_npy/{picture.name}"))
+    assert read("npy_sheet.png").size < read("png_sheet.png").size  # without the other one
+    assert "has the latents of 2 pictures, expected one" in psp(name, "a.png", option, "latents.npy")[2]
+
+
 def test_a_folder_on_a_sheet_and_what_could_not_be_read(psp: PspRun) -> None:
     Path("photos").mkdir()
     for name in "abc":
@@ -503,8 +515,8 @@ def mistake(outcome: Outcome, *known: str) -> str:
         ("decode none.npy", "none.npy: the latents of no picture at all, [0, 14, 8]"),
         # other pictures
         ("morph a.png --to none.png", "cannot read none.png: No such file"),
-        ("morph a.png --to latents.npy", "cannot read latents.npy: not a picture"),
-        ("transfer a.png --style-of smile.npy", "cannot read smile.npy: not a picture"),
+        ("morph a.png --to latents.npy", "latents.npy has the latents of 2 pictures, expected one"),
+        ("transfer a.png --style-of wide.npy", "wide.npy: expected"),
         # contradictions
         ("mix a.png --direction smile.npy", "No such option: --direction"),
         ("morph a.png --to b.png --style-of c.png", "No such option: --style-of"),
