@@ -174,7 +174,8 @@ def test_served_engines_align_on_the_client(
     pytest.importorskip("tritonclient.http", reason="needs tritonclient")
     words = ("run", "party.jpg", "--align", "--faces", "1", "--paste-back", "--format", "png")
     assert psp(*words, "--out", "here.png")[0] == 0
-    monkeypatch.setattr("psp_runtime.serving.client.connect", lambda *given, **named: psp_runtime.load("engines/psp.onnx"))
+    served = lambda *given, **named: psp_runtime.load("engines/psp.onnx")  # noqa: E731
+    monkeypatch.setattr("psp_runtime.serving.client.connect", served)
     run = runner(monkeypatch, capsys, "psp")
     assert run(*words, "--url", "http://127.0.0.1:8000", "--out", "there.png")[0] == 0
     assert pixels("there.png").tobytes() == pixels("here.png").tobytes()
