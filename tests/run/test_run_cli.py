@@ -331,7 +331,7 @@ def test_a_read_only_folder_is_found_before_inference(
         raise OSError(errno.EROFS, "Read-only file system", "r/tmp123")
 
     monkeypatch.setattr("psp_runtime.run.files.tempfile.TemporaryFile", refuse)
-    monkeypatch.setattr("psp_runtime.commands.open_session", lambda *_: pytest.fail("opened the engine"))
+    monkeypatch.setattr("psp_runtime.run.execution.open_session", lambda *_: pytest.fail("opened the engine"))
     assert one_error(psp_run("photos", "--engine", "psp.onnx", "--out", "r")) == (
         "cannot write into r: Read-only file system"
     )
