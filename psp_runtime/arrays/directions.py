@@ -24,7 +24,7 @@ def read_direction(path: Path, info: EngineInfo, component: str | None = None) -
     found, name = read_arrays(path), f"--direction {path}"
     if isinstance(found, dict) and set(found) >= GANSPACE:
         return _coordinate(found, info, component, name)
-    several = _several(found, info)
+    several = _several(found, info, component is not None)
     if several:
         return as_direction(several[_chosen(several, component, name)], info, name)
     if component is not None:
@@ -32,12 +32,15 @@ def read_direction(path: Path, info: EngineInfo, component: str | None = None) -
     return as_direction(np.asarray(found), info, name)
 
 
-def _several(found: Arrays, info: EngineInfo) -> dict[str, NDArray[Any]]:
-    """The directions of a file by what they are called; none where it holds but one."""
+def _several(found: Arrays, info: EngineInfo, chosen: bool) -> dict[str, NDArray[Any]]:
+    """List the directions of a file by what they are called; none where it holds but one.
+
+    As many rows as an engine has styles are one direction, unless one of them is to be `chosen`.
+    """
     if isinstance(found, dict):
         return found
     array = found.squeeze()
-    rows = array.ndim == 2 and array.shape[1] == info.style_dim and len(array) != info.styles
+    rows = array.ndim == 2 and array.shape[1] == info.style_dim and (chosen or len(array) != info.styles)
     stacks = array.ndim == 3 and array.shape[1:] == (info.styles, info.style_dim)
     return {str(number): one for number, one in enumerate(array)} if rows or stacks else {}
 

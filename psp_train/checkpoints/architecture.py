@@ -85,7 +85,7 @@ def possible_kinds(state: StateDict) -> tuple[EncoderKind, ...]:
 def _pyramids(channels: int, body: Body) -> tuple[EncoderKind, ...]:
     if body == "resnet34":
         return ("restyle_fpn",)
-    return {3: ("psp", "e4e"), REFINED_CHANNELS: ("psp", "restyle_fpn")}.get(channels, ("psp",))
+    return ("psp", "e4e", "restyle_fpn") if channels == REFINED_CHANNELS else ("psp", "e4e")
 
 
 def _indices(state: StateDict, pattern: str) -> list[int]:

@@ -73,7 +73,7 @@ def choose_kind(
     Raises `WeightsError` where they contradict each other (of `asked` only if it counts `strictly`), and where they
     leave a choice.
     """
-    possible = _without_labels(opts, state, possible_kinds(state))
+    possible = _without_labels(opts, possible_kinds(state), asked)
     name = opts.get("encoder_type")
     if name is not None:
         possible = _named(path, str(name), state, possible)
@@ -96,12 +96,13 @@ _OF_PSP_ALONE = {task.reference for task in TASKS.values() if task.reference} - 
 
 
 def _without_labels(
-    opts: Mapping[str, Any], state: StateDict, possible: tuple[EncoderKind, ...]
+    opts: Mapping[str, Any], possible: tuple[EncoderKind, ...], asked: str | None
 ) -> tuple[EncoderKind, ...]:
     """Tell six channels of ReStyle from a label map of six classes, for which pSp's options have their number."""
-    if "restyle_fpn" not in possible or "psp" not in possible:
-        return possible
-    return ("psp",) if opts.get("label_nc") == REFINED_CHANNELS else ("restyle_fpn",)
+    labels = tuple(kind for kind in possible if kind != "restyle_fpn")
+    if labels == possible or not labels or asked in labels:
+        return labels or possible
+    return labels if opts.get("label_nc") == REFINED_CHANNELS else ("restyle_fpn",)
 
 
 def _named(path: Path, name: str, state: StateDict, possible: tuple[EncoderKind, ...]) -> tuple[EncoderKind, ...]:
@@ -128,7 +129,10 @@ def stored_task(opts: Mapping[str, Any]) -> Task | None:
 def check_channels(path: Path, kind: EncoderKind, state: StateDict, task: Task) -> None:
     """Raise `WeightsError` for an encoder that does not take the pictures of the task."""
     channels = input_channels(state)
-    taken = channels - 3 if kind.startswith("restyle_") else channels
+    refines = kind.startswith("restyle_")
+    if refines and task.input != "rgb":
+        raise WeightsError(f"{path} has a {kind} encoder, which refines pictures, and task {task.name} has others")
+    taken = channels - 3 if refines else channels
     if task.input != "labels" and taken != task.channels:
         guess = ", as SAM's does (a picture and an age: no engine can be made of it)" if channels == 4 else ""
         raise WeightsError(f"{path} takes {channels} input channels{guess}, but task {task.name} has {task.channels}")

@@ -17,7 +17,7 @@ from psp_train.checkpoints.architecture import generator_config
 from psp_train.checkpoints.layouts import as_tensor, unwrapped
 from psp_train.checkpoints.nvidia import GeneratorWeights, read_nvidia_generator
 from psp_train.checkpoints.nvidia_pickles import is_pickle
-from psp_train.checkpoints.psp import Checkpoint, read_shapes, shaped_average
+from psp_train.checkpoints.psp import PUBLISHED_LICENSE, Checkpoint, read_shapes, shaped_average
 from psp_train.checkpoints.state_files import StateDict, WeightsError, listed, load_strictly, read_state_file
 from psp_train.networks import Generator, GeneratorConfig
 
@@ -56,7 +56,8 @@ def with_generator(checkpoint: Checkpoint, path: str | Path, class_index: int | 
         )
     checkpoint.model.decoder = generator
     digest = hashlib.sha256(f"{checkpoint.sha256} {sha256_of(path)}".encode()).hexdigest()
-    return replace(checkpoint, generator=theirs, sha256=digest, name=f"{checkpoint.name} over {path.name}")
+    name = f"{checkpoint.name} over {path.name}"
+    return replace(checkpoint, generator=theirs, sha256=digest, license=PUBLISHED_LICENSE, name=name)
 
 
 def _read(path: Path, class_index: int | None) -> GeneratorWeights:

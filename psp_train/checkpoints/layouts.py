@@ -30,8 +30,9 @@ def _without_wrapper(key: str) -> str:
 
 
 def as_tensor(value: Any) -> Any:
-    """Make a tensor of a NumPy array; anything else stays as it is."""
-    return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+    """Make a tensor of a NumPy array of numbers; anything else stays as it is."""
+    numbers = isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+    return torch.from_numpy(np.ascontiguousarray(value)) if numbers else value
 
 
 def state_dict_of(path: Path, data: Mapping[str, Any]) -> StateDict:

@@ -90,6 +90,15 @@ def read_nvidia_generator(path: Path, class_index: int | None = None) -> Generat
     Raises `WeightsError` for anything else, for another architecture, and for a class that is missing or not there.
     """
     network = read_network(path)
+    try:
+        return _generator(path, network, class_index)
+    except WeightsError:
+        raise
+    except Exception as error:  # values of other kinds and shapes fail wherever they are used first
+        raise WeightsError(f"{path} is no StyleGAN2 generator as this toolkit knows it: {error!r:.200}") from error
+
+
+def _generator(path: Path, network: Network, class_index: int | None) -> GeneratorWeights:
     network = with_torch_names(path, network) if network.tensorflow else network
     _check_architecture(path, network)
     tensors = dict(network.tensors)

@@ -1,6 +1,7 @@
 """Check what a file of weights holds before it is used: records by their CRC, tensors and options by their kind."""
 
 import argparse
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,4 +63,7 @@ def plain_opts(opts: Any) -> Mapping[str, Any]:
         if value is not None and not isinstance(value, kinds):
             wanted = " or ".join(kind.__name__ for kind in kinds)
             raise ValueError(f"its opts have a {type(value).__name__} as {name}, expected a {wanted}")
+    clamp = opts.get("conv_clamp")
+    if clamp is not None and not 0 < clamp < math.inf:
+        raise ValueError(f"its opts have the conv_clamp {clamp}, expected a number above 0, or none")
     return opts
