@@ -45,6 +45,8 @@ class Trainer:
         self.objective = setup.objective.to(self.device)
         self.renderer = Renderer(setup, distribute(self.model.encoder, process)).to(self.device)
         if settings.compile:
+            # e4e's number of trained offsets grows in a run: one program for all, not one for each up to a limit.
+            torch._dynamo.config.allow_unspec_int_on_nn_module = True
             self.renderer.encoder.compile()
             self.renderer.decoder.compile()
         self.optimizer = make_optimizer(self.recipe, self.model.encoder)
