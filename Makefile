@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test floors lint readme goldens grid gallery photos reference bench bench-check ptx
+.PHONY: install demo test floors lint readme goldens long grid gallery photos reference bench bench-check ptx
 
 install: .venv/installed
 
@@ -33,6 +33,10 @@ readme: install
 # Every golden of the family on networks of published widths.
 goldens: install
 	$(BIN)/python -m pytest -m "goldens or slow" tests/train/networks/test_family.py
+
+# Tests that wait for deadlines of minutes: crowds and kills at psp serve. `make test` leaves them out.
+long: install
+	$(BIN)/python -m pytest -m long -s
 
 # The picture grid of the README.
 grid: install

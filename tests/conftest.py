@@ -1,5 +1,5 @@
-"""GPU tests are skipped where there is no GPU; PSP_REQUIRE_GPU=1 lets them run, and fail, anyway. Those marked `readme`
-run for minutes, and only where `-m` asks for them.
+"""GPU tests are skipped where there is no GPU; PSP_REQUIRE_GPU=1 lets them run, and fail, anyway. Those marked `readme`,
+`goldens` or `long` run for minutes, and only where `-m` asks for them.
 
 Tests keep nothing in the user's cache, report nothing, and run ONNX engines in ONNX Runtime where they do not ask for
 OpenVINO.
@@ -32,7 +32,7 @@ os.environ |= {"PSP_CACHE": "off", "PSP_CPU": "onnxruntime", "ORT_DISABLE_TELEME
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for mark in ("readme", "goldens"):
+    for mark in ("readme", "goldens", "long"):
         if mark not in config.getoption("markexpr"):  # whatever else -m says
             items[:] = [item for item in items if mark not in item.keywords]
     if os.environ.get("PSP_REQUIRE_GPU") == "1" or cuda_devices():

@@ -120,8 +120,8 @@ def _named(path: Path, name: str, state: StateDict, possible: tuple[EncoderKind,
 def stored_task(opts: Mapping[str, Any]) -> Task | None:
     """Find the task that a file's options name: ours, a published data set, or a domain of the family."""
     ours, name = opts.get("psp_toolkit"), opts.get("dataset_type")
-    if isinstance(ours, Mapping) and ours.get("task") in TASKS:
-        return TASKS[ours["task"]]
+    if isinstance(ours, Mapping) and str(ours.get("task")) in TASKS:
+        return TASKS[str(ours["task"])]
     published = {task.reference: task for task in TASKS.values() if task.reference}
     return published.get(name) or TASKS.get(DOMAINS.get(str(name), ""))
 

@@ -21,6 +21,9 @@ from psp_train.networks.features import ResNet50
 class ResNetEncoder(nn.Module):
     """ResNet-50 features, averaged over the picture, and linear heads on them."""
 
+    #: No style is an offset from another one, as e4e's are.
+    deltas: int | None = None
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config

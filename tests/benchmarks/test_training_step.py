@@ -48,13 +48,13 @@ def test_summary_is_relative_to_the_first_row():
     assert rows["b"]["ratio"] == 2 and rows["b"]["peak_gib"] == 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_script_runs_and_its_last_line_parses():
-    command = ["training_step.py", "--demo", "--batch", "1", "--repeats", "1", "--amp", "bf16", "--device", "cpu"]
+    command = ["training_step.py", "--demo", "--batch", "1", "--repeats", "1", "--device", "cpu"]
     done = subprocess.run([sys.executable, *command], cwd=BENCHMARKS, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert list(result["rows"]) == ["baseline", "ours", "ours, bf16"]
+    assert list(result["rows"]) == ["baseline", "ours"]
     assert all(row["min"] <= row["seconds"] <= row["max"] for row in result["rows"].values())
     assert all(row["peak_gib"] > 0.1 for row in result["rows"].values())
     assert result["difference"]["picture"] < training_step.TOLERANCE["picture"]

@@ -27,7 +27,8 @@ def test_what_is_not_an_input(tmp_path: Path) -> None:
     assert list(places) == [str(tmp_path)] and {(one.folder, one.size) for one in pictures} == {(str(tmp_path), 5)}
     assert left_out == "left out: 2 files (no pictures: 1 .txt; outputs of ours: 1)"
     assert pictures[0].modified == (tmp_path / "a.png").stat().st_mtime_ns
-    assert pictures[1].output("webp") == "c_out.webp" and pictures[2].output(None) == "sub/a_out.png"
+    assert pictures[1].output(Options(format="webp")) == "c_out.webp"
+    assert pictures[2].output(Options()) == "sub/a_out.png" and pictures[1].output(Options(format="auto")) == "c_out.JPG"
 
 
 def test_what_is_done_depends_on_picture_engine_and_options(tmp_path: Path) -> None:

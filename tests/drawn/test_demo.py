@@ -26,11 +26,11 @@ def test_weights_are_small():
 
 @pytest.mark.slow
 def test_inverts_held_out_faces_through_the_fp16_engine(tmp_path):
-    """Mean PSNR of at least 25 dB over 200 faces; a mean face, as a baseline, is far below."""
-    export(load_demo_checkpoint(), Options(tmp_path / "psp", "fp16", "onnx"))
-    inputs = np.stack([draw(z).image for z in sample(200, HELD_OUT_SEED)])
+    """Mean PSNR of at least 25 dB over 60 faces; a mean face, as a baseline, is far below."""
+    export(load_demo_checkpoint(), Options(tmp_path / "psp", "fp16", "onnx", verify=False))
+    inputs = np.stack([draw(z).image for z in sample(60, HELD_OUT_SEED)])
     with load(tmp_path / "psp.onnx") as pipeline:
-        outputs = np.concatenate([pipeline.translate(part).output for part in np.array_split(inputs, 25)])
+        outputs = np.concatenate([pipeline.translate(part).output for part in np.array_split(inputs, 8)])
 
     def mean_psnr(pictures):
         return np.mean([psnr(difference) for difference in inputs.astype(np.float64) - pictures])

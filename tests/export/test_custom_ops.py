@@ -19,6 +19,7 @@ from psp_export.export import Options, engine_info, export
 from psp_export.graphs.functions import add_bodies
 from psp_export.graphs.inspect import tensor_types
 from psp_export.graphs.trace import OPSETS
+from psp_export.output_files import Written
 from psp_export.plans.source import inlined
 from psp_export.verify.cases import pictures, reference_cases
 from psp_export.verify.headroom import HEADROOM, fp16_peaks
@@ -190,7 +191,8 @@ def test_the_option(monkeypatch, tmp_path):
 
     def listen(checkpoint, options, say):
         asked.append(options.custom_ops)
-        return []
+        (tmp_path / "psp.onnx").touch()
+        return [Written(tmp_path / "psp.onnx", "full", "fp32", "")]
 
     monkeypatch.setattr("psp_export.export.export", listen)
     for flags in ([], ["--custom-ops"]):

@@ -1,4 +1,4 @@
-"""Crowds of hostile callers, and kills, at a real psp-serve; slow: they wait for its deadlines."""
+"""Crowds of hostile callers, and kills, at a real psp-serve; they wait for its deadlines (`make long`)."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from hostile import MEBIBYTE, PIXELS, TRANSLATE, grows, picture
 from measure.server import Caller, Server
 from tiny_engines import write_onnx
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unharmed")]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("unharmed")]
 
 HALF_BODY = f"POST {TRANSLATE} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n".encode() + b"x" * 100
 HALF_HEAD = b"POST /translate HTTP/1.1\r\nHost: localhost\r\n"

@@ -435,7 +435,7 @@ def test_urls() -> None:
 
 def test_what_a_client_is_told(server: Server) -> None:
     for url, words in (
-        (f"{server.url}/none", "model none: expected psp, psp_mapping, seg, seg_mapping, sr$"),
+        (f"{server.url}/none", "model none: expected psp, psp_mapping, seg, seg_mapping, sr, steps, steps_mapping$"),
         (f"http://127.0.0.1:{free_port()}", "is psp-serve running there"),
         (f"https://127.0.0.1:{server.port}", "psp-serve itself speaks http, not https"),
     ):

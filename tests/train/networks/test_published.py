@@ -177,14 +177,21 @@ def test_files_cut_off(resnet_folder, size, zipped):
     refused(resnet_folder, "not a PyTorch checkpoint.*download it again")
 
 
-@pytest.mark.parametrize("content", [b"<!DOCTYPE html><html>quota exceeded</html>", b"\x80\x02", bytes(4096)])
-def test_files_of_another_kind(resnet_folder, content):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><html>quota exceeded</html>", "is a saved web page"),
+        (b"\x80\x02", "not a PyTorch checkpoint.*download it again"),
+        (bytes(4096), "not a PyTorch checkpoint.*download it again"),
+    ],
+)
+def test_files_of_another_kind(resnet_folder, content, said):
     (resnet_folder / FILE_NAMES["resnet50"]).write_bytes(content)
-    refused(resnet_folder, "not a PyTorch checkpoint.*download it again")
+    refused(resnet_folder, said)
 
 
 def test_files_that_would_run_code(resnet_folder):
-    (resnet_folder / FILE_NAMES["resnet50"]).write_bytes(pickle.dumps(Path("/"), protocol=2))
+    (resnet_folder / FILE_NAMES["resnet50"]).write_bytes(pickle.dumps(print, protocol=2))
     refused(resnet_folder, "must not run code")
 
 
