@@ -28,7 +28,9 @@ def test_what_is_not_an_input(tmp_path: Path) -> None:
     assert left_out == "left out: 2 files (no pictures: 1 .txt; outputs of ours: 1)"
     assert pictures[0].modified == (tmp_path / "a.png").stat().st_mtime_ns
     assert pictures[1].output(Options(format="webp")) == "c_out.webp"
-    assert pictures[2].output(Options()) == "sub/a_out.png" and pictures[1].output(Options(format="auto")) == "c_out.JPG"
+    assert (
+        pictures[2].output(Options()) == "sub/a_out.png" and pictures[1].output(Options(format="auto")) == "c_out.JPG"
+    )
 
 
 def test_what_is_done_depends_on_picture_engine_and_options(tmp_path: Path) -> None:
