@@ -1,5 +1,5 @@
-"""GPU tests are skipped where there is no GPU; PSP_REQUIRE_GPU=1 lets them run, and fail, anyway. Those marked `readme`,
-`goldens` or `long` run for minutes, and only where `-m` asks for them.
+"""GPU tests are skipped where there is no GPU; PSP_REQUIRE_GPU=1 lets them run, and fail, anyway. Those marked
+`readme`, `goldens` or `long` run for minutes, and only where `-m` asks for them.
 
 Tests keep nothing in the user's cache, report nothing, and run ONNX engines in ONNX Runtime where they do not ask for
 OpenVINO.
