@@ -67,6 +67,22 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class _Targets:
+    """Where outputs go, `count` of each picture, and where aligned crops go, if they are asked for."""
+
+    out: Place
+    crops: Place | None
+    count: int
+
+    def files(self, picture: Picture, options: Options, face: int) -> list[tuple[Place, str]]:
+        """Name what is made of a picture, or of one of its faces: each place, and the name there."""
+        job = make_job(Path(picture.name), Path(picture.output(options)), self.count, options.changed)
+        job = replace(job, aligned=Path(picture.crop) if self.crops else None).of_face(face, options)
+        outputs = [(self.out, str(path)) for path in (*job.outputs, job.changed) if path]
+        return [*outputs, *([(self.crops, str(job.aligned))] if self.crops else [])]
+
+
+@dataclass(frozen=True)
 class Crew:
     """How many workers, and what each gets: cores, and the GPU or none."""
 
@@ -86,8 +102,11 @@ def run(options: Verb, info: EngineInfo) -> Outcome:
     out = open_place(options.out or ".")
     places, found, left_out = find_pictures(options.inputs, out)
     pictures, refused = _without_long_names(options, found, application.count, out)
-    _check_outputs(options, pictures, places, out)
+    crops = open_place(options.save_aligned) if options.save_aligned else None
+    _check_outputs(options, pictures, places, _Targets(out, crops, application.count))
     check_output(out)
+    if crops:
+        check_output(crops, "--save-aligned")
     packed = pack(options)
     key = packed.key(options)
     rows = manifest.read(out)
@@ -98,10 +117,8 @@ def run(options: Verb, info: EngineInfo) -> Outcome:
     with connected(str(options.ray)):
         crew = _crew(options)
         sent = packed.sent() if options.ray != LOCAL_RAY else packed
-        runs, crops = len(pictures) * application.count, options.save_aligned
-        task = Task(
-            replace(options, threads=crew.cpus), sent, places, out, key, runs, open_place(crops) if crops else None
-        )
+        runs = len(pictures) * application.count
+        task = Task(replace(options, threads=crew.cpus), sent, places, out, key, runs, crops)
         blocks = _blocks(waiting, options.batch or (info.max_batch if crew.gpus else 1), crew.actors)
         crew = replace(crew, actors=min(crew.actors, len(blocks)))  # Ray Data warns of workers without work
         started, failed = time.perf_counter(), 0
@@ -130,21 +147,22 @@ def _without_long_names(options: Options, pictures: list[Picture], count: int, o
     return kept, len(pictures) - len(kept)
 
 
-def _check_outputs(options: Options, pictures: list[Picture], places: dict[str, Place], out: Place) -> None:
-    check_formats(options, {os.path.splitext(picture.output(options))[1].lower() for picture in pictures})
+def _check_outputs(options: Options, pictures: list[Picture], places: dict[str, Place], targets: _Targets) -> None:
     sources = {_identity(places[picture.folder], picture.name) for picture in pictures}
     sources |= {identity(getattr(options, name)) for name in options.given(READ)}
     writers: dict[str, str] = {}
+    suffixes: set[str] = set()
     for picture in pictures:
-        output = picture.output(options)
-        if output in writers:
-            other = writers[output]
-            raise PspError(f"{other} and {picture.path} would both become {output}: rename one, or run them apart")
-        if _identity(out, output) in sources:
-            raise PspError(
-                f"{out.full_name(output)}, the output of {picture.path}, is an input too: choose another --out"
-            )
-        writers[output] = picture.path
+        for place, name in targets.files(picture, options, 1):
+            file, whole = _identity(place, name), place.full_name(name)
+            if file in writers:
+                others = f"{writers[file]} and {picture.path}"
+                raise PspError(f"{others} would both become {whole}: rename one, or run them apart")
+            if file in sources:
+                raise PspError(f"{whole}, the output of {picture.path}, is an input too: choose another folder for it")
+            writers[file] = picture.path
+            suffixes.add(os.path.splitext(name)[1].lower())
+    check_formats(options, suffixes)
 
 
 def _identity(place: Place, file: str) -> str:

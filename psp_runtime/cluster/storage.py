@@ -106,6 +106,11 @@ class Picture:
         name = Path(self.name)
         return str(name.with_name(f"{name.stem}{OUTPUT_ENDING}{options.suffix(name)}"))
 
+    @property
+    def crop(self) -> str:
+        """What its aligned crop is called: X.png in the same sub-folder."""
+        return str(Path(self.name).with_suffix(".png"))
+
 
 def open_place(name: str) -> Place:
     """A folder by its path, or a URI such as s3://bucket/photos, there or not. Raises `PspError` for unknown ones."""
@@ -144,8 +149,8 @@ def _with_single_puts(uri: str) -> str:
     return f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true"
 
 
-def check_output(out: Place) -> None:
-    """Raise `PspError` where a folder of outputs cannot be: a file has its name, or its bucket is not there."""
+def check_output(out: Place, option: str = "--out") -> None:
+    """Raise `PspError` where the folder of an option cannot be: a file has its name, or its bucket is not there."""
     fs = import_extra("pyarrow.fs")
     try:
         if out.bucket and out.filesystem.get_file_info(out.bucket).type == fs.FileType.NotFound:
@@ -154,7 +159,7 @@ def check_output(out: Place) -> None:
     except OSError as error:
         raise PspError(f"cannot write into {out.name}: {error}") from error
     if is_file or Path(out.name).suffix.lower() in FORMATS:
-        raise PspError(f"--out {out.name} is a file, expected a folder")
+        raise PspError(f"{option} {out.name} is a file, expected a folder")
 
 
 class Found(NamedTuple):

@@ -116,9 +116,7 @@ class Worker:
         base = _here(out, scratch / "out") / picture.output(options)
         job = files.make_job(path, base, self._application.count, options.changed)
         if self._task.crops:
-            job = replace(
-                job, aligned=(_here(self._task.crops, scratch / "aligned") / picture.name).with_suffix(".png")
-            )
+            job = replace(job, aligned=_here(self._task.crops, scratch / "aligned") / picture.crop)
         for file in job.written:
             file.parent.mkdir(parents=True, exist_ok=True)
         return job

@@ -207,6 +207,26 @@ def test_mistakes(psp: PspRun, words: tuple[object, ...], said: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--save-aligned", "photos"), "is an input too: choose another folder for it"),
+        (("--save-aligned", "photos", "--faces", "all"), "is an input too: choose another folder for it"),
+        (("--save-aligned", "new"), "new/a.png: rename one, or run them apart"),
+        (("--save-aligned", "nobody.png"), "nobody.png is a file, expected a folder"),
+    ],
+)
+def test_crops_of_a_cluster_replace_no_photo(psp: PspRun, words: tuple[str, ...], said: str) -> None:
+    pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed: pip install '.[ray]'")
+    Path("photos").mkdir()
+    for name in ("b.png", "b_face1.png", *(["a.png", "a.jpg"] if words[1] == "new" else [])):
+        Image.new("RGB", (64, 64)).save(f"photos/{name}")
+    before = {path: path.read_bytes() for path in Path("photos").iterdir()}
+    code, out, err = psp("run", "photos", "--ray", "--align", "--format", "auto", "--out", "out", *words)
+    assert (code, out) == (2, "") and err.count("\n") == 1 and said in err, err
+    assert {path: path.read_bytes() for path in Path("photos").iterdir()} == before
+
+
+@pytest.mark.parametrize(
     ("engine", "words", "said"),
     [
         ("front", ("--align", "--paste-back"), "turns heads to the camera"),

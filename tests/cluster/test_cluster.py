@@ -161,7 +161,7 @@ def test_the_picture_whose_style_is_taken_is_not_replaced(
     Path("kept/p00.png").rename("kept/p00_out.png")
     arguments = ["photos", "--engine", "psp.onnx", "--ray", "--style-of", "kept/p00_out.png", "--out", "kept"]
     code, _, err = runner(monkeypatch, capsys, "psp")("transfer", *arguments)
-    assert code == 2 and "is an input too: choose another --out" in err
+    assert code == 2 and "is an input too: choose another folder for it" in err
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_the_picture_whose_style_is_taken_is_not_replaced(
         (["out", "--ray"], "no pictures in out"),
         (["other://bucket/photos", "--ray"], "cannot use other://bucket/photos"),
         (["s3://bucket/photos"], "s3://bucket/photos is not a path of this machine: --ray"),
-        (["photos", "photos/p0.png", "--ray"], "would both become p0_out.png"),
+        (["photos", "photos/p0.png", "--ray"], "p0_out.png: rename one, or run them apart"),
         (["photos/p0.png", "kept/p0_out.png", "--ray", "--out", "kept"], "kept/p0_out.png, the output of"),
         (["photos", "--ray", "--actors", 3], "has room for 2 workers of 1 cores each"),
         (["photos", "--ray", "--device", "cuda"], "has no GPU"),
