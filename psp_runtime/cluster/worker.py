@@ -88,15 +88,19 @@ class Worker:
 
     def _make(self, pictures: list[Picture], scratch: Path) -> dict[Picture, str]:
         """Run the block as `psp run` would; what is wrong with the pictures that could not be used."""
-        failures: dict[Picture, str] = {}
         given = {self._local(picture, scratch): picture for picture in pictures}
         jobs = [self._job(picture, path, scratch) for path, picture in given.items()]
-        read = self._reader(given, failures)
+        read = self._reader(given)
         run = Run(Plan(self._options, self._application, read, jobs, False, None, None), self._pipeline)
         run.execute()
-        for folder, place in self._targets(scratch).items():
+        targets = self._targets(scratch)
+        for folder, place in targets.items():
             self._deliver([path for path in run.written if path.is_relative_to(folder)], folder, place)
-        return failures
+        names = {str(folder): place.name for folder, place in targets.items()}
+        return {
+            given[path]: _renamed(str(error), {str(path): given[path].path} | names)
+            for path, error in run.failures.items()
+        }
 
     def _targets(self, scratch: Path) -> dict[Path, Place]:
         """Where outputs and aligned crops are written first, if that is not where they belong, and where that is."""
@@ -121,7 +125,7 @@ class Worker:
             file.parent.mkdir(parents=True, exist_ok=True)
         return job
 
-    def _reader(self, given: dict[Path, Picture], failures: dict[Picture, str]) -> InputReader:
+    def _reader(self, given: dict[Path, Picture]) -> InputReader:
         """Reads as the options ask, in the threads of a run: pictures from elsewhere are fetched first."""
 
         def read(path: Path) -> Inputs:
@@ -131,9 +135,6 @@ class Worker:
                 if not place.local:
                     _fetch(place, picture, path)
                 return self._read(path)
-            except PictureError as error:
-                failures[picture] = str(error).replace(str(path), picture.path)
-                raise
             finally:
                 if not place.local and not self._options.paste_back:  # which reads it again
                     path.unlink(missing_ok=True)
@@ -154,6 +155,13 @@ class Worker:
         who = f"{platform.node()}:{os.getpid()}"
         facts = (picture.path, status, error or "", seconds, time.time(), picture.size, picture.modified)
         return manifest.Row(*facts, *self._task.key, who)
+
+
+def _renamed(words: str, names: dict[str, str]) -> str:
+    """Say in an error what people call the files that are elsewhere on this machine."""
+    for here, there in names.items():
+        words = words.replace(here, there)
+    return words
 
 
 def _here(place: Place, folder: Path) -> Path:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from psp_runtime.disk import replacing
-from psp_runtime.errors import PspError
+from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures import png
 
 #: Pillow's name of the format each suffix stands for.
@@ -22,6 +22,8 @@ FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
+#: Pixels of a side at most, of the formats that have a limit.
+LONGEST = {"GIF": 65535, "JPEG": 65500, "WEBP": 16383}
 #: The keyword of the text in a PNG that says how it was made.
 NOTE_KEY = "psp"
 #: Quality of lossy formats where none is asked for.
@@ -44,10 +46,14 @@ def save(
 
     `quality` 1..100 is that of JPEG and WebP, `level` 0..9 how hard to compress a PNG. A PNG carries the `note` (ASCII)
     as text under NOTE_KEY; files of other formats get none. `profile` is the ICC profile of the values; BMP has none.
-    Raises `PspError` for an unknown suffix and for what the system refuses; then an earlier file is still there.
+    Raises `PspError` for an unknown suffix and for what the system refuses, and `PictureError` for a picture that the
+    format cannot hold; then an earlier file is still there.
     """
     path = Path(path)
-    encoded = to_bytes(picture, picture_format(path), note, quality, level, profile)
+    kind = picture_format(path)
+    width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
+    check_size(path, kind, width, height)
+    encoded = to_bytes(picture, kind, note, quality, level, profile)
     with replacing(path) as file:
         file.write(encoded)
 
@@ -76,6 +82,16 @@ def encode(image: Image.Image, kind: str, options: dict[str, Any]) -> memoryview
     encoded = io.BytesIO()
     image.save(encoded, format=kind, **options)
     return encoded.getbuffer()
+
+
+def check_size(path: Path, kind: str, width: int, height: int) -> None:
+    """Raise `PictureError` for a picture that its format, by Pillow's name, cannot hold."""
+    most = LONGEST.get(kind)
+    if most and max(width, height) > most:
+        raise PictureError(
+            f"cannot write {path}: {width}x{height}, a {kind} picture has at most {most} pixels a side: give a --size, "
+            "or another format"
+        )
 
 
 def picture_format(path: Path) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
-from psp_runtime.pictures.encoding import encode, picture_format
+from psp_runtime.pictures.encoding import LONGEST, check_size, encode, picture_format
 from psp_runtime.pictures.loading import resize
 from psp_runtime.pictures.memory import MAX_PIXELS
 from psp_runtime.pictures.previews import preview
@@ -28,7 +28,6 @@ SWEEP_MS, FRAME_MS = 3000, (40, 400)
 QUALITY = 90
 
 CELL, GAP, PAPER = 256, 4, 255
-_LONGEST = {"JPEG": 65500, "WEBP": 16383}
 
 
 def shown(source: Pixels, kind: InputKind, shape: tuple[int, ...]) -> Pixels:
@@ -51,14 +50,16 @@ def check_animation(path: Path, suffix: str) -> None:
 def animate(frames: Sequence[Pixels], path: Path, quality: int = QUALITY) -> None:
     """Write frames [H,W,3] as an endless GIF or WebP, there and back again so that it does not jump.
 
-    `quality` 1..100 is that of a WebP.
+    `quality` 1..100 is that of a WebP. Raises `PictureError` for frames that the format cannot hold.
     """
+    kind = ANIMATIONS[path.suffix.lower()]
+    check_size(path, kind, frames[0].shape[1], frames[0].shape[0])
     loop = [Image.fromarray(frame) for frame in (*frames, *frames[-2:0:-1])]
     time = int(np.clip(SWEEP_MS // len(loop), *FRAME_MS))
     options = {"save_all": True, "append_images": loop[1:], "duration": time, "loop": 0, "quality": quality}
     # Key frames only: in others libwebp leaves what changes slowly as it was, until patches of the past show.
     options |= {"kmin": 0, "kmax": 1}
-    encoded = encode(loop[0], ANIMATIONS[path.suffix.lower()], options)
+    encoded = encode(loop[0], kind, options)
     with replacing(path) as file:
         file.write(encoded)
 
@@ -80,7 +81,7 @@ class Sheet:
         self.groups = max(1, min(inputs, round((inputs * self.cells) ** 0.5 / self.cells)))
         kind = picture_format(self.path)
         height, width = self._shape(inputs)
-        if max(height, width) > _LONGEST.get(kind, 2**31) or height * width > MAX_PIXELS:
+        if max(height, width) > LONGEST.get(kind, 2**31) or height * width > MAX_PIXELS:
             raise PspError(
                 f"--grid {self.path} would be {width}x{height}, too large for one {kind} picture: give fewer inputs, "
                 "or smaller pictures with --size"

@@ -49,7 +49,10 @@ def open_pipeline(options: Options, runs: int) -> Pipeline:
 
 
 class Run:
-    """A plan on an open engine. `made` counts the pictures, `seconds` is how long all of it took."""
+    """A plan on an open engine. `made` counts the pictures, `seconds` is how long all of it took.
+
+    `failures` says of inputs why nothing was made of them.
+    """
 
     def __init__(self, plan: Plan, pipeline: Pipeline) -> None:
         self.plan, self.pipeline = plan, pipeline
@@ -64,6 +67,7 @@ class Run:
         self.saver = Saver(plan, pipeline, self.options.pool // threads)
         self.made, self.seconds = 0, 0.0
         self.written: list[Path] = []
+        self.failures: dict[Path, PictureError] = {}
 
     def execute(self) -> int:
         """Make and save everything; count the inputs that could not be used, or raise the error of a single one."""
@@ -79,11 +83,12 @@ class Run:
                 parallel_map(save, map_batches(make, loaded, batch, self.pipeline.at_once), threads, waiting)
             ) as saved,
         ):
-            for result in self._with_progress(saved):
+            for result, job in zip(self._with_progress(saved), self.plan.jobs, strict=True):
                 if isinstance(result, PictureError):
                     if self.plan.single:
                         raise result
                     console.error(result)
+                    self.failures[job.source] = result
                     failed += 1
                 else:
                     self._collect(result)
@@ -136,7 +141,12 @@ class Run:
 
     def _save(self, result: Result | PictureError) -> Result | PictureError:
         """Write the pictures of one input (in a thread)."""
-        return result if isinstance(result, PictureError) else self.saver.save(result)
+        if isinstance(result, PictureError):
+            return result
+        try:
+            return self.saver.save(result)
+        except PictureError as error:  # a photo that its format cannot hold
+            return error
 
     def _collect(self, result: Result) -> None:
         """What is kept of an input until the end, in order."""

@@ -1,6 +1,8 @@
 """psp align: a folder of photos becomes aligned crops and a table of them."""
 
 import csv
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,17 @@ def test_it_goes_on_where_it_ended(psp: PspRun, photos: Path) -> None:
     assert (code, err) == (0, "") and out.startswith("4 faces of 2 photos")
     assert psp(*command)[1].startswith("0 faces of 0 photos")
     assert psp("align", "photos", "aligned", "--size", 64, "--faces", 1)[1].startswith("2 faces of 2 photos")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
+def test_names_that_are_no_text(psp: PspRun, photos: Path) -> None:
+    name = os.fsdecode(b"\xff\n.png")
+    (photos / "scene.png").rename(photos / name)
+    (photos / "nobody.jpg").unlink()
+    code, out, err = psp("align", "photos", "aligned", "--size", 64, "--faces", 2)
+    assert (code, err) == (0, "") and out.startswith("2 faces of 1 photos")
+    assert all((Path("aligned") / f"{name[:-4]}_face{n}.png").is_file() for n in (1, 2))
+    assert ", 1 done before" in psp("align", "photos", "aligned", "--size", 64, "--faces", 2)[1]
 
 
 def test_what_is_aligned_already_stays_as_it_is(psp: PspRun) -> None:

@@ -1,6 +1,8 @@
 """Whole photos from the command line: faces found, translated, put back; and every mistake."""
 
+import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from tiny_family import STYLE_DIM, STYLES, write_family
 
 import psp_runtime
 from psp_runtime import alignment
+from psp_runtime.alignment import finding
 from psp_runtime.pictures.photos import open_photo
 from psp_train.drawn.faces import draw, sample
 from psp_train.drawn.samples import draw_scene
@@ -154,6 +157,53 @@ def test_photos_of_every_mode(psp: PspRun, mode: str) -> None:
     assert found.shape == read.shape == (360, 640, 3)
     np.testing.assert_array_equal(found[:40], read[:40])
     assert (found != read).any()
+
+
+@pytest.mark.parametrize(
+    ("width", "words"),
+    [
+        (8200, ("--paste-back", "--couple", "--format", "webp")),
+        (16400, ("--paste-back", "--format", "webp")),
+    ],
+)
+def test_a_photo_too_wide_for_its_format_is_one_line(
+    psp: PspRun, monkeypatch: pytest.MonkeyPatch, width: int, words: tuple[str, ...]
+) -> None:
+    # In all of so wide a photo, faces are too small to be found.
+    look = lambda photo, most: finding.look(photo.crop((0, 0, 480, 270)), most)  # noqa: E731
+    monkeypatch.setattr("psp_runtime.alignment.photos.look", look)
+    small = upright("party.jpg").resize((480, 270))
+    canvas = Image.new("RGB", (width, 270), "pink")
+    canvas.paste(small)
+    small.save("small.png")
+    canvas.save("wide.png")
+    words = ("--align", "--faces", "1", *words)
+    code, out, err = psp("run", "wide.png", *words)
+    assert (code, out) == (2, "") and not list(Path().glob("wide_out*")), err
+    name = f"wide_out.{words[-1]}"
+    assert re.search(rf"^error: cannot write {name}: \d+x270, a \w+ picture has at most \d+ pixels a side", err, re.M)
+    assert psp("run", "wide.png", *words, "--size", 640)[0] == 0
+    Path(name).unlink()
+    code, out, err = psp("run", "wide.png", "small.png", *words)
+    assert code == 1 and out.startswith("1 picture in ") and "1 of 2 pictures could not be used" in err
+
+
+def test_names_of_several_lines_and_of_no_text(psp: PspRun) -> None:
+    names = ["new\nline.jpg", *([os.fsdecode(b"\xff.jpg")] if sys.platform == "linux" else [])]
+    for name in names:
+        upright("party.jpg").resize((480, 270)).save(name)
+    for _ in range(2):
+        assert psp("run", *names, "--align", "--faces", "2", "--save-aligned", "crops")[0] == 0
+        for name in names:
+            stem = name.removesuffix(".jpg")
+            assert (
+                all(Path(f"{stem}_face{n}_out.png").exists() for n in (1, 2))
+                and Path(f"crops/{stem}_face2.png").exists()
+            )
+    Path("party.jpg").unlink()
+    Path("nobody.png").unlink()
+    out = psp("run", ".", "--align", "--faces", "1", "--out", "r/")[1]
+    assert out.startswith(f"{len(names)} pictures in "), "those of faces are outputs of ours"
 
 
 def test_a_grey_profile_does_not_describe_what_is_in_colours(psp: PspRun) -> None:

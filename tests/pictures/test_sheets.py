@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psp_runtime.errors import PspError
+from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures import sheets
 from psp_runtime.pictures.encoding import save
 
@@ -35,6 +35,22 @@ def test_every_frame_of_a_webp_is_as_good(tmp_path: Path) -> None:
             animation.seek(index)
             errors.append(np.square(np.asarray(animation.convert("RGB")) - frame.astype(float)).mean())
     assert max(errors) < 1.5 * errors[0]
+
+
+@pytest.mark.parametrize(("name", "width"), [("m.gif", 65536), ("m.webp", 16384)])
+def test_frames_too_wide_for_their_format(tmp_path: Path, name: str, width: int) -> None:
+    with pytest.raises(PictureError, match=f"m.* {width}x1, a .* at most {width - 1} pixels a side: give a --size"):
+        sheets.animate([np.zeros((1, width, 3), np.uint8)] * 2, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    sheets.animate([np.zeros((1, width - 1, 3), np.uint8)] * 2, tmp_path / name)
+
+
+def test_a_jpeg_too_high_leaves_the_earlier_file(tmp_path: Path) -> None:
+    save(np.zeros((65500, 1, 3), np.uint8), tmp_path / "a.jpg")
+    before = (tmp_path / "a.jpg").read_bytes()
+    with pytest.raises(PictureError, match="a.jpg: 1x65501, a JPEG picture has at most 65500 pixels a side"):
+        save(np.zeros((65501, 1, 3), np.uint8), tmp_path / "a.jpg")
+    assert (tmp_path / "a.jpg").read_bytes() == before
 
 
 def test_sheets_too_large_for_their_format(tmp_path: Path) -> None:
