@@ -23,7 +23,7 @@ from psp_runtime.pictures.encoding import FORMATS
 OUTPUT_ENDING = "_out"
 #: What a changed input is saved as, beside its output.
 INPUT_ENDING = "_input"
-_OUTPUT_STEM = re.compile(rf"(.+?)(_face\d+)?{OUTPUT_ENDING}(_\d+|{INPUT_ENDING})?")
+_OUTPUT_STEM = re.compile(rf"(.+?)(_face\d+)?{OUTPUT_ENDING}(_\d+|{INPUT_ENDING})?", re.DOTALL)
 
 #: What Synology, macOS and Windows put into folders, in small letters.
 _OF_SYSTEMS = frozenset(

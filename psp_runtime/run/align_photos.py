@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
 import numpy as np
 import typer
@@ -136,7 +136,7 @@ class _Table:
         """Give a function that adds the faces of a photo; each photo is on the disk before the next."""
         new = not self._read()
         try:
-            with self.path.open("w" if new else "a", newline="", encoding="utf-8") as file:
+            with self._open("w" if new else "a") as file:
                 if new:
                     csv.writer(file).writerow(COLUMNS)
                 elif not self.path.read_bytes().endswith(b"\n"):  # the last row of a run that was killed
@@ -144,6 +144,10 @@ class _Table:
                 yield partial(self._write, file)
         except OSError as error:
             raise PspError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def _open(self, mode: Literal["r", "w", "a"]) -> TextIO:
+        # Names of files are bytes: those that are no UTF-8 are written as they are.
+        return self.path.open(mode, newline="", encoding="utf-8", errors="surrogateescape")
 
     def _write(self, file: TextIO, photo: Path, faces: list[Face]) -> None:
         found = [
@@ -159,11 +163,11 @@ class _Table:
     def _read(self) -> list[dict[str, str]]:
         """Read the whole rows of the table; one that a killed run left unfinished is not among them."""
         try:
-            with self.path.open(newline="", encoding="utf-8") as file:
+            with self._open("r") as file:
                 rows = list(csv.DictReader(file))
         except FileNotFoundError:
             return []
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+        except (OSError, csv.Error) as error:
             raise PspError(f"cannot read {self.path} ({error}): delete it to begin again") from error
         return [row for row in rows if None not in row.values()]
 

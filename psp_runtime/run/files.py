@@ -28,7 +28,7 @@ from psp_runtime.run.options import Options
 
 #: Bytes of a file's name at most, where the system does not say it.
 LONGEST_NAME = 255
-_STEM = re.compile(rf"(.*?)({OUTPUT_ENDING}(?:_\d+|{INPUT_ENDING})?)?")
+_STEM = re.compile(rf"(.*?)({OUTPUT_ENDING}(?:_\d+|{INPUT_ENDING})?)?", re.DOTALL)
 
 
 @dataclass(frozen=True)

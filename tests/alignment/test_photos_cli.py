@@ -1,8 +1,6 @@
 """Whole photos from the command line: faces found, translated, put back; and every mistake."""
 
-import os
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -188,22 +186,13 @@ def test_a_photo_too_wide_for_its_format_is_one_line(
     assert code == 1 and out.startswith("1 picture in ") and "1 of 2 pictures could not be used" in err
 
 
-def test_names_of_several_lines_and_of_no_text(psp: PspRun) -> None:
-    names = ["new\nline.jpg", *([os.fsdecode(b"\xff.jpg")] if sys.platform == "linux" else [])]
-    for name in names:
-        upright("party.jpg").resize((480, 270)).save(name)
-    for _ in range(2):
-        assert psp("run", *names, "--align", "--faces", "2", "--save-aligned", "crops")[0] == 0
-        for name in names:
-            stem = name.removesuffix(".jpg")
-            assert (
-                all(Path(f"{stem}_face{n}_out.png").exists() for n in (1, 2))
-                and Path(f"crops/{stem}_face2.png").exists()
-            )
-    Path("party.jpg").unlink()
+def test_names_of_several_lines(psp: PspRun) -> None:
+    Path("party.jpg").rename("new\nline.jpg")
     Path("nobody.png").unlink()
-    out = psp("run", ".", "--align", "--faces", "1", "--out", "r/")[1]
-    assert out.startswith(f"{len(names)} pictures in "), "those of faces are outputs of ours"
+    for _ in range(2):
+        code, out, _ = psp("run", ".", "--align", "--faces", "2")
+        assert code == 0 and out.startswith("2 pictures in "), "outputs are left out"
+    assert {path.name for path in Path().glob("*_out*")} == {f"new\nline_face{n}_out.png" for n in (1, 2)}
 
 
 def test_a_grey_profile_does_not_describe_what_is_in_colours(psp: PspRun) -> None:
