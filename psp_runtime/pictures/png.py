@@ -22,7 +22,7 @@ QUICKEST = 1
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _UP = 0, 2, 2
-#: Bytes of the header, and of the length and kind of the chunk behind it.
+#: Bytes of the header, and of the length and kind of the chunk behind it: the first text, before any profile.
 _BEFORE_TEXT = 25 + 8
 
 
@@ -35,8 +35,8 @@ def encode(pixels: NDArray[np.uint8], texts: Mapping[str, str], level: int = QUI
     colour = _GREY if pixels.ndim == 2 else _RGB
     chunks = [
         _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)),
-        *([_chunk(b"iCCP", b"ICC\0\0" + zlib.compress(profile))] if profile else []),
         *(_chunk(b"tEXt", f"{keyword}\0{text}".encode("ascii")) for keyword, text in texts.items()),
+        *([_chunk(b"iCCP", b"ICC\0\0" + zlib.compress(profile))] if profile else []),
         _chunk(b"IDAT", _compressed(_filtered(pixels.reshape(height, -1)), level)),
         _chunk(b"IEND", b""),
     ]

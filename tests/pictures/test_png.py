@@ -3,10 +3,11 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from psp_runtime.pictures import png
 
@@ -29,6 +30,15 @@ def test_pillow_reads_what_was_written(pixels: np.ndarray, level: int) -> None:
         assert picture.mode == ("RGB" if pixels.ndim == 3 else "L")
         np.testing.assert_array_equal(np.asarray(picture), pixels)
         assert picture.text == {"psp": '{"seed": 1}', "more": ""}
+
+
+@pytest.mark.parametrize("profile", [b"", ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()])
+def test_its_text_is_found_whatever_else_it_holds(tmp_path: Path, profile: bytes) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png.encode(PICTURES[0], {"psp": "made"}, profile=profile))
+    assert png.has_text(path, "psp", "made") and not png.has_text(path, "psp", "other")
+    with Image.open(path) as picture:
+        assert picture.info.get("icc_profile", b"") == profile and picture.info["psp"] == "made"
 
 
 def test_views_and_rows_that_are_not_contiguous() -> None:
