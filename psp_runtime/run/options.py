@@ -260,6 +260,8 @@ def _check_photos(options: Options, info: EngineInfo) -> None:
         raise PspError(f"--align finds faces, {options.engine} is an engine of {info.task}: leave it out")
     if options.paste_back and info.task == _TURNED:
         raise PspError(f"--paste-back: {options.engine} turns heads to the camera, which fits no photo: leave it out")
+    if options.paste_back and not (options.singles or options.gif or options.webp):
+        raise PspError("--paste-back is for pictures and animations, and a sheet shows the faces alone: add --out")
     several = options.several  # a mistake in --faces is said here
     for name in options.given(("gif", "webp")):
         if several and not options.paste_back:
