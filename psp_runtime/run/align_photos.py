@@ -154,7 +154,7 @@ class _Table:
             (number, self.options.crop(photo, number).relative_to(self.options.folder).as_posix(),
              f"{face.score:.4f}", f"{face.size:.2f}",
              *face.quad.round(3).ravel().tolist())
-            for number, face in enumerate(faces, start=1)
+            for number, face in enumerate(faces, parse_faces(self.options.faces).first + 1)
         ]  # fmt: skip
         rows = found or [(0, *[""] * (3 + len(CORNERS)))]
         csv.writer(file).writerows((photo, *row, self.options.how, _modified(photo)) for row in rows)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from psp_runtime.alignment.cropping import Crop
 from psp_runtime.alignment.pasting import Mask, lay
+from psp_runtime.alignment.photos import Choice
 from psp_runtime.pictures import encoding, png, sheets
 from psp_runtime.pictures import loading as images
 from psp_runtime.pictures.photos import open_photo
@@ -71,7 +72,8 @@ class Saver:
         if self.options.paste_back:
             return tuple(path for path in job.written if path not in job.outputs)
         pictures = self._beside(source, result.pictures[number - 1])
-        self._write_all(iter(pictures), job, number if result.crops else None, self.writers)
+        face = number + (self.options.which or Choice()).first
+        self._write_all(iter(pictures), job, face if result.crops else None, self.writers)
         self._animate(list(pictures))
         return job.written
 

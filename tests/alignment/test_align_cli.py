@@ -55,6 +55,14 @@ def test_crops_and_their_table(psp: PspRun, photos: Path) -> None:
             np.testing.assert_array_equal(crop, alignment.crop(scene, face, 128, 512).picture)
 
 
+def test_faces_are_counted_from_the_largest(psp: PspRun, photos: Path) -> None:
+    psp("align", "photos/", "aligned/", "--size", 64, "--faces", "2nd")
+    nobody, second = rows()
+    assert (nobody["face"], second["face"], second["crop"]) == ("0", "2", "scene.png")
+    faces = alignment.find(Image.fromarray(draw_scene(1, 360)))
+    assert float(second["x0"]) == pytest.approx(faces[1].quad[0][0], abs=1e-3)
+
+
 def test_it_goes_on_where_it_ended(psp: PspRun, photos: Path) -> None:
     command = ("align", "photos", "aligned", "--size", 64, "--faces", 2)
     assert psp(*command)[0] == 1

@@ -1,5 +1,6 @@
 """Whole photos from the command line: faces found, translated, put back; and every mistake."""
 
+import json
 import re
 from pathlib import Path
 
@@ -109,7 +110,9 @@ def test_one_of_them_by_its_size(psp: PspRun) -> None:
     words = ("--align", "--faces", "2nd", "--save-aligned", "aligned", "--save-latents", "l.npy")
     assert psp("run", "party.jpg", *words)[::2] == (0, "")
     np.testing.assert_array_equal(pixels("aligned/party.png"), crops(upright("party.jpg"))[1].picture)
-    assert np.load("l.npy").shape == (1, STYLES, STYLE_DIM) and Path("party_out.png").exists()
+    assert np.load("l.npy").shape == (1, STYLES, STYLE_DIM)
+    with Image.open("party_out.png") as found:
+        assert json.loads(found.info["psp"])["face"] == 2, "1 is the largest"
     assert "only 4 faces found" in psp("run", "party.jpg", "--align", "--faces", "9th")[2]
     assert psp("run", "party.jpg", "--align", "--faces", "3", "--out", "three/")[0] == 0
     assert len(list(Path("three").iterdir())) == 3
@@ -235,6 +238,7 @@ def test_served_engines_align_on_the_client(
         ),
         (("run", "smile.npy", "--align"), "holds latents"),
         (("mix", "smile.npy", "--align"), "--align needs pictures"),
+        (("run", "party.jpg", "--align", "--paste-back", "--grid", "g.png"), "--paste-back is for pictures"),
         (("run", "a.png", "b.png", "--align", "--save-aligned", "."), "is an input too"),
     ],
 )
