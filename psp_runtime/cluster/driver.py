@@ -74,10 +74,11 @@ class _Targets:
     crops: Place | None
     count: int
 
-    def files(self, picture: Picture, options: Options, face: int) -> list[tuple[Place, str]]:
-        """Name what is made of a picture, or of one of its faces: each place, and the name there."""
+    def files(self, picture: Picture, options: Options, last: bool = False) -> list[tuple[Place, str]]:
+        """Name what is made of a picture, or of its first or last face: each place, and the name there."""
         job = make_job(Path(picture.name), Path(picture.output(options)), self.count, options.changed)
-        job = replace(job, aligned=Path(picture.crop) if self.crops else None).of_face(face, options)
+        job = replace(job, aligned=Path(picture.crop) if self.crops else None)
+        job = job.of_last_face(options) if last else job.of_face(1, options)
         outputs = [(self.out, str(path)) for path in (*job.outputs, job.changed) if path]
         return [*outputs, *([(self.crops, str(job.aligned))] if self.crops else [])]
 
@@ -101,9 +102,10 @@ def run(options: Verb, info: EngineInfo) -> Outcome:
     _, application = make_tools(options, info)
     out = open_place(options.out or ".")
     places, found, left_out = find_pictures(options.inputs, out)
-    pictures, refused = _without_long_names(options, found, application.count, out)
     crops = open_place(options.save_aligned) if options.save_aligned else None
-    _check_outputs(options, pictures, places, _Targets(out, crops, application.count))
+    targets = _Targets(out, crops, application.count)
+    pictures, refused = _without_long_names(options, found, targets)
+    _check_outputs(options, pictures, places, targets)
     check_output(out)
     if crops:
         check_output(crops, "--save-aligned")
@@ -132,15 +134,12 @@ def run(options: Verb, info: EngineInfo) -> Outcome:
     return Outcome(made, inputs, failed + refused, before, seconds, crew.actors, out.name, left_out, again)
 
 
-def _without_long_names(options: Options, pictures: list[Picture], count: int, out: Place) -> tuple[list[Picture], int]:
+def _without_long_names(options: Options, pictures: list[Picture], targets: _Targets) -> tuple[list[Picture], int]:
     """Keep the pictures whose outputs a folder of this machine takes, count the others: each is an error of its own."""
-    if not out.local:
-        return pictures, 0
     kept = []
     for picture in pictures:
-        job = make_job(Path(picture.path), Path(out.path(picture.output(options))), count, options.changed)
-        wrong = next(filter(None, (check_name(path, picture.path) for path in job.written)), "")
-        if wrong:
+        paths = [Path(place.path(name)) for place, name in targets.files(picture, options, last=True) if place.local]
+        if wrong := next(filter(None, (check_name(path, picture.path) for path in paths)), ""):
             console.error(wrong)
         else:
             kept.append(picture)
@@ -153,7 +152,7 @@ def _check_outputs(options: Options, pictures: list[Picture], places: dict[str, 
     writers: dict[str, str] = {}
     suffixes: set[str] = set()
     for picture in pictures:
-        for place, name in targets.files(picture, options, 1):
+        for place, name in targets.files(picture, options):
             file, whole = _identity(place, name), place.full_name(name)
             if file in writers:
                 others = f"{writers[file]} and {picture.path}"

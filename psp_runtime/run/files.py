@@ -28,6 +28,8 @@ from psp_runtime.run.options import Options
 
 #: Bytes of a file's name at most, where the system does not say it.
 LONGEST_NAME = 255
+#: The last face for which there is room in a name where --faces sets no end.
+LAST_FACE = 999
 _STEM = re.compile(rf"(.*?)({OUTPUT_ENDING}(?:_\d+|{INPUT_ENDING})?)?", re.DOTALL)
 
 
@@ -61,6 +63,11 @@ class Job:
         outputs = self.outputs if options.paste_back else tuple(_of_face(path, number) for path in self.outputs)
         changed, aligned = (path and _of_face(path, number) for path in (self.changed, self.aligned))
         return replace(self, source=_of_face(self.source, number), outputs=outputs, changed=changed, aligned=aligned)
+
+    def of_last_face(self, options: Options) -> "Job":
+        """The same for the last face that a photo may give, whose names are the longest."""
+        which = options.which
+        return self.of_face(which.end or LAST_FACE if which else 1, options)
 
 
 def _of_face(path: Path, number: int) -> Path:

@@ -51,9 +51,9 @@ def make_plan(options: Verb, info: EngineInfo) -> Plan:
     read, application = make_tools(options, info)
     sources, left_out = _sources(options, info)
     single = len(sources) == 1 and not Path(options.inputs[0]).is_dir()
-    jobs, refused = _without_long_names(_jobs(options, application, sources, single))
-    sheet = _sheet(options, info, application, jobs)
     latents = LatentsWriter(options.save_latents, options.inputs) if options.save_latents else None
+    jobs, refused = _without_long_names(_jobs(options, application, sources, single), options, latents)
+    sheet = _sheet(options, info, application, jobs)
     _check_outputs(options, jobs, latents)
     return Plan(options, application, read, jobs, single, sheet, latents, refused, left_out)
 
@@ -107,9 +107,11 @@ def _jobs(options: Options, application: Application, sources: list[tuple[Path, 
     ]
 
 
-def _without_long_names(jobs: list[files.Job]) -> tuple[list[files.Job], tuple[PictureError, ...]]:
+def _without_long_names(
+    jobs: list[files.Job], options: Options, latents: LatentsWriter | None
+) -> tuple[list[files.Job], tuple[PictureError, ...]]:
     """Keep the jobs whose outputs can have their names; say what is wrong with the others. Raises it where none can."""
-    wrong = {job.source: _wrong_name(job) for job in jobs}
+    wrong = {job.source: _wrong_name(job, options, latents) for job in jobs}
     kept = [job for job in jobs if not wrong[job.source]]
     refused = tuple(PictureError(words) for words in wrong.values() if words)
     if not kept:
@@ -117,8 +119,10 @@ def _without_long_names(jobs: list[files.Job]) -> tuple[list[files.Job], tuple[P
     return kept, refused
 
 
-def _wrong_name(job: files.Job) -> str:
-    return next(filter(None, (files.check_name(path, job.source) for path in job.written)), "")
+def _wrong_name(job: files.Job, options: Options, latents: LatentsWriter | None) -> str:
+    last = job.of_last_face(options)
+    arrays = [path for _, path in _latents_files(latents, [last])] if latents else []
+    return next(filter(None, (files.check_name(path, job.source) for path in (*last.written, *arrays))), "")
 
 
 def _sheet(options: Options, info: EngineInfo, application: Application, jobs: list[files.Job]) -> Sheet | None:

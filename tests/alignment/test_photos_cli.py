@@ -1,6 +1,7 @@
 """Whole photos from the command line: faces found, translated, put back; and every mistake."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -187,6 +188,21 @@ def test_a_photo_too_wide_for_its_format_is_one_line(
     Path(name).unlink()
     code, out, err = psp("run", "wide.png", "small.png", *words)
     assert code == 1 and out.startswith("1 picture in ") and "1 of 2 pictures could not be used" in err
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("--paste-back", "--save-latents", "l/"), ("--paste-back", "--save-aligned", "a")]
+)
+def test_there_is_room_in_names_for_the_number_of_every_face(psp: PspRun, words: tuple[str, ...]) -> None:
+    long = f"{'x' * (os.pathconf('.', 'PC_NAME_MAX') - 10)}.jpg"  # with room for _out.png, not for _face1
+    Path("photos").mkdir()
+    upright("party.jpg").save(f"photos/{long}")
+    upright("party.jpg").save("photos/short.jpg")
+    code, out, err = psp("run", "photos", "--align", "--faces", "all", "--out", "r/", *words)
+    assert code == 1 and f"{long}: the name of its output would take" in err
+    assert out.startswith(f"{1 if words else 4} picture") and {path.name[:6] for path in Path("r").iterdir()} == {
+        "short_"
+    }
 
 
 def test_names_of_several_lines(psp: PspRun) -> None:

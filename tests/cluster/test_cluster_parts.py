@@ -56,12 +56,19 @@ def test_what_is_done_depends_on_picture_engine_and_options(tmp_path: Path) -> N
 def test_names_too_long_for_their_outputs_are_not_dealt_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = open_place(str(tmp_path / "out"))
     pictures = [Picture("/photos", f"{'x' * length}.png", 1, 1) for length in (10, 247, 248)]
-    assert driver._without_long_names(Options(), pictures, 1, out) == (pictures[:2], 1)
-    assert driver._without_long_names(Options(), pictures, 5, out) == (pictures[:1], 2)
-    assert driver._without_long_names(Options(format="webp"), pictures, 1, out) == (pictures[:1], 2)
+    one = driver._Targets(out, None, 1)
+    assert driver._without_long_names(Options(), pictures, one) == (pictures[:2], 1)
+    assert driver._without_long_names(Options(), pictures, replace(one, count=5)) == (pictures[:1], 2)
+    assert driver._without_long_names(Options(format="webp"), pictures, one) == (pictures[:1], 2)
+    assert driver._without_long_names(Options(align=True, faces="all"), pictures, one) == (pictures[:1], 2)
+    back = Options(align=True, faces="12", paste_back="face", save_aligned="crops", format="png")
+    assert driver._without_long_names(back, pictures, one) == (pictures[:2], 1)
+    crops = replace(one, crops=out)
+    assert driver._without_long_names(replace(back, faces=None), pictures, crops) == (pictures[:2], 1)
+    assert driver._without_long_names(back, pictures, crops) == (pictures[:1], 2)
     err = capsys.readouterr().err
     assert err.startswith(f"error: /photos/{'x' * 248}.png: the name of its output would take 256 bytes")
-    assert err.count("error: ") == len(err.splitlines()) == 5
+    assert err.count("error: ") == len(err.splitlines()) == 11
 
 
 def test_what_is_made_again_is_said() -> None:
