@@ -123,13 +123,13 @@ def run(options: Verb, info: EngineInfo) -> Outcome:
         task = Task(replace(options, threads=crew.cpus), sent, places, out, key, runs, crops)
         blocks = _blocks(waiting, options.batch or (info.max_batch if crew.gpus else 1), crew.actors)
         crew = replace(crew, actors=min(crew.actors, len(blocks)))  # Ray Data warns of workers without work
-        started, failed = time.perf_counter(), 0
-        for error in _run_blocks(blocks, task, crew):
-            failed += bool(error)
-            if error:
-                console.error(error)
+        started, failed, made = time.perf_counter(), 0, 0
+        for row in _run_blocks(blocks, task, crew):
+            made += row["made"]
+            if row["error"]:
+                console.error(row["error"])
+                failed += 1
         seconds = time.perf_counter() - started
-    made = (len(waiting) - failed) * application.count
     inputs, before = len(waiting) + refused, len(pictures) - len(waiting)
     return Outcome(made, inputs, failed + refused, before, seconds, crew.actors, out.name, left_out, again)
 
@@ -201,15 +201,15 @@ def _blocks(pictures: list[Picture], batch: int, actors: int) -> list[Any]:
     return [pa.Table.from_pylist(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def _run_blocks(blocks: list[Any], task: Task, crew: Crew) -> Iterator[str]:
-    """What is wrong with each picture, or nothing, as blocks are finished. Raises the `PspError` of a worker."""
+def _run_blocks(blocks: list[Any], task: Task, crew: Crew) -> Iterator[dict[str, Any]]:
+    """What became of each picture, as blocks are finished. Raises the `PspError` of a worker."""
     ray = import_extra("ray")
     far = ray.util.client.ray.is_connected()
     for rows in _from_far(blocks, task, crew) if far else finished(blocks, task, crew):
         for row in rows:
             if row["fatal"]:
                 raise PspError(row["error"])
-            yield row["error"]
+            yield row
 
 
 def finished(blocks: list[Any], task: Task, crew: Crew) -> Iterator[list[dict[str, Any]]]:

@@ -62,32 +62,32 @@ class Worker:
         self._pipeline = open_pipeline(self._options, task.runs)
 
     def __call__(self, block: Any) -> Any:
-        """What became of a block: a table of `error`, one for each picture ("" where it is made), and `fatal`.
+        """What became of a block: a table of `error`, one for each picture ("" where it is made), `fatal` and `made`.
 
-        A mistake that ends the run is a single row: Ray would lose the type of an exception. `block` is a table of
-        the fields of `Picture`.
+        `made` counts the pictures of each, several where there are several faces. A mistake that ends the run is a
+        single row: Ray would lose the type of an exception. `block` is a table of the fields of `Picture`.
         """
         table = import_extra("pyarrow").table
         try:
             if self._mistake:
                 raise self._mistake
-            rows = self._run([Picture(**row) for row in block.to_pylist()])
+            errors, counts = self._run([Picture(**row) for row in block.to_pylist()])
         except PspError as error:
-            return table({"error": [str(error)], "fatal": [True]})
-        return table({"error": [row.error for row in rows], "fatal": [False] * len(rows)})
+            return table({"error": [str(error)], "fatal": [True], "made": [0]})
+        return table({"error": errors, "fatal": [False] * len(errors), "made": counts})
 
-    def _run(self, pictures: list[Picture]) -> list[manifest.Row]:
-        """Make the pictures of a block and write its part of the manifest."""
+    def _run(self, pictures: list[Picture]) -> tuple[list[str], list[int]]:
+        """Make the pictures of a block and write its part of the manifest; what is wrong, and how many were made."""
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(dir=self._home.name) as scratch:
-            failures = self._make(pictures, Path(scratch))
+            failures, counts = self._make(pictures, Path(scratch))
         seconds = (time.perf_counter() - started) / len(pictures)
         rows = [self._row(picture, failures.get(picture), seconds) for picture in pictures]
         manifest.write(self._task.out, rows)
-        return rows
+        return [row.error for row in rows], [counts.get(picture, 0) for picture in pictures]
 
-    def _make(self, pictures: list[Picture], scratch: Path) -> dict[Picture, str]:
-        """Run the block as `psp run` would; what is wrong with the pictures that could not be used."""
+    def _make(self, pictures: list[Picture], scratch: Path) -> tuple[dict[Picture, str], dict[Picture, int]]:
+        """Run the block as `psp run` would; what is wrong with pictures, and how many were made of the others."""
         given = {self._local(picture, scratch): picture for picture in pictures}
         jobs = [self._job(picture, path, scratch) for path, picture in given.items()]
         read = self._reader(given)
@@ -97,10 +97,11 @@ class Worker:
         for folder, place in targets.items():
             self._deliver([path for path in run.written if path.is_relative_to(folder)], folder, place)
         names = {str(folder): place.name for folder, place in targets.items()}
-        return {
+        failures = {
             given[path]: _renamed(str(error), {str(path): given[path].path} | names)
             for path, error in run.failures.items()
         }
+        return failures, {given[path]: count for path, count in run.counts.items()}
 
     def _targets(self, scratch: Path) -> dict[Path, Place]:
         """Where outputs and aligned crops are written first, if that is not where they belong, and where that is."""

@@ -51,7 +51,7 @@ def open_pipeline(options: Options, runs: int) -> Pipeline:
 class Run:
     """A plan on an open engine. `made` counts the pictures, `seconds` is how long all of it took.
 
-    `failures` says of inputs why nothing was made of them.
+    `failures` says of inputs why nothing was made of them, `counts` how many pictures were made of each of the others.
     """
 
     def __init__(self, plan: Plan, pipeline: Pipeline) -> None:
@@ -67,6 +67,8 @@ class Run:
         self.saver = Saver(plan, pipeline, self.options.pool // threads)
         self.made, self.seconds = 0, 0.0
         self.written: list[Path] = []
+        self._crops: list[Path] = []
+        self.counts: dict[Path, int] = {}
         self.failures: dict[Path, PictureError] = {}
 
     def execute(self) -> int:
@@ -99,8 +101,7 @@ class Run:
     def summary(self) -> str:
         """One line for people: how many pictures, how fast, what limited it, and where they are."""
         word = "picture" if self.made == 1 else "pictures"
-        steps = f", {self.pipeline.info.iterations} steps each" if self.pipeline.info.iterations else ""
-        rate = f"{self.made / self.seconds:.1f} pictures/s, {self.pipeline.device}{steps}{self._limit()}"
+        rate = f"{self.made / self.seconds:.1f} pictures/s, {self.pipeline.device}{self._steps()}{self._limit()}"
         return f"{self.made} {word} in {self.seconds:.2f} s ({rate}): {self._where()}"
 
     def remarks(self) -> list[str]:
@@ -113,6 +114,12 @@ class Run:
             engine = f"--url {self.options.url}" if self.options.url else f"--engine {self.options.engine}"
             lines.append(f"next: psp decode {stored} {engine}")
         return lines
+
+    def _steps(self) -> str:
+        """How many steps of ReStyle a picture took; stored latents are decoded, which takes one."""
+        session = self.pipeline.session
+        count = session.count if isinstance(session, RefiningSession) else self.pipeline.info.iterations
+        return f", {count} steps each" if count > 1 and self.plan.jobs[0].latents is None else ""
 
     def _limit(self) -> str:
         """The stage the others wait for; of a single input all stages wait for each other."""
@@ -150,13 +157,17 @@ class Run:
 
     def _collect(self, result: Result) -> None:
         """What is kept of an input until the end, in order."""
-        self.made += self.application.count * (1 if self.options.paste_back else len(result.sources))
+        count = self.application.count * (1 if self.options.paste_back else len(result.sources))
+        self.made += count
+        self.counts[result.job.source] = count
         self.written += result.written
         for number, (source, pictures) in enumerate(zip(result.sources, result.pictures), start=1):
+            job = result.job.of_face(number, self.options)
+            self._crops += [job.aligned] if job.aligned else []
             if self.plan.latents and result.latents is not None:
-                self.plan.latents.add(result.job.of_face(number, self.options).source, result.latents[number - 1])
+                self.plan.latents.add(job.source, result.latents[number - 1])
             if self.plan.sheet:
-                sources = [] if result.job.latents is not None else self.application.sources(source)
+                sources = [] if job.latents is not None else self.application.sources(source)
                 self.plan.sheet.add([*(self.saver.shown(one, pictures.shape[1:]) for one in sources), *pictures])
 
     def _with_progress(self, results: Iterable[Item]) -> Iterable[Item]:
@@ -175,22 +186,36 @@ class Run:
 
     def files(self) -> list[str]:
         """Every file of this run: pictures and changed inputs, then what was asked for by name."""
+        return [*map(str, self.written), *self._shared()]
+
+    def _shared(self) -> list[str]:
+        """The files of the whole run."""
         options, latents = self.options, self.plan.latents
         named = [options.grid, options.gif, options.webp, latents and latents.file]
-        return [*map(str, self.written), *(str(path) for path in named if path)]
+        return [str(path) for path in named if path]
 
     def _where(self) -> str:
-        """The files written, or the folder of many."""
-        files, jobs = self.files(), self.plan.jobs
+        """The files written, or the folders of many."""
+        files, options = self.files(), self.options
         if len(files) <= NAMED:
             return ", ".join(files)
-        named = files[len(self.written) :]
-        if len(jobs) == 1:
-            made = [path for path in self.written if not path.stem.endswith(INPUT_ENDING)]
-            changed = [str(path) for path in self.written if path not in made]
-            return ", ".join([f"{made[0]} to {made[-1].name}", *changed, *named])
-        changed = [f"the changed inputs as *{INPUT_ENDING}.*"] if jobs[0].changed else []
-        return ", ".join([f"{Path(self.options.out or '.')}{os.sep}", *changed, *named])
+        crops = [f"the crops in {Path(options.save_aligned)}{os.sep}"] if options.save_aligned else []
+        return ", ".join([*(self._of_one() if len(self.plan.jobs) == 1 else self._of_many()), *crops, *self._shared()])
+
+    def _of_one(self) -> list[str]:
+        """The many pictures of one input, and its changed inputs."""
+        written = [path for path in self.written if path not in self._crops]
+        made = [path for path in written if not path.stem.endswith(INPUT_ENDING)]
+        return [*_first_to_last(made), *(str(path) for path in written if path not in made)]
+
+    def _of_many(self) -> list[str]:
+        """The folder of outputs, where there are any."""
+        made = [f"{Path(self.options.out or '.')}{os.sep}"] if self.options.singles else []
+        return [*made, *([f"the changed inputs as *{INPUT_ENDING}.*"] if self.plan.jobs[0].changed else [])]
+
+
+def _first_to_last(paths: list[Path]) -> list[str]:
+    return [f"{paths[0]} to {paths[-1].name}"] if len(paths) > 1 else [str(path) for path in paths]
 
 
 def _named(paths: list[Path]) -> str:

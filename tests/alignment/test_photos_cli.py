@@ -107,6 +107,21 @@ def test_every_face_has_files_of_its_own(psp: PspRun) -> None:
     assert pixels("grid.png").shape[0] * pixels("grid.png").shape[1] >= 8 * width**2
 
 
+def test_what_was_written_is_named(psp: PspRun) -> None:
+    """Crops are not counted among what was made, and where there are many files their folder is named."""
+    words = ("--align", "--faces", "all", "--save-aligned", "a")
+    out = psp("run", "party.jpg", *words, "--grid", "g.png", "--out", "r/")[1]
+    assert out.endswith(": r/party_face1_out.png to party_face4_out.png, the crops in a/, g.png\n")
+    out = psp("run", "party.jpg", *words, "--sketch-from-photo", "--paste-back", engine="sketch")[1]
+    changed = ", ".join(f"party_face{n}_out_input.jpg" for n in (1, 2, 3, 4))
+    assert out.endswith(f": party_out.jpg, {changed}, the crops in a/\n")
+    upright("party.jpg").save("more.jpg")
+    out = psp("run", "party.jpg", "more.jpg", *words, "--grid", "h.png")[1]
+    assert out.endswith(": the crops in a/, h.png\n")
+    out = psp("run", "party.jpg", "more.jpg", *words, "--out", "r/")[1]
+    assert out.endswith(": r/, the crops in a/\n")
+
+
 def test_one_of_them_by_its_size(psp: PspRun) -> None:
     words = ("--align", "--faces", "2nd", "--save-aligned", "aligned", "--save-latents", "l.npy")
     assert psp("run", "party.jpg", *words)[::2] == (0, "")

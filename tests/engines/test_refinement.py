@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runs import runner
 from PIL import Image
 from tiny_engines import write_onnx
 from tiny_family import STYLE_DIM, STYLES
@@ -169,7 +170,7 @@ def test_the_sheet_shows_every_step(here: Path, psp_run) -> None:
         assert close(sheet[4:20, left : left + 16], picture_of(latents))
 
 
-def test_a_folder_gets_its_last_pictures_and_latents(here: Path, psp_run) -> None:
+def test_a_folder_gets_its_last_pictures_and_latents(here: Path, psp_run, monkeypatch, capsys) -> None:
     code, out, err = psp_run("a.png", "b.png", "-e", "steps.onnx", "--save-latents", "w.npy")
     assert code == 0 and "5 steps each" in out, err
     saved = np.load("w.npy")
@@ -177,12 +178,14 @@ def test_a_folder_gets_its_last_pictures_and_latents(here: Path, psp_run) -> Non
         latents = expected_steps(PIXELS[index], 5)[-1][0]
         assert close(read(f"{name}_out.png"), picture_of(latents))
         np.testing.assert_allclose(saved[index], latents, atol=ROUNDING)
+    out = runner(monkeypatch, capsys, "psp")("decode", "w.npy", "-e", "steps.onnx")[1]
+    assert out.startswith("2 pictures in ") and "steps" not in out.partition(": ")[0], "latents are decoded in one"
 
 
 def test_toonify_from_a_face(here: Path, psp_run) -> None:
     write_steps(here, "toon", scale=0.5, task="toonify")
-    code, _, err = psp_run("a.png", "-e", "toon.onnx", "--first", "steps.onnx", "--iterations", 1)
-    assert code == 0, err
+    code, out, err = psp_run("a.png", "-e", "toon.onnx", "--first", "steps.onnx", "--iterations", 1)
+    assert code == 0 and "2 steps each" in out, err
     begun = expected_steps(PIXELS[0], 1)[0]
     assert close(read("a_out.png"), picture_of(expected_steps(PIXELS[0], 1, 0.5, begun)[-1][0]))
     options = Translate(engine=Path("toon.onnx"), first=Path("steps.onnx"))
