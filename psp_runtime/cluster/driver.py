@@ -101,8 +101,8 @@ def run(options: Verb, info: EngineInfo) -> Outcome:
     """
     _, application = make_tools(options, info)
     out = open_place(options.out or ".")
-    places, found, left_out = find_pictures(options.inputs, out)
     crops = open_place(options.save_aligned) if options.save_aligned else None
+    places, found, left_out = find_pictures(options.inputs, [out, *([crops] if crops else [])])
     targets = _Targets(out, crops, application.count)
     pictures, refused = _without_long_names(options, found, targets)
     _check_outputs(options, pictures, places, targets)

@@ -3,7 +3,7 @@
 import importlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -170,24 +170,24 @@ class Found(NamedTuple):
     left_out: str
 
 
-def find_pictures(inputs: Iterable[str], out: Place) -> Found:
+def find_pictures(inputs: Iterable[str], written: Sequence[Place]) -> Found:
     """Find the pictures named and those in the folders named, as `psp_runtime.pictures.folders` does.
 
-    Those in the output folder are left out where it lies in an input. Raises `PspError` for inputs that are not there
-    or hold no picture.
+    Those in the folders that are written into are left out where these lie in an input. Raises `PspError` for inputs
+    that are not there or hold no picture.
     """
     places: dict[str, Place] = {}
     pictures: list[Picture] = []
     left_out: list[tuple[str, str]] = []
     for name in inputs:
-        place, found, left = _pictures_of(name, out)
+        place, found, left = _pictures_of(name, written)
         places[place.name] = place
         pictures += found
         left_out += left
     return Found(places, pictures, Listing([], left_out).words())
 
 
-def _pictures_of(name: str, out: Place) -> tuple[Place, list[Picture], list[tuple[str, str]]]:
+def _pictures_of(name: str, written: Sequence[Place]) -> tuple[Place, list[Picture], list[tuple[str, str]]]:
     fs, place = import_extra("pyarrow.fs"), open_place(name)
     try:
         info = place.filesystem.get_file_info(place.root)
@@ -197,7 +197,7 @@ def _pictures_of(name: str, out: Place) -> tuple[Place, list[Picture], list[tupl
             parent, _, file = place.name.rpartition("/")
             folder = Place(parent, place.filesystem, os.path.dirname(place.root))
             return folder, [Picture(parent, file, info.size, info.mtime_ns or 0)], []
-        found, pictures = _here(place, out) if place.local else _elsewhere(place, out)
+        found, pictures = _here(place, written) if place.local else _elsewhere(place, written)
     except OSError as error:
         raise PspError(f"cannot read {place.name}: {error}") from error
     except UnicodeError as error:  # names in manifests are text; those of Linux are bytes
@@ -207,9 +207,9 @@ def _pictures_of(name: str, out: Place) -> tuple[Place, list[Picture], list[tupl
     return place, sorted(pictures, key=lambda picture: picture.name), found.left_out
 
 
-def _here(place: Place, out: Place) -> tuple[Listing, list[Picture]]:
+def _here(place: Place, written: Sequence[Place]) -> tuple[Listing, list[Picture]]:
     """Find the pictures of a folder on this machine."""
-    found = list_pictures(Path(place.root), Path(out.root) if out.local else None)
+    found = list_pictures(Path(place.root), [Path(one.root) for one in written if one.local])
     return found, [_picture(place, path) for path in found.pictures]
 
 
@@ -219,10 +219,11 @@ def _picture(place: Place, path: Path) -> Picture:
     return Picture(place.name, name, stat.st_size, stat.st_mtime_ns)
 
 
-def _elsewhere(place: Place, out: Place) -> tuple[Listing, list[Picture]]:
+def _elsewhere(place: Place, written: Sequence[Place]) -> tuple[Listing, list[Picture]]:
     """Find the pictures of an object store, or of another filesystem of pyarrow."""
-    same = place.filesystem.type_name == out.filesystem.type_name and out.root.startswith(f"{place.root}/")
-    every = [facts for facts in place.files() if not (same and place.path(facts[0]).startswith(f"{out.root}/"))]
+    within = [one for one in written if one.filesystem.type_name == place.filesystem.type_name]
+    ours = tuple(f"{one.root}/" for one in within if one.root.startswith(f"{place.root}/"))
+    every = [facts for facts in place.files() if not place.path(facts[0]).startswith(ours)]
     found = sort_out(PurePosixPath(name) for name, _, _ in every)
     kept = {path.as_posix() for path in found.pictures}
     return found, [Picture(place.name, *facts) for facts in every if facts[0] in kept]

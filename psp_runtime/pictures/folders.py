@@ -58,8 +58,8 @@ class Listing(NamedTuple):
         return f"left out: {files} ({'; '.join(f'{reason}: {number}' for reason, number in numbers.items())})"
 
 
-def list_pictures(folder: Path, without: Path | None = None) -> Listing:
-    """List the pictures in a folder and below it, sorted; not those in the folder `without`, where that lies there.
+def list_pictures(folder: Path, without: Iterable[Path] = ()) -> Listing:
+    """List the pictures in a folder and below it, sorted; not those in the folders `without`, where these lie there.
 
     A linked folder is read once, by its real path, and never where it contains the link. Raises `PspError` for a folder
     that is not there, and `OSError` for one that may not be read.
@@ -132,11 +132,11 @@ def no_pictures(where: object, found: Listing) -> PspError:
 class _Walk:
     """The files below a folder, by their names there, and what could not be followed. Real folders come first."""
 
-    def __init__(self, folder: Path, without: Path | None) -> None:
+    def __init__(self, folder: Path, without: Iterable[Path]) -> None:
         self.names: list[Path] = []
         self.left_out: list[tuple[str, str]] = []
         self._top, self._folders, self._links = str(folder), [str(folder)], list[str]()
-        self._seen = {os.path.realpath(without)} - {os.path.realpath(folder)} if without else set[str]()
+        self._seen = {os.path.realpath(one) for one in without} - {os.path.realpath(folder)}
         while self._folders or self._links:
             self._enter(self._folders.pop() if self._folders else self._links.pop(0))
 

@@ -85,15 +85,16 @@ def make_job(source: Path, base: Path, count: int, changed: bool, latents: NDArr
     return Job(source, tuple(numbered if count > 1 else [base]), with_input, latents)
 
 
-def find_pictures(inputs: Iterable[Path], out: str | None = None) -> Listing:
+def find_pictures(inputs: Iterable[Path], out: str | None = None, crops: str | None = None) -> Listing:
     """Find the pictures named, and those in the folders named and below them, in order; without outputs of ours.
 
-    Nor those in the folder `out`, where it lies in one of the others. Raises `PspError` for a folder without pictures.
+    Nor those in the folders `out` and `crops`, where these lie in one of the others. Raises `PspError` for a folder
+    without pictures.
     """
-    folder = Path(out or ".") if names_folder(out or ".") else None
+    written = [*([Path(out or ".")] if names_folder(out or ".") else []), *([Path(crops)] if crops else [])]
     found = Listing([], [])
     for path in inputs:
-        one = list_pictures(path, without=folder) if path.is_dir() else Listing([path], [])
+        one = list_pictures(path, written) if path.is_dir() else Listing([path], [])
         if not one.pictures:
             raise no_pictures(path, one)
         found = Listing(found.pictures + one.pictures, found.left_out + one.left_out)

@@ -81,7 +81,7 @@ def _sources(options: Options, info: EngineInfo) -> tuple[list[tuple[Path, Any]]
     paths = [Path(name) for name in options.inputs]
     stored = [path for path in paths if not options.pictures or is_stored(path.name)]
     if not stored:
-        found = files.find_pictures(paths, options.out)
+        found = files.find_pictures(paths, options.out, options.save_aligned)
         return [(picture, None) for picture in found.pictures], found.words()
     if not options.stored:
         raise PspError(f"{stored[0]} holds latents, expected pictures: psp decode {stored[0]} makes its pictures")

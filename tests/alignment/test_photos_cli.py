@@ -220,6 +220,13 @@ def test_there_is_room_in_names_for_the_number_of_every_face(psp: PspRun, words:
     }
 
 
+def test_crops_are_no_inputs_of_the_next_run(psp: PspRun) -> None:
+    for _ in range(2):
+        code, out, _ = psp("run", ".", "--align", "--save-aligned", "crops", "--out", "r/", "--faces", "1")
+        assert code == 1 and out.startswith("1 picture in "), "and one of nobody"
+    assert [path.name for path in Path("crops").iterdir()] == ["party.png"]
+
+
 def test_names_of_several_lines(psp: PspRun) -> None:
     Path("party.jpg").rename("new\nline.jpg")
     Path("nobody.png").unlink()

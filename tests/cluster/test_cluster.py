@@ -148,7 +148,7 @@ def test_other_filesystems(cluster: None, psp_run: PspRun, tmp_path: Path, monke
     assert {path.name: path.read_bytes() for path in (tmp_path / "far" / "sub").iterdir()} == {
         path.name: path.read_bytes() for path in (tmp_path / "near").iterdir()
     }
-    _, (one,), _ = find_pictures([f"{uri}/photos/sub/p01.png"], open_place(uri))
+    _, (one,), _ = find_pictures([f"{uri}/photos/sub/p01.png"], [open_place(uri)])
     assert (one.folder, one.name) == (f"{uri}/photos/sub", "p01.png")
 
 

@@ -22,10 +22,13 @@ def test_what_is_not_an_input(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"12345")
-    places, pictures, left_out = find_pictures([str(tmp_path)], open_place(f"{tmp_path}/r"))
+    places, pictures, left_out = find_pictures([str(tmp_path)], [open_place(f"{tmp_path}/r")])
     assert [picture.name for picture in pictures] == ["a.png", "c.JPG", "sub/a.png"]
     assert list(places) == [str(tmp_path)] and {(one.folder, one.size) for one in pictures} == {(str(tmp_path), 5)}
     assert left_out == "left out: 2 files (no pictures: 1 .txt; outputs of ours: 1)"
+    for start in ("", "fsspec+file://"):  # crops too
+        written = [open_place(f"{start}{tmp_path}/{name}") for name in ("r", "sub")]
+        assert [one.name for one in find_pictures([f"{start}{tmp_path}"], written)[1]] == ["a.png", "c.JPG"]
     assert pictures[0].modified == (tmp_path / "a.png").stat().st_mtime_ns
     assert pictures[1].output(Options(format="webp")) == "c_out.webp"
     assert (
@@ -36,7 +39,7 @@ def test_what_is_not_an_input(tmp_path: Path) -> None:
 def test_what_is_done_depends_on_picture_engine_and_options(tmp_path: Path) -> None:
     out = open_place(str(tmp_path / "out"))
     write_pictures(tmp_path / "photos", 3)
-    _, (first, second, third), _ = find_pictures([str(tmp_path / "photos")], out)
+    _, (first, second, third), _ = find_pictures([str(tmp_path / "photos")], [out])
     manifest.write(out, [row_of(first), row_of(second, status="failed")])
     manifest.write(out, [row_of(third, modified=third.modified - 1)])
     pictures = [first, second, third]
@@ -89,10 +92,10 @@ def test_manifests_take_any_name(tmp_path: Path, folder: str) -> None:
     write_pictures(tmp_path / "p", 1)
     for name in ("a=1%20b.png", "日本 ä.png", "line\nbreak.png"):
         (tmp_path / "p" / name).write_bytes(b"12345")
-    _, pictures, _ = find_pictures([str(tmp_path / "p")], out)
+    _, pictures, _ = find_pictures([str(tmp_path / "p")], [out])
     manifest.write(out, [row_of(picture) for picture in pictures])
     (tmp_path / "p" / folder / "p00_out.png").write_bytes(b"an output, which is no input")
-    assert len(pictures) == 4 and find_pictures([str(tmp_path / "p")], out)[1] == pictures
+    assert len(pictures) == 4 and find_pictures([str(tmp_path / "p")], [out])[1] == pictures
     assert manifest.without_done(pictures, manifest.read(out), "E", "O") == []
 
 
@@ -102,7 +105,7 @@ def test_a_name_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this filesystem takes only names in UTF-8")
     with pytest.raises(PspError, match=r"rename b.*\\xff\.png' in it, which is not UTF-8"):
-        find_pictures([str(tmp_path)], open_place(str(tmp_path / "out")))
+        find_pictures([str(tmp_path)], [open_place(str(tmp_path / "out"))])
 
 
 def test_places_do_not_tell_keys() -> None:

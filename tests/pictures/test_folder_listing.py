@@ -34,7 +34,7 @@ def plain(folder: Path) -> list[Path]:
 def on_ray(folder: Path) -> list[Path]:
     storage = pytest.importorskip("psp_runtime.cluster.storage")
     pytest.importorskip("pyarrow")
-    found = storage.find_pictures([str(folder)], storage.open_place(str(folder.parent / "elsewhere"))).pictures
+    found = storage.find_pictures([str(folder)], [storage.open_place(str(folder.parent / "elsewhere"))]).pictures
     return sorted(Path(picture.path) for picture in found)
 
 
