@@ -50,10 +50,10 @@ def save(
     format cannot hold; then an earlier file is still there.
     """
     path = Path(path)
-    kind = picture_format(path)
-    width, height = picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
-    check_size(path, kind, width, height)
-    encoded = to_bytes(picture, kind, note, quality, level, profile)
+    try:
+        encoded = to_bytes(picture, picture_format(path), note, quality, level, profile)
+    except PictureError as error:
+        raise PictureError(f"cannot write {path}: {error}") from error
     with replacing(path) as file:
         file.write(encoded)
 
@@ -66,7 +66,10 @@ def to_bytes(
     level: int = png.QUICKEST,
     profile: bytes = b"",
 ) -> bytes | memoryview:
-    """Encode uint8 [H,W,3], or grey [H,W], as `save` writes it; `kind` is Pillow's name of the format."""
+    """Encode uint8 [H,W,3], or grey [H,W], as `save` writes it; `kind` is Pillow's name of the format.
+
+    Raises `PictureError` for a picture that the format cannot hold.
+    """
     if kind == "PNG":
         return png.encode(np.asarray(picture), {NOTE_KEY: note} if note else {}, level, profile)
     options = _LOSSY[kind] | {"quality": quality} if kind in _LOSSY else {}
@@ -77,21 +80,24 @@ def to_bytes(
 def encode(image: Image.Image, kind: str, options: dict[str, Any]) -> memoryview:
     """A PIL picture as the bytes of a file, with Pillow's name and options of its format.
 
-    In memory first: writing through a codec loses the reason of a failed write.
+    In memory first: writing through a codec loses the reason of a failed write. Raises `PictureError` for a picture
+    that the format cannot hold.
     """
-    encoded = io.BytesIO()
-    image.save(encoded, format=kind, **options)
-    return encoded.getbuffer()
-
-
-def check_size(path: Path, kind: str, width: int, height: int) -> None:
-    """Raise `PictureError` for a picture that its format, by Pillow's name, cannot hold."""
+    encoded, size = io.BytesIO(), f"{image.width}x{image.height}"
     most = LONGEST.get(kind)
-    if most and max(width, height) > most:
+    if most and max(image.size) > most:
         raise PictureError(
-            f"cannot write {path}: {width}x{height}, a {kind} picture has at most {most} pixels a side: give a --size, "
-            "or another format"
+            f"{size}, a {kind} picture has at most {most} pixels a side: give a --size, or another format"
         )
+    try:
+        image.save(encoded, format=kind, **options)
+    except ValueError as error:
+        if kind != "WEBP":
+            raise
+        # A WebP has half a megabyte for how its blocks are coded, which 25 megapixels full of detail have filled.
+        words = f"{size} is too large for WebP at this quality ({error})"
+        raise PictureError(f"{words}: give a --size, a lower --quality, or another format") from error
+    return encoded.getbuffer()
 
 
 def picture_format(path: Path) -> str:

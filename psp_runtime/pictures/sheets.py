@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from psp_runtime.disk import replacing
-from psp_runtime.errors import PspError
-from psp_runtime.pictures.encoding import LONGEST, check_size, encode, picture_format
+from psp_runtime.errors import PictureError, PspError
+from psp_runtime.pictures.encoding import LONGEST, encode, picture_format
 from psp_runtime.pictures.loading import resize
 from psp_runtime.pictures.memory import MAX_PIXELS
 from psp_runtime.pictures.previews import preview
@@ -52,14 +52,15 @@ def animate(frames: Sequence[Pixels], path: Path, quality: int = QUALITY) -> Non
 
     `quality` 1..100 is that of a WebP. Raises `PictureError` for frames that the format cannot hold.
     """
-    kind = ANIMATIONS[path.suffix.lower()]
-    check_size(path, kind, frames[0].shape[1], frames[0].shape[0])
     loop = [Image.fromarray(frame) for frame in (*frames, *frames[-2:0:-1])]
     time = int(np.clip(SWEEP_MS // len(loop), *FRAME_MS))
     options = {"save_all": True, "append_images": loop[1:], "duration": time, "loop": 0, "quality": quality}
     # Key frames only: in others libwebp leaves what changes slowly as it was, until patches of the past show.
     options |= {"kmin": 0, "kmax": 1}
-    encoded = encode(loop[0], kind, options)
+    try:
+        encoded = encode(loop[0], ANIMATIONS[path.suffix.lower()], options)
+    except PictureError as error:
+        raise PictureError(f"cannot write {path}: {error}") from error
     with replacing(path) as file:
         file.write(encoded)
 

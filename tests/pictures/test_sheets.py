@@ -45,6 +45,14 @@ def test_frames_too_wide_for_their_format(tmp_path: Path, name: str, width: int)
     sheets.animate([np.zeros((1, width - 1, 3), np.uint8)] * 2, tmp_path / name)
 
 
+def test_a_webp_of_too_much_detail(tmp_path: Path) -> None:
+    """libwebp's error 6: the first partition of the file is full (RFC 6386, section 9.1: 19 bits for its size)."""
+    blocks = np.random.default_rng(0).integers(0, 256, (625, 625, 3), np.uint8)
+    picture = Image.fromarray(blocks).resize((5000, 5000))
+    with pytest.raises(PictureError, match="a.webp: 5000x5000 is too large for WebP at this quality .*: give a --size"):
+        save(picture, tmp_path / "a.webp")
+
+
 def test_a_jpeg_too_high_leaves_the_earlier_file(tmp_path: Path) -> None:
     save(np.zeros((65500, 1, 3), np.uint8), tmp_path / "a.jpg")
     before = (tmp_path / "a.jpg").read_bytes()
