@@ -17,7 +17,7 @@ from psp_runtime.alignment.cropping import Crop
 from psp_runtime.alignment.pasting import Mask, lay
 from psp_runtime.alignment.photos import Choice, Framing, align
 from psp_runtime.engines import contract
-from psp_runtime.engines.contract import check, full_inputs, paired
+from psp_runtime.engines.contract import check, full_inputs, paired, require_faces
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.engines.parts import Parts
 from psp_runtime.engines.refinement import RefiningSession, as_whole, run_steps
@@ -263,18 +263,22 @@ class Pipeline:
         """The faces of a whole photo as crops this engine was trained on, the largest first; None: all of them.
 
         Their `picture` is what `prepare` and a call take, and `psp_runtime.alignment.paste` puts what is made of it
-        back. Raises `PictureError` for a photo that cannot be read, or shows no face.
+        back. Raises `PictureError` for a photo that cannot be read, or shows no face, and `PspError` for an engine of
+        something else than faces.
         """
+        require_faces(self.info, self.session.path, "align")
         return self._crops(open_photo(photo).picture, picture_name(photo), most)
 
     def translate_photo(self, photo: Picture, most: int | None = 1, mask: Mask = "face") -> Image.Image:
         """A whole photo with its faces translated: RGB, upright, of its size; the largest face, or `most`, or all.
 
         `mask` is what is taken of each, as in `psp_runtime.alignment.paste`. Raises as `align` does, and `PspError` for
-        an engine that takes no photos (its input is a sketch or a label map).
+        an engine that takes no photos (its input is a sketch or a label map), or whose pictures fit none (cars, heads
+        that are turned).
         """
         if self.info.input != "rgb":
             raise PspError(f"translate_photo is for photos, this engine takes {self.info.input} pictures")
+        require_faces(self.info, self.session.path, "translate_photo", "translate_photo")
         result = open_photo(photo).picture
         crops = self._crops(result, picture_name(photo), most)
         made = self([crop.picture for crop in crops])

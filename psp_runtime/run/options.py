@@ -15,6 +15,7 @@ from psp_runtime.alignment.pasting import MASKS, Mask
 from psp_runtime.alignment.photos import Choice
 from psp_runtime.arrays.files import ENDINGS
 from psp_runtime.console import INPUT, MAKE, SAVE, WHERE, Device, option
+from psp_runtime.engines.contract import require_faces
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.refinement import check_pair
 from psp_runtime.errors import PspError
@@ -224,8 +225,6 @@ SHARED = ("grid", "gif", "webp")
 _NEED_PICTURES = ("couple", "align", *CHANGES)
 #: What goes with --align.
 _NEED_FACES = ("faces", "paste_back", "save_aligned")
-#: A task whose pictures fit no photo: the head is turned.
-_TURNED = "frontalization"
 _NEED_ONE_PLACE = ("save_latents", *SHARED)
 
 
@@ -253,13 +252,10 @@ def _check_photos(options: Options, info: EngineInfo) -> None:
         raise PspError(f"{flag(name)} goes with --align, which is not given")
     if not options.align:
         return
-    if info.input == "labels" or (info.input == "sketch" and not options.sketch_from_photo):
-        hint = ": add --sketch-from-photo" if info.input == "sketch" else ""
-        raise PspError(f"--align is for photos, {options.engine} is an engine of {info.task}{hint}")
-    if info.input_height != info.input_size:
-        raise PspError(f"--align finds faces, {options.engine} is an engine of {info.task}: leave it out")
-    if options.paste_back and info.task == _TURNED:
-        raise PspError(f"--paste-back: {options.engine} turns heads to the camera, which fits no photo: leave it out")
+    if info.input == "sketch" and not options.sketch_from_photo:
+        words = f"--align is for photos, {options.engine} is an engine of {info.task}"
+        raise PspError(f"{words}: add --sketch-from-photo")
+    require_faces(info, options.engine, "--align", "--paste-back" if options.paste_back else "")
     several = options.several  # a mistake in --faces is said here
     for name in options.given(("gif", "webp")):
         if several and not options.paste_back:
