@@ -160,7 +160,8 @@ class Pipeline:
         empty = contract.image(self.info).zeros(len(latents))
         alpha = np.ones(latents.shape[:2], np.float32)
         once = self.session.once if isinstance(self.session, RefiningSession) else self.session
-        return self._run(once, {"image": empty, "style": latents, "alpha": alpha})["output"]
+        steps = np.ones((len(latents), 1), np.int32)  # for a server, which runs the steps itself
+        return self._run(once, full_inputs(self.info, empty, latents, alpha, steps))["output"]
 
     def styles(self, count: int, seed: int = 0, psi: float = 1.0) -> NDArray[np.float32]:
         """Random styles float32 [count,L,S], one w for all layers: a seed gives the same ones on every device.
@@ -336,7 +337,7 @@ class Pipeline:
     def _mixed(self, source: Source, styles: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Each picture with its own `styles` [B,N,L,S], `alpha` [L] of them: uint8 [B,N,H,W,3]."""
         count = styles.shape[1]
-        if _are_latents(source) or ((self.parts.usable or self.refines) and count > 1):
+        if _are_latents(source) or ((self.parts.usable or self.info.iterations) and count > 1):
             latents = self.encode(source)
             return self._decode_all(blend(latents[:, None], styles, alpha[:, None]))
         pixels = np.repeat(source, count, axis=0)

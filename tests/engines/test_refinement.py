@@ -115,6 +115,30 @@ def test_what_each_application_costs(engine: Path) -> None:
         np.testing.assert_array_equal(taken[0], way[0, 2])
 
 
+class Served:
+    """A session as psp serve has it: all steps of a step engine behind it, or as many as it is asked for."""
+
+    def __init__(self, step: Counted) -> None:
+        self._steps = RefiningSession(step)
+        self.path, self.info, self.device, self.max_batch = step.path, self._steps.info, "cpu", step.max_batch
+        self.run, self.run_many, self.close = self._steps.run, self._steps.run_many, step.close
+
+
+def test_what_each_application_costs_a_server(engine: Path) -> None:
+    step = Counted(engine)
+    with Pipeline(Served(step)) as pipeline, Pipeline(OnnxSession(engine, "cpu")) as here:
+        latents = pipeline.encode(PIXELS[:1])
+        assert step.runs == 5
+        np.testing.assert_array_equal(pipeline.decode(latents), here.decode(latents))
+        assert step.runs == 6
+        before, styles = step.runs, here.styles(4, seed=1)
+        np.testing.assert_array_equal(pipeline.mix(PIXELS[:1], styles), here.mix(PIXELS[:1], styles))
+        assert step.runs == before + 5 + 4
+        before = step.runs
+        pipeline.edit(PIXELS[:1], np.ones(STYLE_DIM), (0, 0.5))
+        assert step.runs == before + 5 + 2
+
+
 def test_another_engine_first(engine: Path, tmp_path: Path) -> None:
     toon = write_steps(tmp_path, "toon", scale=0.5, task="toonify")
     with Pipeline(OnnxSession(toon, "cpu"), first=OnnxSession(engine, "cpu")) as pipeline:
