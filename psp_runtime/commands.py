@@ -40,6 +40,8 @@ def _check_given(options: Options) -> None:
     if not options.inputs:
         what = "pictures" if options.pictures else "saved latents"
         raise PspError(f"expected {what}: psp {options.verb} INPUTS --engine ENGINE")
+    if options.ray and options.url:
+        raise PspError("--ray and --url contradict each other: workers open the engine, a server has it")
     if bool(options.given(("engine",))) == bool(options.url):
         raise PspError("expected one of --engine ENGINE and --url URL")
     for name in (*options.inputs, options.out or "", options.save_aligned or ""):

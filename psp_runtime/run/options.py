@@ -282,8 +282,6 @@ def _check_task(options: Options, info: EngineInfo) -> None:
 
 
 def _check_cluster(options: Options) -> None:
-    if options.url:
-        raise PspError("--ray and --url contradict each other: workers open the engine, a server has it")
     for name in options.given(_NEED_ONE_PLACE):
         raise PspError(f"--ray and {flag(name)} contradict each other: each of many machines makes files of its own")
     for path in filter(is_stored, options.inputs):

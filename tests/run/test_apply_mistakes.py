@@ -83,6 +83,7 @@ from working_folder import mistake
         ("decode latents.npy --couple", "No such option: --couple"),
         ("mix latents.npy --couple", "--couple needs pictures, and latents.npy holds latents"),
         ("mix latents.npy --ray", "--ray takes pictures, latents.npy holds latents"),
+        ("run a.png --ray --url http://127.0.0.1:1", "--ray and --url contradict each other: workers open the engine"),
         ("run a.png --ray --grid g.png", "--ray and --grid contradict each other"),
         ("run a.png --actors 2", "--actors goes with --ray, which is not given"),
         ("decode latents.npy --save-latents x.npy", "No such option: --save-latents"),
