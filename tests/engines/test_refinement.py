@@ -1,9 +1,11 @@
 """ReStyle at run time: every step against the formula, every application, the command line."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runs import runner
 from PIL import Image
 from tiny_engines import write_onnx
 from tiny_family import STYLE_DIM, STYLES
@@ -182,6 +184,20 @@ def read(name: str) -> np.ndarray:
     return np.asarray(Image.open(name))
 
 
+def note_of(name: str) -> dict:
+    with Image.open(name) as opened:
+        return json.loads(opened.info["psp"])
+
+
+def test_notes_say_the_steps_that_were_run(here: Path, psp_run, monkeypatch, capsys) -> None:
+    assert psp_run("a.png", "-e", "steps.onnx", "--save-latents", "w.npy", "--out", "all.png")[0] == 0
+    assert psp_run("a.png", "-e", "steps.onnx", "--iterations", 2, "--grid", "two.png")[0] == 0
+    psp = runner(monkeypatch, capsys, "psp")
+    assert psp("decode", "w.npy", "-e", "steps.onnx", "--out", "decoded.png")[0] == 0
+    assert note_of("all.png")["iterations"] == 5 and note_of("two.png")["iterations"] == 2
+    assert "iterations" not in note_of("decoded.png") and "first" not in note_of("all.png")
+
+
 def test_the_sheet_shows_every_step(here: Path, psp_run) -> None:
     code, out, err = psp_run("a.png", "--engine", "steps.onnx", "--iterations", 3, "--grid", "steps.png")
     assert code == 0, err
@@ -207,6 +223,8 @@ def test_toonify_from_a_face(here: Path, psp_run) -> None:
     write_steps(here, "toon", scale=0.5, task="toonify")
     code, _, err = psp_run("a.png", "-e", "toon.onnx", "--first", "steps.onnx", "--iterations", 1)
     assert code == 0, err
+    note = note_of("a_out.png")
+    assert (note["iterations"], note["first"]) == (1, "steps.onnx")
     begun = expected_steps(PIXELS[0], 1)[0]
     assert close(read("a_out.png"), picture_of(expected_steps(PIXELS[0], 1, 0.5, begun)[-1][0]))
     options = Translate(engine=Path("toon.onnx"), first=Path("steps.onnx"))
