@@ -155,8 +155,12 @@ def test_another_engine_first(engine: Path, tmp_path: Path) -> None:
 
 def test_what_has_no_steps_says_so(engine: Path, tmp_path: Path) -> None:
     plain = write_onnx(tmp_path / "plain.onnx")
-    with pytest.raises(PspError, match=r"plain.onnx makes its pictures in one step: leave out iterations"):
+    with pytest.raises(PspError, match=r"plain.onnx makes its pictures in one step: leave out iterations$"):
         Pipeline(OnnxSession(plain, "cpu"), iterations=3)
+    with pytest.raises(PspError, match="leave out iterations and first$"):
+        Pipeline(OnnxSession(plain, "cpu"), iterations=3, first=OnnxSession(engine, "cpu"))
+    with Pipeline(OnnxSession(engine, "cpu")) as pipeline, pytest.raises(PspError, match="iterations 0: expected 1"):
+        pipeline.repeat(0)
     with pytest.raises(EngineError, match=r"plain.onnx makes its picture in one step"):
         Pipeline(OnnxSession(engine, "cpu"), first=OnnxSession(plain, "cpu"))
     with Pipeline(OnnxSession(plain, "cpu")) as pipeline, pytest.raises(PspError, match="no others to show"):
@@ -237,6 +241,19 @@ def test_steps_of_an_engine_without_any(here: Path, psp_run) -> None:
     write_onnx(here / "plain.onnx")
     code, _, err = psp_run("a.png", "-e", "plain.onnx", "--iterations", 3)
     assert code == 2 and "--iterations is for ReStyle engines, plain.onnx makes its pictures in one step" in err
+
+
+def test_steps_of_stored_latents(here: Path, psp_run, monkeypatch, capsys) -> None:
+    """They are decoded in one: only another input that is a picture takes more."""
+    np.save("lat.npy", np.zeros((STYLES, STYLE_DIM), np.float32))
+    np.save("smile.npy", np.zeros((STYLES, STYLE_DIM), np.float32))
+    psp = runner(monkeypatch, capsys, "psp")
+    for words in (["edit", "lat.npy", "-d", "smile.npy"], ["morph", "lat.npy", "--to", "smile.npy"]):
+        code, _, err = psp(*words, "-e", "steps.onnx", "--iterations", 3)
+        assert code == 2 and "--iterations is for pictures, and lat.npy holds latents, which are decoded in one" in err
+    assert psp("morph", "lat.npy", "--to", "a.png", "-e", "steps.onnx", "--iterations", 3, "--steps", 2)[0] == 0
+    latents = expected_steps(PIXELS[0], 3)[-1][0]
+    assert close(read("lat_out_2.png"), picture_of(latents))
 
 
 def test_cars_are_wide(here: Path, psp_run) -> None:
