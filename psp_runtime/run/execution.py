@@ -151,7 +151,9 @@ class Run:
 
     def _with_progress(self, results: Iterable[Item]) -> Iterable[Item]:
         """Count pictures, or on a CPU the steps of ReStyle, each of which takes as long as another's picture."""
-        count, session = 1 if self.options.quiet else len(self.plan.jobs), self.pipeline.session
+        if self.options.quiet:
+            return results
+        count, session = len(self.plan.jobs), self.pipeline.session
         if sys.stderr.isatty() and isinstance(session, RefiningSession) and self.pipeline.device == "cpu":
             return _with_steps(results, count, session)
         return with_progress(results, count)

@@ -1,6 +1,7 @@
 """ReStyle at run time: every step against the formula, every application, the command line."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +222,12 @@ def test_a_folder_gets_its_last_pictures_and_latents(here: Path, psp_run) -> Non
         latents = expected_steps(PIXELS[index], 5)[-1][0]
         assert close(read(f"{name}_out.png"), picture_of(latents))
         np.testing.assert_allclose(saved[index], latents, atol=ROUNDING)
+
+
+def test_quiet_is_quiet(here: Path, psp_run, monkeypatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert "5 steps a picture" in psp_run("a.png", "-e", "steps.onnx")[2]
+    assert psp_run("a.png", "-e", "steps.onnx", "--quiet") == (0, "", "")
 
 
 def test_toonify_from_a_face(here: Path, psp_run) -> None:

@@ -103,6 +103,14 @@ def test_steps_of_restyle_on_the_page(make: str, runs: Runs, monkeypatch: pytest
         assert Path(again.pictures[0][0]).read_bytes() != Path(shown.pictures[0][0]).read_bytes()
 
 
+def test_runs_of_the_page_show_no_progress_in_the_terminal(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    shown = runs.run(Path("engines/steps.onnx"), asked("one picture"))
+    assert capsys.readouterr().err == "" and "quiet" not in shown.command
+
+
 @pytest.mark.parametrize(("engine", "change"), [("sr", {"downsample": 8.0}), ("inpaint", {"mask": True})])
 def test_a_changed_input_is_shown_first(
     engine: str, change: dict[str, Any], runs: Runs, monkeypatch: pytest.MonkeyPatch
