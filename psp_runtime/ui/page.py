@@ -64,7 +64,7 @@ class _Tab:
         self.faces: list[Any] = []
         with gr.Column():
             self._input()
-            if info.input == "rgb":
+            if info.input == "rgb" and info.input_height == info.input_size:  # faces; cars are wide
                 self._photo()
             self._changes()
             self._makes()
