@@ -37,8 +37,8 @@ class Loaded(NamedTuple):
     inputs: Inputs
 
 
-def open_pipeline(options: Options, runs: int) -> Pipeline:
-    """Open the engine of a run, which runs about so often, and the one whose step comes first. Raises `PspError`."""
+def open_pipeline(options: Options, runs: int | None) -> Pipeline:
+    """Open the engine of a run, and the one whose step comes first; `runs` as for `open_session`. Raises `PspError`."""
     session = open_session(options.engine, options.device, runs)
     try:
         first = open_session(options.first, options.device, runs) if options.first else None

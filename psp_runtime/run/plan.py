@@ -76,6 +76,14 @@ def make_tools(options: Verb, info: EngineInfo) -> tuple[InputReader, Applicatio
     return make_input_reader(options, info, prepare), options.application(info, read_other)
 
 
+def count_runs(options: Options, info: EngineInfo, inputs: int, count: int) -> int | None:
+    """Estimate how often the engine runs for so many inputs, `count` pictures each; None where faces are not counted.
+
+    What is made of an input shares the steps of ReStyle.
+    """
+    return None if options.several else inputs * max(count, options.iterations or info.iterations)
+
+
 def _sources(options: Options, info: EngineInfo) -> tuple[list[tuple[Path, Any]], str]:
     """Each input's file, and its latents [L,S] where they are what is read; and what is left out of folders."""
     paths = [Path(name) for name in options.inputs]

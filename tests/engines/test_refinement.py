@@ -12,6 +12,7 @@ from tiny_engines import write_onnx
 from tiny_family import STYLE_DIM, STYLES
 from tiny_steps import CARS, expected_steps, picture_of, write_steps
 
+from psp_runtime import commands
 from psp_runtime.cluster.artifacts import pack
 from psp_runtime.engines.refinement import RefiningSession
 from psp_runtime.engines.session import OnnxSession, open_session
@@ -222,6 +223,30 @@ def test_a_folder_gets_its_last_pictures_and_latents(here: Path, psp_run) -> Non
         latents = expected_steps(PIXELS[index], 5)[-1][0]
         assert close(read(f"{name}_out.png"), picture_of(latents))
         np.testing.assert_allclose(saved[index], latents, atol=ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("words", "runs"),
+    [
+        ("a.png -e steps.onnx", 5),
+        ("a.png b.png -e steps.onnx --iterations 3", 6),
+        ("a.png -e steps.onnx --grid steps.png", 5),
+        ("a.png -e plain.onnx", 1),
+        ("a.png -e plain.onnx --align --faces all", None),
+    ],
+)
+def test_an_engine_is_opened_for_all_its_runs(here: Path, psp_run, monkeypatch, words: str, runs: int | None) -> None:
+    """One that is opened for a single run gives back its memory after it, which costs every other run its speed."""
+    write_onnx(here / "plain.onnx")
+    opened = []
+
+    def open_pipeline(options, runs):
+        opened.append(runs)
+        raise PspError("that is enough")
+
+    monkeypatch.setattr(commands, "open_pipeline", open_pipeline)
+    assert psp_run(*words.split())[0] == 2
+    assert opened == [runs]
 
 
 def test_quiet_is_quiet(here: Path, psp_run, monkeypatch) -> None:
