@@ -69,7 +69,7 @@ class Options:
         int | None, option(SAVE, "Of PNG: 0 (none), 1 (quick) to 9 (1).", min=png.LEVELS[0], max=png.LEVELS[-1])
     ] = None
     size: Annotated[
-        int | None, option(SAVE, "Width of the outputs (and height of square ones).", min=1, max=MOST_PIXELS)
+        int | None, option(SAVE, "Width; of whole photos the longer side, at most.", min=1, max=MOST_PIXELS)
     ] = None
     device: Annotated[
         Device, option(WHERE, "Default: the GPU if the engine can use it, else the CPU.", show_default=False)

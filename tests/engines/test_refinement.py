@@ -14,10 +14,12 @@ from tiny_steps import CARS, expected_steps, picture_of, write_steps
 
 from psp_runtime import commands
 from psp_runtime.cluster.artifacts import pack
+from psp_runtime.engines.info import read_info
 from psp_runtime.engines.refinement import RefiningSession
 from psp_runtime.engines.session import OnnxSession, open_session
 from psp_runtime.errors import EngineError, PspError
 from psp_runtime.pipeline import Pipeline
+from psp_runtime.run.info import describe
 from psp_runtime.run.verbs import Translate
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (3, 256, 256, 3), np.uint8)
@@ -286,6 +288,12 @@ def test_steps_of_stored_latents(here: Path, psp_run, monkeypatch, capsys) -> No
     assert psp("morph", "lat.npy", "--to", "a.png", "-e", "steps.onnx", "--iterations", 3, "--steps", 2)[0] == 0
     latents = expected_steps(PIXELS[0], 3)[-1][0]
     assert close(read("lat_out_2.png"), picture_of(latents))
+
+
+def test_info_frames_faces_alone(here: Path) -> None:
+    for name, facts, framed in (("face", {}, True), ("cars", CARS, False)):
+        path = write_steps(here, name, **facts)
+        assert ("faces framed" in describe(path, read_info(path))) == framed
 
 
 def test_cars_are_wide(here: Path, psp_run) -> None:
