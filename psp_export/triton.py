@@ -66,8 +66,8 @@ B is 1 to {batch}. Zeros as style and alpha translate without mixing.{steps}
 #: What the README says of an engine that is one step of ReStyle.
 STEPS = """
 
-A request is one step of ReStyle, and {iterations} of them make a picture: start is 1 in the first, with any previous and
-codes. After each, picture and latents of the answer go in as previous and codes, with start 0.
+A request is one step of ReStyle, and {iterations} of them make a picture: start is 1 in the first, with any previous
+and codes. After each, picture and latents of the answer go in as previous and codes, with start 0.
 Styles are mixed in in the last step: before it alpha is 0. `psp-run --url` does all this."""
 
 
