@@ -37,7 +37,7 @@ from psp_runtime.latents import (
     random_z,
 )
 from psp_runtime.pictures.decoding import Picture
-from psp_runtime.pictures.loading import load, picture_name
+from psp_runtime.pictures.loading import load_input, picture_name
 from psp_runtime.pictures.photos import open_photo
 from psp_runtime.prefetch import THREADS, map_batches, parallel_map
 
@@ -314,8 +314,7 @@ class Pipeline:
         return align(photo, name, Framing(self.info.input_size, self.info.crop_scale, least=0), Choice(0, most))
 
     def _load(self, picture: Picture) -> NDArray[np.uint8]:
-        info = self.info
-        return load(picture, info.input, info.input_size, info.classes, height=info.input_height)
+        return load_input(picture, self.info)
 
     def _try_load(self, picture: Picture) -> NDArray[np.uint8] | PictureError:
         try:

@@ -15,7 +15,7 @@ from psp_runtime.pictures.sheets import CELL, Sheet
 from psp_runtime.pipeline import Source
 from psp_runtime.run import files
 from psp_runtime.run.applications import Application, make_preparer
-from psp_runtime.run.inputs import InputReader, make_input_reader
+from psp_runtime.run.inputs import InputReader, PictureReader, make_input_reader
 from psp_runtime.run.latents_files import LatentsWriter, read_latents
 from psp_runtime.run.options import Options, check, check_stored, flag, is_stored
 from psp_runtime.run.verbs import Verb
@@ -58,7 +58,7 @@ def make_plan(options: Verb, info: EngineInfo) -> Plan:
     return Plan(options, application, read, jobs, single, sheet, latents, refused, left_out)
 
 
-def make_tools(options: Verb, info: EngineInfo) -> tuple[InputReader, Application]:
+def make_tools(options: Verb, info: EngineInfo) -> tuple[PictureReader, Application]:
     """What reads an input, and what is made of it. Raises `PspError` for options that make no sense."""
     check(options, info)
     contract.require_full(info, options.engine)
