@@ -294,8 +294,10 @@ def check_stored(options: Options) -> None:
         raise PspError(f"{flag(name)} needs pictures, and {options.inputs[0]} holds latents: leave it out")
     others = [str(getattr(options, name)) for name in options.given(("to", "style_of"))]
     if options.iterations and all(map(is_stored, others)):
-        words = f"{options.inputs[0]} holds latents, which are decoded in one step"
-        raise PspError(f"--iterations is for pictures, and {words}: leave it out")
+        raise PspError(
+            f"--iterations is for pictures, and {options.inputs[0]} holds latents, which are decoded in one step: "
+            "leave it out"
+        )
 
 
 def is_stored(name: str) -> bool:
