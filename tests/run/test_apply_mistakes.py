@@ -97,8 +97,8 @@ from working_folder import mistake
         ("direction --sefa", "has 0 of the 13 style weights under the names of psp export"),
         ("direction --sefa --out x.txt", "--out x.txt: expected a name that ends in .npy"),
         (
-            "edit a.png --direction smile.npy --component 1",
-            "--component 1: smile.npy holds one direction, leave it out",
+            "edit a.png --direction wide.npy --component 1",
+            "--component 1: wide.npy holds one direction, leave it out",
         ),
         ("direction t.csv --grid g.png", "No such option: --grid"),
         ("direction t.csv", "cannot read t.csv: No such file"),
