@@ -32,7 +32,7 @@ from psp_runtime.engines.fields import WHOLE
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.session import open_session, plan_obstacle
 from psp_runtime.errors import EngineError, PspError
-from psp_runtime.tasks import INPUT_SIZE, ITERATIONS
+from psp_runtime.tasks import INPUT_SIZE
 from psp_train.checkpoints.psp import Checkpoint
 from psp_train.networks import PSP
 
@@ -128,7 +128,7 @@ def engine_info(checkpoint: Checkpoint, options: Options) -> EngineInfo:
         part="step" if encoder.refines else "full",
         input_height=task.input_height,
         rows=task.rows(generator.size),
-        iterations=ITERATIONS if encoder.refines else 0,
+        iterations=checkpoint.model.iterations if encoder.refines else 0,
     )
 
 

@@ -56,12 +56,19 @@ that asks for a password and does what Triton does not:
 Nor does it check values: it computes with NaN and with class ids that the engine does not know.
 `psp-serve` needs none of this on a machine of its own, and checks values too.
 
-Tensors: image {image}, style {latents} and alpha float32 [B,{styles}] in;
-output {output} and latents {latents} out; B is 1 to {batch}.
-Zeros as style and alpha translate without mixing.
+In: {inputs}.
+Out: {outputs}.
+B is 1 to {batch}. Zeros as style and alpha translate without mixing.{steps}
 
 {license}
 """
+
+#: What the README says of an engine that is one step of ReStyle.
+STEPS = """
+
+A request is one step of ReStyle, and {iterations} of them make a picture: start is 1 in the first, with any previous
+and codes. After each, picture and latents of the answer go in as previous and codes, with start 0.
+Styles are mixed in in the last step: before it alpha is 0. `psp-run --url` does all this."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +173,11 @@ def _mebibytes(info: EngineInfo) -> int:
     return 1 + (info.max_batch * sum(tensor.zeros(1).nbytes for tensor in tensors) >> 20)
 
 
+def _named(tensors: dict[str, contract.Tensor]) -> str:
+    """List tensors by name, such as "image uint8 [B,256,256,3], alpha float32 [B,18]"."""
+    return ", ".join(f"{name} {tensor}" for name, tensor in tensors.items())
+
+
 def _readme(name: str, info: EngineInfo, choice: Choice) -> str:
     return README.format(
         name=name,
@@ -175,10 +187,9 @@ def _readme(name: str, info: EngineInfo, choice: Choice) -> str:
         engine=choice.reason,
         without_gpu="." if choice.backend == "onnxruntime" else " and serve the ONNX file: psp-export --backend onnx.",
         path="" if name == "psp" else f"/{name}",
-        image=contract.image(info),
-        latents=contract.latents(info),
-        styles=info.styles,
-        output=contract.outputs(info)["output"],
+        inputs=_named(contract.inputs(info)),
+        outputs=_named(contract.outputs(info)),
+        steps=STEPS.format(iterations=info.iterations) if info.part == "step" else "",
         batch=info.max_batch,
         mebibytes=_mebibytes(info),
         license=info.license,

@@ -17,7 +17,7 @@ from psp_runtime.run.execution import Run, open_pipeline
 from psp_runtime.run.find_direction import Direction, find_direction
 from psp_runtime.run.info import describe
 from psp_runtime.run.options import Options
-from psp_runtime.run.plan import Plan, make_plan
+from psp_runtime.run.plan import Plan, count_runs, make_plan
 from psp_runtime.run.verbs import VERBS, Verb
 
 
@@ -40,6 +40,8 @@ def _check_given(options: Options) -> None:
     if not options.inputs:
         what = "pictures" if options.pictures else "saved latents"
         raise PspError(f"expected {what}: psp {options.verb} INPUTS --engine ENGINE")
+    if options.ray and options.url:
+        raise PspError("--ray and --url contradict each other: workers open the engine, a server has it")
     if bool(options.given(("engine",))) == bool(options.url):
         raise PspError("expected one of --engine ENGINE and --url URL")
     for name in (*options.inputs, options.out or "", options.save_aligned or ""):
@@ -49,7 +51,7 @@ def _check_given(options: Options) -> None:
 
 def _here(options: Verb, info: EngineInfo) -> None:
     plan = make_plan(options, info)
-    runs = len(plan.jobs) * plan.application.count
+    runs = count_runs(options, info, len(plan.jobs), plan.application.count)
     with open_pipeline(options, runs) as pipeline:
         _execute(plan, pipeline)
 

@@ -17,7 +17,7 @@ from psp_runtime.alignment.cropping import Crop
 from psp_runtime.alignment.pasting import Mask, lay
 from psp_runtime.alignment.photos import Choice, Framing, align
 from psp_runtime.engines import contract
-from psp_runtime.engines.contract import check, full_inputs, paired
+from psp_runtime.engines.contract import check, full_inputs, paired, require_faces
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.engines.parts import Parts
 from psp_runtime.engines.refinement import RefiningSession, as_whole, run_steps
@@ -37,7 +37,7 @@ from psp_runtime.latents import (
     random_z,
 )
 from psp_runtime.pictures.decoding import Picture
-from psp_runtime.pictures.loading import load, picture_name
+from psp_runtime.pictures.loading import load_input, picture_name
 from psp_runtime.pictures.photos import open_photo
 from psp_runtime.prefetch import THREADS, map_batches, parallel_map
 
@@ -160,7 +160,8 @@ class Pipeline:
         empty = contract.image(self.info).zeros(len(latents))
         alpha = np.ones(latents.shape[:2], np.float32)
         once = self.session.once if isinstance(self.session, RefiningSession) else self.session
-        return self._run(once, {"image": empty, "style": latents, "alpha": alpha})["output"]
+        steps = np.ones((len(latents), 1), np.int32)  # for a server, which runs the steps itself
+        return self._run(once, full_inputs(self.info, empty, latents, alpha, steps))["output"]
 
     def styles(self, count: int, seed: int = 0, psi: float = 1.0) -> NDArray[np.float32]:
         """Random styles float32 [count,L,S], one w for all layers: a seed gives the same ones on every device.
@@ -263,18 +264,22 @@ class Pipeline:
         """The faces of a whole photo as crops this engine was trained on, the largest first; None: all of them.
 
         Their `picture` is what `prepare` and a call take, and `psp_runtime.alignment.paste` puts what is made of it
-        back. Raises `PictureError` for a photo that cannot be read, or shows no face.
+        back. Raises `PictureError` for a photo that cannot be read, or shows no face, and `PspError` for an engine of
+        something else than faces.
         """
+        require_faces(self.info, self.session.path, "align")
         return self._crops(open_photo(photo).picture, picture_name(photo), most)
 
     def translate_photo(self, photo: Picture, most: int | None = 1, mask: Mask = "face") -> Image.Image:
         """A whole photo with its faces translated: RGB, upright, of its size; the largest face, or `most`, or all.
 
         `mask` is what is taken of each, as in `psp_runtime.alignment.paste`. Raises as `align` does, and `PspError` for
-        an engine that takes no photos (its input is a sketch or a label map).
+        an engine that takes no photos (its input is a sketch or a label map), or whose pictures fit none (cars, heads
+        that are turned).
         """
         if self.info.input != "rgb":
             raise PspError(f"translate_photo is for photos, this engine takes {self.info.input} pictures")
+        require_faces(self.info, self.session.path, "translate_photo", "translate_photo")
         result = open_photo(photo).picture
         crops = self._crops(result, picture_name(photo), most)
         made = self([crop.picture for crop in crops])
@@ -309,8 +314,7 @@ class Pipeline:
         return align(photo, name, Framing(self.info.input_size, self.info.crop_scale, least=0), Choice(0, most))
 
     def _load(self, picture: Picture) -> NDArray[np.uint8]:
-        info = self.info
-        return load(picture, info.input, info.input_size, info.classes, height=info.input_height)
+        return load_input(picture, self.info)
 
     def _try_load(self, picture: Picture) -> NDArray[np.uint8] | PictureError:
         try:
@@ -332,7 +336,7 @@ class Pipeline:
     def _mixed(self, source: Source, styles: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Each picture with its own `styles` [B,N,L,S], `alpha` [L] of them: uint8 [B,N,H,W,3]."""
         count = styles.shape[1]
-        if _are_latents(source) or ((self.parts.usable or self.refines) and count > 1):
+        if _are_latents(source) or ((self.parts.usable or self.info.iterations) and count > 1):
             latents = self.encode(source)
             return self._decode_all(blend(latents[:, None], styles, alpha[:, None]))
         pixels = np.repeat(source, count, axis=0)

@@ -33,7 +33,8 @@ def paste(photo: Image.Image, face: Crop, made: Image.Image, mask: Mask = "face"
 
     Pixels outside of the crop keep their values, and what the crop showed blurred at the border of the photo nearly
     does. `mask` says how much is taken: the "face" with its forehead, for a
-    crop of a `Face`, or the whole "square"; both fade out. Raises `PspError` for a crop that knows no face.
+    crop of a `Face`, or the whole "square"; both fade out. Raises `PspError` for a crop that knows no face,
+    and for a picture that is no square.
     """
     result = photo.convert("RGB")  # a copy
     lay(result, face, made, mask)
@@ -42,6 +43,8 @@ def paste(photo: Image.Image, face: Crop, made: Image.Image, mask: Mask = "face"
 
 def lay(photo: Image.Image, face: Crop, made: Image.Image, mask: Mask = "face") -> None:
     """Do as `paste`, in the RGB photo itself."""
+    if made.width != made.height:
+        raise PspError(f"a picture of {made.width}x{made.height} fits no crop: expected a square")
     share = _mask(face, mask)
     made, size = made.convert("RGB"), made.width
     if size > FINER * face.side:

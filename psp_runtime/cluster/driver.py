@@ -24,7 +24,7 @@ from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import DeviceError, PspError
 from psp_runtime.run.files import check_name, identity, make_job
 from psp_runtime.run.options import Options
-from psp_runtime.run.plan import READ, check_formats, make_tools
+from psp_runtime.run.plan import READ, check_formats, count_runs, make_tools
 from psp_runtime.run.verbs import Verb
 
 #: Batches in a block at most: a worker idles while the last of them is written and the next block comes.
@@ -119,7 +119,7 @@ def run(options: Verb, info: EngineInfo) -> Outcome:
     with connected(str(options.ray)):
         crew = _crew(options)
         sent = packed.sent() if options.ray != LOCAL_RAY else packed
-        runs = len(pictures) * application.count
+        runs = count_runs(options, info, len(pictures), application.count)
         task = Task(replace(options, threads=crew.cpus), sent, places, out, key, runs, crops)
         blocks = _blocks(waiting, options.batch or (info.max_batch if crew.gpus else 1), crew.actors)
         crew = replace(crew, actors=min(crew.actors, len(blocks)))  # Ray Data warns of workers without work

@@ -37,7 +37,7 @@ class Task:
     places: dict[str, Place]
     out: Place
     key: tuple[str, str]
-    runs: int
+    runs: int | None
     crops: Place | None = None
 
 

@@ -17,6 +17,8 @@ from psp_runtime.tasks import MOST_ITERATIONS, InputKind
 
 Arrays = dict[str, NDArray[Any]]
 
+#: The task whose pictures fit no photo: the head is turned.
+_TURNED = "frontalization"
 _CHANNELS: dict[InputKind, tuple[int, ...]] = {"rgb": (3,), "sketch": (1,), "labels": ()}
 
 
@@ -91,6 +93,19 @@ def require_full(info: EngineInfo, engine: str | Path) -> None:
     """Raise `EngineError` for a part of an engine where pictures go in and pictures come out."""
     if info.part not in WHOLE:
         raise EngineError(f"{engine} is only the {info.part}, expected the full engine: picture to picture")
+
+
+def require_faces(info: EngineInfo, engine: str | Path, what: str, back: str = "") -> None:
+    """Raise `PspError` where `what` cuts faces out of photos and this engine's pictures are no such faces.
+
+    `back` is what puts its pictures into a photo, empty where nothing does.
+    """
+    if info.input == "labels":
+        raise PspError(f"{what} is for photos, {engine} is an engine of {info.task}")
+    if info.input_height != info.input_size:
+        raise PspError(f"{what} finds faces, {engine} is an engine of {info.task}: leave it out")
+    if back and info.task == _TURNED:
+        raise PspError(f"{back}: {engine} turns heads to the camera, which fits no photo: leave it out")
 
 
 def check(name: str, array: Any, tensor: Tensor, batch: int | None = None) -> None:

@@ -70,8 +70,10 @@ class RefiningSession:
 
     def repeat(self, iterations: int | None) -> None:
         """Run so many steps from now on, or as many as the engine says. Raises `PspError` for none or too many."""
-        count = iterations or (AFTER_ANOTHER if self.first else self.step.info.iterations)
-        check_iterations(count)
+        count = AFTER_ANOTHER if self.first else self.step.info.iterations
+        if iterations is not None:
+            check_iterations(iterations)
+            count = iterations
         self.info = replace(self.step.info, part="full", iterations=count)
 
     @property
@@ -140,8 +142,9 @@ def as_whole(session: Session, iterations: int | None = None, first: Session | N
     contract.require_full(session.info, session.path)
     if session.info.part == "step":
         return RefiningSession(session, iterations, first)
-    if first is not None or (iterations is not None and not session.info.iterations):
-        raise PspError(f"{session.path} makes its pictures in one step: leave out iterations and first")
+    given = {"iterations": iterations is not None and not session.info.iterations, "first": first is not None}
+    if wrong := " and ".join(name for name, odd in given.items() if odd):
+        raise PspError(f"{session.path} makes its pictures in one step: leave out {wrong}")
     if iterations is not None:  # a server's, which runs the steps itself
         check_iterations(iterations)
         session.info = replace(session.info, iterations=iterations)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import PictureError
 from psp_runtime.pictures import decoding
 from psp_runtime.pictures.decoding import Picture
@@ -79,6 +80,11 @@ def load(
         raise
     except Exception as error:  # on damaged bytes, decoders raise whatever they stumble over
         raise unreadable(name, error) from error
+
+
+def load_input(picture: Picture, info: EngineInfo) -> NDArray[np.uint8]:
+    """Load one picture as the engine that `info` describes eats it; as `load`."""
+    return load(picture, info.input, info.input_size, info.classes, height=info.input_height)
 
 
 def _is_squeezed(size: tuple[int, int], wanted: tuple[int, int]) -> bool:

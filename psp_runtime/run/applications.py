@@ -13,7 +13,7 @@ from psp_runtime.engines.info import EngineInfo
 from psp_runtime.engines.refinement import AFTER_ANOTHER
 from psp_runtime.pictures import transforms
 from psp_runtime.pictures.decoding import Picture
-from psp_runtime.pictures.loading import load
+from psp_runtime.pictures.loading import load, load_input
 from psp_runtime.pictures.sketching import sketch
 from psp_runtime.pipeline import Pipeline, Source
 from psp_runtime.run.options import Options
@@ -96,7 +96,7 @@ def make_preparer(options: Options, info: EngineInfo) -> Preparer:
     if classes is not None:
         ids = parse_classes(classes, info.classes)
         return lambda path: _with_classes(load(path, info.input, size, info.classes), path, ids)
-    return lambda path: load(path, info.input, size, info.classes, height=info.input_height)
+    return lambda path: load_input(path, info)
 
 
 def _with_classes(labels: Pixels, path: Picture, classes: Iterable[int]) -> Pixels:

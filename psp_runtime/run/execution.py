@@ -37,8 +37,8 @@ class Loaded(NamedTuple):
     inputs: Inputs
 
 
-def open_pipeline(options: Options, runs: int) -> Pipeline:
-    """Open the engine of a run, which runs about so often, and the one whose step comes first. Raises `PspError`."""
+def open_pipeline(options: Options, runs: int | None) -> Pipeline:
+    """Open the engine of a run, and the one whose step comes first; `runs` as for `open_session`. Raises `PspError`."""
     session = open_session(options.engine, options.device, runs)
     try:
         first = open_session(options.first, options.device, runs) if options.first else None
@@ -172,7 +172,9 @@ class Run:
 
     def _with_progress(self, results: Iterable[Item]) -> Iterable[Item]:
         """Count pictures, or on a CPU the steps of ReStyle, each of which takes as long as another's picture."""
-        count, session = 1 if self.options.quiet else len(self.plan.jobs), self.pipeline.session
+        if self.options.quiet:
+            return results
+        count, session = len(self.plan.jobs), self.pipeline.session
         if sys.stderr.isatty() and isinstance(session, RefiningSession) and self.pipeline.device == "cpu":
             return _with_steps(results, count, session)
         return with_progress(results, count)

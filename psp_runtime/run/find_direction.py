@@ -25,12 +25,12 @@ from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
 from psp_runtime.latents import as_latents
 from psp_runtime.pictures.folders import spelled
-from psp_runtime.pictures.loading import load
+from psp_runtime.pictures.loading import load_input
 from psp_runtime.pipeline import Pipeline, Source
 from psp_runtime.prefetch import MOST_THREADS, THREADS, parallel_map
 from psp_runtime.run import files
 from psp_runtime.run.latents_files import save_array
-from psp_runtime.run.options import MOST_BATCH, is_stored
+from psp_runtime.run.options import MOST_BATCH, flag, is_stored
 from psp_runtime.run.sefa import sefa_directions
 
 #: A number in the place of a label: such a row is no heading, but a row with a wrong label.
@@ -79,7 +79,7 @@ def find_direction(options: Direction) -> None:
     options = replace(options, engine=find_engine(options.engine, options.device))
     info = read_info(options.engine)
     require_full(info, options.engine)
-    given = [f"--{name.replace('_', '-')}" for name in ("layers", "count", "rows_before") if getattr(options, name)]
+    given = [flag(name) for name in ("layers", "count", "rows_before") if getattr(options, name)]
     if options.sefa and (options.table or options.latents):
         raise PspError("--sefa computes directions from the engine alone: leave out the examples, or --sefa")
     if not options.sefa and given:
@@ -199,7 +199,7 @@ def _encode(options: Direction, info: EngineInfo, paths: list[Path]) -> NDArray[
 def _read(info: EngineInfo, path: Path) -> Source:
     """A prepared picture, or latents [L,S]."""
     if not is_stored(path.name):
-        return load(path, info.input, info.input_size, info.classes, height=info.input_height)
+        return load_input(path, info)
     found = as_latents(read_array(path), info, str(path))
     if len(found) != 1:
         raise PspError(f"{path} has the latents of {len(found)} pictures, expected one per line of the table")

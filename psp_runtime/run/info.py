@@ -15,7 +15,6 @@ def describe(path: Path, info: EngineInfo) -> str:
         "part": info.part,
         **_tensors(info),
         **_family(info),
-        "faces framed": f"{info.crop_scale:g} times as wide as in FFHQ",
         "mixed layers": f"{_ranges(info.mix_layers)} at {info.mix_alpha:g}",
         "largest batch": str(info.max_batch),
         "precision": info.precision,
@@ -38,11 +37,13 @@ def _tensors(info: EngineInfo) -> dict[str, str]:
 
 
 def _family(info: EngineInfo) -> dict[str, str]:
-    """What not every engine has: steps, and a part of the generator's picture that is cut away."""
+    """What not every engine has: steps, a part of the generator's picture that is cut away, faces."""
     rows = {"iterations": f"{info.iterations}, unless a run says otherwise"} if info.iterations else {}
     if info.rows:
         first, last = info.rows
         rows["crop"] = f"rows {first}-{last - 1} of {info.output_size}: {info.output_size}x{last - first}"
+    if info.input_height == info.input_size:
+        rows["faces framed"] = f"{info.crop_scale:g} times as wide as in FFHQ"
     return rows
 
 

@@ -15,6 +15,7 @@ from psp_runtime.alignment.pasting import MASKS, Mask
 from psp_runtime.alignment.photos import Choice
 from psp_runtime.arrays.files import ENDINGS
 from psp_runtime.console import INPUT, MAKE, SAVE, WHERE, Device, option
+from psp_runtime.engines.contract import require_faces
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.refinement import check_pair
 from psp_runtime.errors import PspError
@@ -68,7 +69,7 @@ class Options:
         int | None, option(SAVE, "Of PNG: 0 (none), 1 (quick) to 9 (1).", min=png.LEVELS[0], max=png.LEVELS[-1])
     ] = None
     size: Annotated[
-        int | None, option(SAVE, "Width of the outputs (and height of square ones).", min=1, max=MOST_PIXELS)
+        int | None, option(SAVE, "Width; of whole photos the longer side, at most.", min=1, max=MOST_PIXELS)
     ] = None
     device: Annotated[
         Device, option(WHERE, "Default: the GPU if the engine can use it, else the CPU.", show_default=False)
@@ -224,8 +225,6 @@ SHARED = ("grid", "gif", "webp")
 _NEED_PICTURES = ("couple", "align", *CHANGES)
 #: What goes with --align.
 _NEED_FACES = ("faces", "paste_back", "save_aligned")
-#: A task whose pictures fit no photo: the head is turned.
-_TURNED = "frontalization"
 _NEED_ONE_PLACE = ("save_latents", *SHARED)
 
 
@@ -253,13 +252,10 @@ def _check_photos(options: Options, info: EngineInfo) -> None:
         raise PspError(f"{flag(name)} goes with --align, which is not given")
     if not options.align:
         return
-    if info.input == "labels" or (info.input == "sketch" and not options.sketch_from_photo):
-        hint = ": add --sketch-from-photo" if info.input == "sketch" else ""
-        raise PspError(f"--align is for photos, {options.engine} is an engine of {info.task}{hint}")
-    if info.input_height != info.input_size:
-        raise PspError(f"--align finds faces, {options.engine} is an engine of {info.task}: leave it out")
-    if options.paste_back and info.task == _TURNED:
-        raise PspError(f"--paste-back: {options.engine} turns heads to the camera, which fits no photo: leave it out")
+    if info.input == "sketch" and not options.sketch_from_photo:
+        words = f"--align is for photos, {options.engine} is an engine of {info.task}"
+        raise PspError(f"{words}: add --sketch-from-photo")
+    require_faces(info, options.engine, "--align", "--paste-back" if options.paste_back else "")
     if options.paste_back and not (options.singles or options.gif or options.webp):
         raise PspError("--paste-back is for pictures and animations, and a sheet shows the faces alone: add --out")
     several = options.several  # a mistake in --faces is said here
@@ -288,8 +284,6 @@ def _check_task(options: Options, info: EngineInfo) -> None:
 
 
 def _check_cluster(options: Options) -> None:
-    if options.url:
-        raise PspError("--ray and --url contradict each other: workers open the engine, a server has it")
     for name in options.given(_NEED_ONE_PLACE):
         raise PspError(f"--ray and {flag(name)} contradict each other: each of many machines makes files of its own")
     for path in filter(is_stored, options.inputs):
@@ -300,6 +294,12 @@ def check_stored(options: Options) -> None:
     """Raise `PspError` for options that need a picture where latents are given."""
     for name in options.given(_NEED_PICTURES):
         raise PspError(f"{flag(name)} needs pictures, and {options.inputs[0]} holds latents: leave it out")
+    others = [str(getattr(options, name)) for name in options.given(("to", "style_of"))]
+    if options.iterations and all(map(is_stored, others)):
+        raise PspError(
+            f"--iterations is for pictures, and {options.inputs[0]} holds latents, which are decoded in one step: "
+            "leave it out"
+        )
 
 
 def is_stored(name: str) -> bool:

@@ -15,7 +15,7 @@ from psp_runtime.pictures.sheets import CELL, Sheet
 from psp_runtime.pipeline import Source
 from psp_runtime.run import files
 from psp_runtime.run.applications import Application, make_preparer
-from psp_runtime.run.inputs import InputReader, make_input_reader
+from psp_runtime.run.inputs import InputReader, PictureReader, make_input_reader
 from psp_runtime.run.latents_files import LatentsWriter, read_latents
 from psp_runtime.run.options import Options, check, check_stored, flag, is_stored
 from psp_runtime.run.verbs import Verb
@@ -58,7 +58,7 @@ def make_plan(options: Verb, info: EngineInfo) -> Plan:
     return Plan(options, application, read, jobs, single, sheet, latents, refused, left_out)
 
 
-def make_tools(options: Verb, info: EngineInfo) -> tuple[InputReader, Application]:
+def make_tools(options: Verb, info: EngineInfo) -> tuple[PictureReader, Application]:
     """What reads an input, and what is made of it. Raises `PspError` for options that make no sense."""
     check(options, info)
     contract.require_full(info, options.engine)
@@ -74,6 +74,14 @@ def make_tools(options: Verb, info: EngineInfo) -> tuple[InputReader, Applicatio
         return found[0][1]
 
     return make_input_reader(options, info, prepare), options.application(info, read_other)
+
+
+def count_runs(options: Options, info: EngineInfo, inputs: int, count: int) -> int | None:
+    """Estimate how often the engine runs for so many inputs, `count` pictures each; None where faces are not counted.
+
+    What is made of an input shares the steps of ReStyle.
+    """
+    return None if options.several else inputs * max(count, options.iterations or info.iterations)
 
 
 def _sources(options: Options, info: EngineInfo) -> tuple[list[tuple[Path, Any]], str]:

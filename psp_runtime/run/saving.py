@@ -150,4 +150,8 @@ class Saver:
         note |= {name: getattr(options, name) for name in options.given(NOTED)}
         if options.mask:
             note["mask"] = Path(options.mask).name
+        if info.iterations and self.plan.jobs[0].latents is None:  # latents are decoded in one step
+            note["iterations"] = info.iterations
+        if options.first:
+            note["first"] = options.first.name
         return json.dumps(note | how)

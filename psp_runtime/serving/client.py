@@ -18,9 +18,8 @@ from psp_runtime.engines.parts import Parts
 from psp_runtime.engines.session import Session
 from psp_runtime.errors import EngineError, PspError
 from psp_runtime.pipeline import Pipeline
-from psp_runtime.serving.config import DEVICE_PARAMETER, INFO_PARAMETER, MAPPING_ENDING, TYPES
+from psp_runtime.serving.config import DEFAULT_MODEL, DEVICE_PARAMETER, INFO_PARAMETER, MAPPING_ENDING, TYPES
 
-DEFAULT_MODEL = "psp"
 #: Seconds to connect, and to wait for an answer: a batch on a busy CPU takes its time.
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 600.0
 _NO_TRITON = "what answers there is no Triton, perhaps its metrics port or another program"

@@ -15,6 +15,8 @@ from psp_runtime.engines import contract
 from psp_runtime.engines.contract import Tensor
 from psp_runtime.engines.info import EngineInfo
 
+#: The name of an engine that is served alone, and what a URL without one means.
+DEFAULT_MODEL = "psp"
 #: The parameter that carries `EngineInfo`, and the one in which psp-serve says what the engine runs on.
 INFO_PARAMETER, DEVICE_PARAMETER = "psp", "device"
 #: Random styles a mapping network makes at once: as many as truncation averages over.

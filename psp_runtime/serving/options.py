@@ -10,12 +10,10 @@ import typer
 from psp_runtime.console import Device
 from psp_runtime.errors import PspError
 from psp_runtime.run.options import MOST_BATCH
-from psp_runtime.serving.config import MAPPING_ENDING
+from psp_runtime.serving.config import DEFAULT_MODEL, MAPPING_ENDING
 
 #: Milliseconds a batch may wait for more pictures at most.
 LONGEST_DELAY = 60_000
-#: The name of the only model.
-DEFAULT_NAME = "psp"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +43,7 @@ class Serve:
     @property
     def names(self) -> list[str]:
         """What the engines are called in URLs."""
-        return self.name or ([DEFAULT_NAME] if len(self.engine) == 1 else [engine.stem for engine in self.engine])
+        return self.name or ([DEFAULT_MODEL] if len(self.engine) == 1 else [engine.stem for engine in self.engine])
 
 
 def check(options: Serve) -> None:

@@ -16,7 +16,8 @@ from psp_runtime.pictures import encoding, png
 from psp_runtime.pictures.decoding import open_upload
 from psp_runtime.pictures.loading import resize, scaled
 from psp_runtime.pipeline import Pipeline
-from psp_runtime.run.applications import TRIANGLE, Preparer, make_preparer
+from psp_runtime.run.applications import TRIANGLE
+from psp_runtime.run.inputs import PictureReader
 from psp_runtime.run.plan import check_formats, make_tools
 from psp_runtime.run.values import parse_layers
 from psp_runtime.run.verbs import Mix, Translate
@@ -47,7 +48,7 @@ class Asked(NamedTuple):
     """What a request asks for, checked."""
 
     options: Translate | Mix
-    read: Preparer
+    read: PictureReader
 
 
 @cache
@@ -87,8 +88,7 @@ def read_query(pairs: Iterable[tuple[str, str]], pipeline: Pipeline) -> Asked:
     verb: Any = Mix if mix else Translate
     options = verb(engine=pipeline.session.path, **({"count": 1} if mix else {}), **given)
     check_formats(options, {f".{options.format or 'png'}"})
-    make_tools(options, pipeline.info)  # which checks them
-    return Asked(options, make_preparer(options, pipeline.info))
+    return Asked(options, make_tools(options, pipeline.info)[0])
 
 
 def _value(name: str, text: str) -> Any:
@@ -115,7 +115,8 @@ def expected(facts: dict[str, Any]) -> str:
 
 def prepare(asked: Asked, pipeline: Pipeline, data: bytearray) -> Arrays:
     """Make all inputs [1,...] of the engine from the bytes of a picture file. Raises `PictureError` and `PspError`."""
-    pixels, options = asked.read(_opened(data, pipeline.info.input == "labels"))[None], asked.options
+    options = asked.options
+    pixels = asked.read(_opened(data, pipeline.info.input == "labels")).sources
     steps = None if options.iterations is None else np.full((1, 1), options.iterations, np.int32)
     if not isinstance(options, Mix):
         return full_inputs(pipeline.info, pixels, iterations=steps)

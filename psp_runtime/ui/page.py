@@ -7,7 +7,7 @@ from typing import Any
 
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.errors import PspError
-from psp_runtime.pictures.loading import load
+from psp_runtime.pictures.loading import load, load_input
 from psp_runtime.ui.canvas import SIDE, Pixels, blank, brush_colours, coloured, face_labels, legend, pencilled
 from psp_runtime.ui.runs import MAKES, Runs, obstacle
 
@@ -64,7 +64,7 @@ class _Tab:
         self.faces: list[Any] = []
         with gr.Column():
             self._input()
-            if info.input == "rgb":
+            if info.input == "rgb" and info.input_height == info.input_size:  # faces; cars are wide
                 self._photo()
             self._changes()
             self._makes()
@@ -195,7 +195,7 @@ class _Tab:
         if not path.resolve().is_relative_to(self.runs.folder.resolve()):
             return None
         try:
-            load(path, self.info.input, self.info.input_size, self.info.classes, height=self.info.input_height)
+            load_input(path, self.info)
         except PspError as mistake:
             gr.Warning(self.runs.worded(mistake), title="This picture cannot be used")
             return None

@@ -127,7 +127,7 @@ class Runs:
     def run(self, engine: Path, values: Mapping[str, Any]) -> Shown:
         """Make what the values of a page ask for. Raises `PspError`, as `psp` does, for what cannot be made."""
         asked = as_options(engine, values, self.device)
-        options = replace(asked, out=f"{self.new_folder()}{os.sep}")
+        options = replace(asked, out=f"{self.new_folder()}{os.sep}", quiet=True)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             pipeline = self.pipeline(engine)

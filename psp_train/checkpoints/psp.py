@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from psp_runtime.disk import sha256_of
-from psp_runtime.tasks import TASKS, Task, get_task
+from psp_runtime.tasks import ITERATIONS, MOST_ITERATIONS, TASKS, Task, get_task
 from psp_train import demo
 from psp_train.checkpoints import family
 from psp_train.checkpoints.architecture import encoder_config, generator_config
@@ -82,6 +82,7 @@ def load_checkpoint(path: str | Path, task: str | None = None, encoder: str | No
     chosen = _choose_task(path, file.opts, task)
     family.check_channels(path, file.encoder.kind, file.state, chosen)
     model = _build_model(path, file, chosen)
+    model.iterations = _trained_iterations(file.opts)
     if file.average is None and (file.encoder.refines or file.opts.get("start_from_latent_avg")):
         kind = family.family_name(file.encoder.kind)
         raise WeightsError(
@@ -207,6 +208,15 @@ def _choose_task(path: Path, opts: Mapping[str, Any], wanted: str | None) -> Tas
     if not same:
         raise WeightsError(f"--task {wanted} contradicts {path}, which is for {stored.name} ({name})")
     return task
+
+
+def _trained_iterations(opts: Mapping[str, Any]) -> int:
+    """Read how many steps of ReStyle a checkpoint of ours was trained for; those of the paper where it is one or none.
+
+    One step is a pSp of six channels, which the further ones still refine.
+    """
+    steps = opts.get("psp_toolkit", {}).get("iterations")
+    return steps if isinstance(steps, int) and 1 < steps <= MOST_ITERATIONS else ITERATIONS
 
 
 def shaped_average(path: Path, average: torch.Tensor | None, config: GeneratorConfig) -> torch.Tensor:

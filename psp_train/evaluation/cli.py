@@ -79,7 +79,7 @@ def psp_eval(
 
     With --demo, networks trained on drawn faces stand in for the published ones: feature and identity distance.
     """
-    _check_model(engine, checkpoint, demo)
+    _check_model(engine, checkpoint, demo, encoder)
     _check_data(demo, data, target, weights)
     _check_out(out)
     if reason := obstacle("psp-eval"):
@@ -105,11 +105,13 @@ def psp_eval(
     print(json.dumps(report))
 
 
-def _check_model(engine: Path | None, checkpoint: Path | None, demo: bool) -> None:
+def _check_model(engine: Path | None, checkpoint: Path | None, demo: bool, encoder: str | None) -> None:
     if engine and checkpoint:
         raise PspError("give --engine or --checkpoint, not both")
     if not (engine or checkpoint or demo):
         raise PspError("expected --engine ENGINE or --checkpoint CHECKPOINT with --data FOLDER, or --demo")
+    if encoder and not checkpoint:
+        raise PspError("--encoder goes with --checkpoint: engines and demo models say which encoder they have")
 
 
 def _check_data(demo: bool, data: Path | None, target: Path | None, weights: Path | None) -> None:

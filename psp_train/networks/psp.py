@@ -28,7 +28,8 @@ class PSP(nn.Module):
     """Encoder and frozen generator; `encoder.*` and `decoder.*` are the keys of published checkpoints.
 
     `latent_avg` [L,S] is the average w of the generator, from which the encoder predicts offsets (zeros when the
-    checkpoint was trained without it). `rows` are those kept of the generator's pictures, None is all.
+    checkpoint was trained without it). `rows` are those kept of the generator's pictures, None is all. A ReStyle
+    encoder takes `iterations` steps unless told otherwise.
     """
 
     latent_avg: torch.Tensor
@@ -43,6 +44,7 @@ class PSP(nn.Module):
         self.encoder = build_encoder(encoder)
         self.decoder = Generator(generator)
         self.rows = rows
+        self.iterations = ITERATIONS
         average = torch.zeros(generator.styles, generator.style_dim)
         self.register_buffer("latent_avg", average, persistent=False)
 
@@ -60,13 +62,13 @@ class PSP(nn.Module):
         *_, last = self.refine(x)
         return last.latents
 
-    def refine(self, x: torch.Tensor, iterations: int = ITERATIONS, first: Step | None = None) -> Iterator[Step]:
+    def refine(self, x: torch.Tensor, iterations: int | None = None, first: Step | None = None) -> Iterator[Step]:
         """Encode x [B,3,H,W] step by step with a ReStyle encoder; `first` is where it starts, by default the average.
 
         Published code: restyle-encoder, utils/inference_utils.py.
         """
         step = self.average(x) if first is None else first
-        for _ in range(iterations):
+        for _ in range(iterations or self.iterations):
             latents = step.latents + self.encoder(torch.cat([x, fed_back(step.picture, x)], dim=1))
             step = Step(latents, self.synthesize(latents))
             yield step

@@ -24,9 +24,24 @@ def train(settings: Settings, process: distributed.Process, new: bool) -> None:
         warnings.warn(f"{settings.out} holds no checkpoint yet: it is trained from the first step on", stacklevel=1)
     with distributed.first_goes_first(process):
         setup = build(settings, read_label_maps=process.is_first)
+    if process.is_first:
+        warn_of_idle_heads(setup.recipe, setup.model.decoder.config.styles)
     Trainer(settings, setup, process).run()
     if process.is_first:
         print(what_next(settings.out))
+
+
+def warn_of_idle_heads(recipe: recipes.Recipe, styles: int) -> None:
+    """Warn where training ends before e4e's last offset has joined: its head stays as it was made."""
+    needed = recipe.deltas_from + (styles - 2) * recipe.deltas_every
+    if recipe.deltas_every and recipe.steps < needed:
+        trained = recipe.deltas(recipe.steps) or 0
+        warnings.warn(
+            f"{recipe.steps} steps train {trained} of the {styles - 1} offsets, one more every {recipe.deltas_every} "
+            f"steps from {recipe.deltas_from} on: give {needed} steps or more, or a lower --set deltas_from and "
+            "deltas_every",
+            stacklevel=1,
+        )
 
 
 def what_next(run: Path) -> str:

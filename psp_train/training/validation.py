@@ -44,7 +44,11 @@ def grid(model: PSP, batch: Batch, setup: Setup) -> np.ndarray:
     """Make a grid of a batch, uint8 [3*256,B*256,3]: its inputs, targets and outputs, a row each."""
     task = setup.training.task
     x = to_input(batch.source[:SHOWN], task.input, model.encoder.config.input_channels)
-    output = to_picture(fed_back(model(x)[0].float(), x))
+    if model.encoder.config.refines:
+        *_, (_, picture) = model.refine(x, setup.recipe.iterations)
+    else:
+        picture, _ = model(x)
+    output = to_picture(fed_back(picture.float(), x))
     rows = preview(batch.source[:SHOWN].cpu().numpy(), task.input), batch.target[:SHOWN].cpu().numpy()
     return np.concatenate([np.concatenate(list(row), axis=1) for row in (*rows, output.cpu().numpy())])
 

@@ -10,10 +10,12 @@ import pytest
 from cli_runs import PspRun, runner
 from PIL import Image, ImageCms, ImageOps
 from tiny_family import STYLE_DIM, STYLES, write_family
+from tiny_steps import CARS, write_steps
 
 import psp_runtime
 from psp_runtime import alignment
 from psp_runtime.alignment import finding
+from psp_runtime.errors import PspError
 from psp_runtime.pictures.photos import open_photo
 from psp_train.drawn.faces import draw, sample
 from psp_train.drawn.samples import draw_scene
@@ -318,6 +320,19 @@ def test_crops_of_a_cluster_replace_no_photo(psp: PspRun, words: tuple[str, ...]
 def test_tasks_where_it_makes_no_sense(psp: PspRun, engine: str, words: tuple[str, ...], said: str) -> None:
     code, out, err = psp("run", "party.jpg", *words, engine=engine)
     assert (code, out) == (2, "") and err.count("\n") == 1 and said in err, err
+
+
+def test_in_python_too(here: Path) -> None:
+    with psp_runtime.load(write_steps(here, "cars", **CARS)) as pipeline:
+        with pytest.raises(PspError, match=r"align finds faces, .*cars.onnx is an engine of cars"):
+            pipeline.align("party.jpg")
+        with pytest.raises(PspError, match=r"translate_photo finds faces"):
+            pipeline.translate_photo("party.jpg")
+    with psp_runtime.load("engines/front.onnx") as pipeline, pytest.raises(PspError, match="turns heads to the camera"):
+        pipeline.translate_photo("party.jpg")
+    photo = upright("party.jpg")
+    with pytest.raises(PspError, match="a picture of 16x12 fits no crop: expected a square"):
+        alignment.paste(photo, crops(photo, most=1)[0], Image.new("RGB", (16, 12)))
 
 
 def test_photos_are_sketched_aligned(psp: PspRun) -> None:

@@ -1,5 +1,7 @@
 """ReStyle at run time: every step against the formula, every application, the command line."""
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,14 @@ from tiny_engines import write_onnx
 from tiny_family import STYLE_DIM, STYLES
 from tiny_steps import CARS, expected_steps, picture_of, write_steps
 
+from psp_runtime import commands
 from psp_runtime.cluster.artifacts import pack
+from psp_runtime.engines.info import read_info
 from psp_runtime.engines.refinement import RefiningSession
 from psp_runtime.engines.session import OnnxSession, open_session
 from psp_runtime.errors import EngineError, PspError
 from psp_runtime.pipeline import Pipeline
+from psp_runtime.run.info import describe
 from psp_runtime.run.verbs import Translate
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (3, 256, 256, 3), np.uint8)
@@ -116,6 +121,30 @@ def test_what_each_application_costs(engine: Path) -> None:
         np.testing.assert_array_equal(taken[0], way[0, 2])
 
 
+class Served:
+    """A session as psp serve has it: all steps of a step engine behind it, or as many as it is asked for."""
+
+    def __init__(self, step: Counted) -> None:
+        self._steps = RefiningSession(step)
+        self.path, self.info, self.device, self.max_batch = step.path, self._steps.info, "cpu", step.max_batch
+        self.run, self.run_many, self.close = self._steps.run, self._steps.run_many, step.close
+
+
+def test_what_each_application_costs_a_server(engine: Path) -> None:
+    step = Counted(engine)
+    with Pipeline(Served(step)) as pipeline, Pipeline(OnnxSession(engine, "cpu")) as here:
+        latents = pipeline.encode(PIXELS[:1])
+        assert step.runs == 5
+        np.testing.assert_array_equal(pipeline.decode(latents), here.decode(latents))
+        assert step.runs == 6
+        before, styles = step.runs, here.styles(4, seed=1)
+        np.testing.assert_array_equal(pipeline.mix(PIXELS[:1], styles), here.mix(PIXELS[:1], styles))
+        assert step.runs == before + 5 + 4
+        before = step.runs
+        pipeline.edit(PIXELS[:1], np.ones(STYLE_DIM), (0, 0.5))
+        assert step.runs == before + 5 + 2
+
+
 def test_another_engine_first(engine: Path, tmp_path: Path) -> None:
     toon = write_steps(tmp_path, "toon", scale=0.5, task="toonify")
     with Pipeline(OnnxSession(toon, "cpu"), first=OnnxSession(engine, "cpu")) as pipeline:
@@ -130,8 +159,12 @@ def test_another_engine_first(engine: Path, tmp_path: Path) -> None:
 
 def test_what_has_no_steps_says_so(engine: Path, tmp_path: Path) -> None:
     plain = write_onnx(tmp_path / "plain.onnx")
-    with pytest.raises(PspError, match=r"plain.onnx makes its pictures in one step: leave out iterations"):
+    with pytest.raises(PspError, match=r"plain.onnx makes its pictures in one step: leave out iterations$"):
         Pipeline(OnnxSession(plain, "cpu"), iterations=3)
+    with pytest.raises(PspError, match="leave out iterations and first$"):
+        Pipeline(OnnxSession(plain, "cpu"), iterations=3, first=OnnxSession(engine, "cpu"))
+    with Pipeline(OnnxSession(engine, "cpu")) as pipeline, pytest.raises(PspError, match="iterations 0: expected 1"):
+        pipeline.repeat(0)
     with pytest.raises(EngineError, match=r"plain.onnx makes its picture in one step"):
         Pipeline(OnnxSession(engine, "cpu"), first=OnnxSession(plain, "cpu"))
     with Pipeline(OnnxSession(plain, "cpu")) as pipeline, pytest.raises(PspError, match="no others to show"):
@@ -159,6 +192,20 @@ def read(name: str) -> np.ndarray:
     return np.asarray(Image.open(name))
 
 
+def note_of(name: str) -> dict:
+    with Image.open(name) as opened:
+        return json.loads(opened.info["psp"])
+
+
+def test_notes_say_the_steps_that_were_run(here: Path, psp_run, monkeypatch, capsys) -> None:
+    assert psp_run("a.png", "-e", "steps.onnx", "--save-latents", "w.npy", "--out", "all.png")[0] == 0
+    assert psp_run("a.png", "-e", "steps.onnx", "--iterations", 2, "--grid", "two.png")[0] == 0
+    psp = runner(monkeypatch, capsys, "psp")
+    assert psp("decode", "w.npy", "-e", "steps.onnx", "--out", "decoded.png")[0] == 0
+    assert note_of("all.png")["iterations"] == 5 and note_of("two.png")["iterations"] == 2
+    assert "iterations" not in note_of("decoded.png") and "first" not in note_of("all.png")
+
+
 def test_the_sheet_shows_every_step(here: Path, psp_run) -> None:
     code, out, err = psp_run("a.png", "--engine", "steps.onnx", "--iterations", 3, "--grid", "steps.png")
     assert code == 0, err
@@ -182,10 +229,42 @@ def test_a_folder_gets_its_last_pictures_and_latents(here: Path, psp_run, monkey
     assert out.startswith("2 pictures in ") and "steps" not in out.partition(": ")[0], "latents are decoded in one"
 
 
+@pytest.mark.parametrize(
+    ("words", "runs"),
+    [
+        ("a.png -e steps.onnx", 5),
+        ("a.png b.png -e steps.onnx --iterations 3", 6),
+        ("a.png -e steps.onnx --grid steps.png", 5),
+        ("a.png -e plain.onnx", 1),
+        ("a.png -e plain.onnx --align --faces all", None),
+    ],
+)
+def test_an_engine_is_opened_for_all_its_runs(here: Path, psp_run, monkeypatch, words: str, runs: int | None) -> None:
+    """One that is opened for a single run gives back its memory after it, which costs every other run its speed."""
+    write_onnx(here / "plain.onnx")
+    opened = []
+
+    def open_pipeline(options, runs):
+        opened.append(runs)
+        raise PspError("that is enough")
+
+    monkeypatch.setattr(commands, "open_pipeline", open_pipeline)
+    assert psp_run(*words.split())[0] == 2
+    assert opened == [runs]
+
+
+def test_quiet_is_quiet(here: Path, psp_run, monkeypatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert "5 steps a picture" in psp_run("a.png", "-e", "steps.onnx")[2]
+    assert psp_run("a.png", "-e", "steps.onnx", "--quiet") == (0, "", "")
+
+
 def test_toonify_from_a_face(here: Path, psp_run) -> None:
     write_steps(here, "toon", scale=0.5, task="toonify")
     code, out, err = psp_run("a.png", "-e", "toon.onnx", "--first", "steps.onnx", "--iterations", 1)
     assert code == 0 and "2 steps each" in out, err
+    note = note_of("a_out.png")
+    assert (note["iterations"], note["first"]) == (1, "steps.onnx")
     begun = expected_steps(PIXELS[0], 1)[0]
     assert close(read("a_out.png"), picture_of(expected_steps(PIXELS[0], 1, 0.5, begun)[-1][0]))
     options = Translate(engine=Path("toon.onnx"), first=Path("steps.onnx"))
@@ -198,6 +277,25 @@ def test_steps_of_an_engine_without_any(here: Path, psp_run) -> None:
     write_onnx(here / "plain.onnx")
     code, _, err = psp_run("a.png", "-e", "plain.onnx", "--iterations", 3)
     assert code == 2 and "--iterations is for ReStyle engines, plain.onnx makes its pictures in one step" in err
+
+
+def test_steps_of_stored_latents(here: Path, psp_run, monkeypatch, capsys) -> None:
+    """They are decoded in one: only another input that is a picture takes more."""
+    np.save("lat.npy", np.zeros((STYLES, STYLE_DIM), np.float32))
+    np.save("smile.npy", np.zeros((STYLES, STYLE_DIM), np.float32))
+    psp = runner(monkeypatch, capsys, "psp")
+    for words in (["edit", "lat.npy", "-d", "smile.npy"], ["morph", "lat.npy", "--to", "smile.npy"]):
+        code, _, err = psp(*words, "-e", "steps.onnx", "--iterations", 3)
+        assert code == 2 and "--iterations is for pictures, and lat.npy holds latents, which are decoded in one" in err
+    assert psp("morph", "lat.npy", "--to", "a.png", "-e", "steps.onnx", "--iterations", 3, "--steps", 2)[0] == 0
+    latents = expected_steps(PIXELS[0], 3)[-1][0]
+    assert close(read("lat_out_2.png"), picture_of(latents))
+
+
+def test_info_frames_faces_alone(here: Path) -> None:
+    for name, facts, framed in (("face", {}, True), ("cars", CARS, False)):
+        path = write_steps(here, name, **facts)
+        assert ("faces framed" in describe(path, read_info(path))) == framed
 
 
 def test_cars_are_wide(here: Path, psp_run) -> None:

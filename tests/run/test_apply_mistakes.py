@@ -83,6 +83,7 @@ from working_folder import mistake
         ("decode latents.npy --couple", "No such option: --couple"),
         ("mix latents.npy --couple", "--couple needs pictures, and latents.npy holds latents"),
         ("mix latents.npy --ray", "--ray takes pictures, latents.npy holds latents"),
+        ("run a.png --ray --url http://127.0.0.1:1", "--ray and --url contradict each other: workers open the engine"),
         ("run a.png --ray --grid g.png", "--ray and --grid contradict each other"),
         ("run a.png --actors 2", "--actors goes with --ray, which is not given"),
         ("decode latents.npy --save-latents x.npy", "No such option: --save-latents"),
@@ -96,8 +97,8 @@ from working_folder import mistake
         ("direction --sefa", "has 0 of the 13 style weights under the names of psp export"),
         ("direction --sefa --out x.txt", "--out x.txt: expected a name that ends in .npy"),
         (
-            "edit a.png --direction smile.npy --component 1",
-            "--component 1: smile.npy holds one direction, leave it out",
+            "edit a.png --direction wide.npy --component 1",
+            "--component 1: wide.npy holds one direction, leave it out",
         ),
         ("direction t.csv --grid g.png", "No such option: --grid"),
         ("direction t.csv", "cannot read t.csv: No such file"),

@@ -52,7 +52,7 @@ def slow(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
 
 def test_decoding_running_and_encoding_overlap(finished: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """Three stages of 40 ms each: one after the other a picture takes 120 ms, overlapped little more than 40."""
-    for owner, name in ((applications, "load"), (Pipeline, "translate"), (encoding, "save")):
+    for owner, name in ((applications, "load_input"), (Pipeline, "translate"), (encoding, "save")):
         monkeypatch.setattr(owner, name, slow(getattr(owner, name), 0.04))
     run = finished()
     assert run.made == PICTURES and run.seconds < 0.6 * PICTURES * 0.12
@@ -62,7 +62,7 @@ def test_decoding_running_and_encoding_overlap(finished: Callable[..., Run], mon
 
 @pytest.mark.parametrize("stage", ["decode", "engine", "encode"])
 def test_the_slowest_stage_is_named(finished: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
-    stages = {"decode": (applications, "load"), "engine": (Pipeline, "translate"), "encode": (encoding, "save")}
+    stages = {"decode": (applications, "load_input"), "engine": (Pipeline, "translate"), "encode": (encoding, "save")}
     owner, name = stages[stage]
     monkeypatch.setattr(owner, name, slow(getattr(owner, name), 0.03))
     assert finished().summary().split("; ")[2].startswith(f"{stage} limits): ")

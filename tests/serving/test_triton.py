@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 from google.protobuf import text_format
 from tiny_family import write_family
+from tiny_steps import write_steps
 
 from psp_export import cli, output_files, triton
 from psp_export.output_files import Written
@@ -213,6 +214,21 @@ def test_readme_has_nothing_of_the_machine_that_exported(tmp_path: Path) -> None
     command = (folder / "README.md").read_text().partition("    docker")[2].partition("\n\n")[0].replace("\\\n", "")
     words = shlex.split("docker" + command)
     assert words[words.index("-v") + 1] == "$PWD:/models:ro" and words[words.index("-p") + 1] == "127.0.0.1:8000:8000"
+
+
+def test_readme_has_the_tensors_of_the_engine(tmp_path: Path) -> None:
+    """Of ReStyle with what a step goes on from, and how."""
+    steps = write_steps(tmp_path)
+    for name, files in (("psp", family(tmp_path)), ("steps", [Written(steps, "step", "fp32", "")])):
+        triton.write_repository(tmp_path / f"models_{name}", files, name)
+        text = (tmp_path / f"models_{name}" / "README.md").read_text()
+        session = onnxruntime.InferenceSession(str(tmp_path / f"models_{name}" / name / "1" / "model.onnx"))
+        for word, values in (("In", session.get_inputs()), ("Out", session.get_outputs())):
+            (line,) = re.findall(rf"^{word}: (.*)\.$", text, re.M)
+            kinds = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+            shapes = {one.name: ",".join(map(str, ("B", *one.shape[1:]))) for one in values}
+            assert set(line.split(", ")) == {f"{one.name} {kinds[one.type]} [{shapes[one.name]}]" for one in values}
+        assert ("start is 1 in the first" in text) == ("5 of them make a picture" in text) == (name == "steps")
 
 
 def test_readme_says_what_must_stand_before_it(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from tiny_engines import write_onnx, write_plan
 from tiny_family import picture_of, write_family
-from tiny_steps import write_steps
+from tiny_steps import CARS, write_steps
 
 from psp_runtime.cli import psp
 from psp_runtime.errors import EngineError, PspError
@@ -101,6 +101,14 @@ def test_steps_of_restyle_on_the_page(make: str, runs: Runs, monkeypatch: pytest
     assert "--iterations" not in again.command
     if make == "one picture":
         assert Path(again.pictures[0][0]).read_bytes() != Path(shown.pictures[0][0]).read_bytes()
+
+
+def test_runs_of_the_page_show_no_progress_in_the_terminal(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    shown = runs.run(Path("engines/steps.onnx"), asked("one picture"))
+    assert capsys.readouterr().err == "" and "quiet" not in shown.command
 
 
 @pytest.mark.parametrize(("engine", "change"), [("sr", {"downsample": 8.0}), ("inpaint", {"mask": True})])
@@ -470,6 +478,16 @@ def test_the_page_is_only_for_those_who_know_its_name(url: str, tmp_path: Path) 
     assert own.status_code == 200 and Path(own.json()[0]).name == "stored.png"
     assert httpx.post(f"{url}/gradio_api/upload", files={"files": ("big.png", bytes(21 << 20))}).status_code == 413
     assert httpx.post(f"{url}/gradio_api/upload", content=iter([b"no length"])).status_code == 411
+
+
+def test_photos_are_offered_for_faces_alone(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="needs the extra ui")
+    from psp_runtime.ui.page import make_page
+
+    for name, facts, offered in (("faces", {}, True), ("cars", CARS, False)):
+        page = make_page([write_steps(tmp_path, name, **facts)], Runs(tmp_path))
+        labels = {getattr(block, "label", None) for block in page.blocks.values()}
+        assert "Picture" in labels and ("A whole photo: find the face" in labels) == offered
 
 
 def test_a_page_of_a_part_is_refused_where_it_is_made(engines: Path, tmp_path: Path) -> None:

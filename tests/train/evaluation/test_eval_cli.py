@@ -143,6 +143,8 @@ MISTAKES = [
     ((*ENGINE,), "give --data, the folder of test pictures, or --demo"),
     ((*DATA,), "expected --engine ENGINE or --checkpoint CHECKPOINT with --data FOLDER, or --demo"),
     ((*ENGINE, "--checkpoint", "psp.pt", *DATA), "give --engine or --checkpoint, not both"),
+    ((*ENGINE, *DATA, "--encoder", "e4e"), "--encoder goes with --checkpoint: engines and demo models say"),
+    (("--demo", "--encoder", "e4e"), "--encoder goes with --checkpoint"),
     (("--demo", *DATA), "leave out --data, --target and --weights"),
     ((*ENGINE, *DATA, "--count", "2"), "--count is for --demo: all pictures of a folder are measured"),
     (("--demo", "--weights", "test"), "leave out --data, --target and --weights"),

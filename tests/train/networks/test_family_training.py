@@ -1,19 +1,26 @@
 """Training of e4e and ReStyle: offsets that join one by one, and several steps on a batch."""
 
+import warnings
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from family import golden
 from models import relative_error
-from training import make_settings, make_trainer, message, train
+from training import ALONE, make_settings, make_setup, make_trainer, message, train
 
+from psp_export.export import engine_info
+from psp_export.options import Options
 from psp_runtime.errors import PspError
-from psp_train.checkpoints.psp import load_checkpoint
+from psp_train.checkpoints.psp import _trained_iterations, load_checkpoint
 from psp_train.losses.distances import delta_norm
 from psp_train.networks.encoder import add_first
-from psp_train.networks.psp import fed_back, to_input
+from psp_train.networks.psp import fed_back, to_input, to_picture
 from psp_train.recipes import VARIANTS, make_recipe
+from psp_train.training import start
 from psp_train.training.objective import Rendering
+from psp_train.training.validation import grid
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,6 +64,23 @@ def test_heads_wait_for_their_turn(drawn, tmp_path):
         assert changed[moved] and not any(changed[still:])
 
 
+def test_too_few_steps_for_every_head(drawn, tmp_path, monkeypatch):
+    """A tiny generator has 10 styles: 9 offsets."""
+    monkeypatch.setattr(start, "build", lambda settings, **_: make_setup(settings))
+    monkeypatch.setattr(start, "Trainer", lambda *_: SimpleNamespace(run=lambda: None))
+    monkeypatch.setattr(start, "what_next", str)
+    settings = make_settings(drawn, tmp_path / "run", "inversion", "e4e", steps=600)
+    with pytest.warns(UserWarning, match="600 steps train 0 of the 9 offsets, .*: give 36000 steps or more"):
+        start.train(settings, ALONE, new=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for values in (dict(steps=18, deltas_from=2, deltas_every=2), dict(steps=36_000)):
+            start.train(make_settings(drawn, tmp_path / "run", "inversion", "e4e", **values), ALONE, new=True)
+        start.train(make_settings(drawn, tmp_path / "run", "inversion"), ALONE, new=True)
+    with pytest.warns(UserWarning, match="17 steps train 8 of the 9 offsets"):
+        start.warn_of_idle_heads(make_recipe("inversion", "e4e", dict(steps=17, deltas_from=2, deltas_every=2)), 10)
+
+
 def test_gradients_of_two_steps(drawn, tmp_path):
     """The gradient is the sum over the steps; what a step goes on from is taken as given."""
     settings = make_settings(drawn, tmp_path / "run", "inversion", "restyle", iterations=2, steps=1)
@@ -89,6 +113,27 @@ def test_a_run_is_a_checkpoint_of_its_kind(drawn, tmp_path, task, variant):
     loaded = load_checkpoint(tmp_path / "run" / "best.pt")
     assert loaded.encoder.kind == VARIANTS[variant]["encoder"] and loaded.task.name == task
     assert loaded.model.rows == ((8, 56) if task == "cars" else None)
+
+
+def test_as_many_steps_as_were_trained(drawn, tmp_path):
+    """In the pictures of a validation, in PyTorch afterwards, and in the engine."""
+    settings = make_settings(drawn, tmp_path / "run", "inversion", "restyle", iterations=2, steps=1)
+    trainer = train(settings)
+    batch = next(trainer.batches(0))
+    x = to_input(batch.source, "rgb", 3)
+    with torch.no_grad():
+        shown = grid(trainer.model.eval(), batch, trainer.setup)[-256:]
+        *_, last = trainer.model.refine(x, 2)
+    np.testing.assert_array_equal(shown, np.concatenate(list(to_picture(fed_back(last.picture, x)).numpy()), axis=1))
+    loaded = load_checkpoint(tmp_path / "run" / "best.pt")
+    assert len(list(loaded.model.refine(x[:1]))) == 2
+    assert engine_info(loaded, Options()).iterations == 2
+
+
+def test_steps_that_a_file_names(tmp_path):
+    for steps, wanted in ((1, 5), (3, 3), (21, 5), ("3", 5), (None, 5)):
+        assert _trained_iterations({"psp_toolkit": {"iterations": steps}}) == wanted
+    assert _trained_iterations({}) == 5
 
 
 @pytest.mark.parametrize(
