@@ -15,9 +15,10 @@ from psp_runtime.pictures.sheets import CELL, Sheet
 from psp_runtime.pipeline import Source
 from psp_runtime.run import files
 from psp_runtime.run.applications import Application, make_preparer
+from psp_runtime.run.checks import check, check_stored
 from psp_runtime.run.inputs import InputReader, PictureReader, make_input_reader
 from psp_runtime.run.latents_files import LatentsWriter, read_latents
-from psp_runtime.run.options import Options, check, check_stored, flag, is_stored
+from psp_runtime.run.options import Options, flag, is_stored
 from psp_runtime.run.verbs import Verb
 
 #: Options that name a file to read, and one to write for the whole run.

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import pytest
 
 from psp_runtime.errors import EngineError, PspError
-from psp_runtime.run.options import Options, check
+from psp_runtime.run.checks import check
+from psp_runtime.run.options import Options
 from psp_runtime.serving.client import connect
 
 pytest.importorskip("tritonclient.http", reason="needs tritonclient")
