@@ -34,7 +34,7 @@ readme: install
 goldens: install
 	$(BIN)/python -m pytest -m "goldens or slow" tests/train/networks/test_family.py
 
-# Tests that wait for deadlines of minutes: crowds and kills at psp serve. `make test` leaves them out.
+# Tests that take minutes, crowds and kills at psp serve above all. `make test` leaves them out.
 long: install
 	$(BIN)/python -m pytest -m long -s
 

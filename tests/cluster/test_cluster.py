@@ -223,6 +223,7 @@ def client_server(cluster: None) -> Iterator[str]:
         process.terminate()
 
 
+@pytest.mark.long
 def test_through_ray_client(client_server: str, tmp_path: Path) -> None:
     """From a process that is not of the cluster, as from a laptop: what became of pictures comes back to it."""
     engine = write_onnx(tmp_path / "psp.onnx")

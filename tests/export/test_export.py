@@ -295,7 +295,7 @@ def test_psnr():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.long), "fp16"])
 def test_golden_picture_through_the_exported_engine(tmp_path, precision):
     """picture file in, picture out, and mixing: within two levels of the reference's PNG files in FP32."""
     data = golden("picture")

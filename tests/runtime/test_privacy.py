@@ -56,7 +56,7 @@ def test_running_an_engine_leaves_nothing(home: Path, library: str) -> None:
     assert Path("p1_out.png").is_file() and kept(home) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_tools_leave_nothing(home: Path) -> None:
     """Export, which verifies engines, curves, and workers on a Ray cluster, whose token Ray keeps there."""
     for module in ("torch", "onnx", "matplotlib", "ray"):

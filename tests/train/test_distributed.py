@@ -30,7 +30,7 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_two_processes_are_one_with_twice_the_batch(accumulate, drawn, tmp_path):
     both = dict(task="frontalization", accumulate=accumulate, steps=4)
     settings = make_settings(drawn, tmp_path / "two", batch_size=1, **both)

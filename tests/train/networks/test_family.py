@@ -36,7 +36,7 @@ def check_picture(picture, expected, step=None):
         assert relative_error(picture[:, :, y : y + 16, x : x + 16], at(name)) < GATE
 
 
-@pytest.mark.parametrize("name", ["e4e_64", "e4e_single", "e4e_cars"])
+@pytest.mark.parametrize("name", ["e4e_64", "e4e_single", pytest.param("e4e_cars", marks=pytest.mark.goldens)])
 def test_e4e(name):
     model, expected = golden_model(name), golden(name)
     x = image(int(expected["seed"]), len(expected["codes"]), model.input_height)[:1]
@@ -55,7 +55,7 @@ def test_e4e(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["restyle_psp_64", "restyle_e4e_resnet_cars"])
+@pytest.mark.parametrize("name", ["restyle_psp_64", pytest.param("restyle_e4e_resnet_cars", marks=pytest.mark.goldens)])
 def test_every_step_of_restyle(name):
     model, expected = golden_model(name), golden(name)
     x = image(int(expected["seed"]), 1, model.input_height)
