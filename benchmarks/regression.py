@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import latency
-from measure.report import OUR_ROWS
+from measure.report import OUR_ROWS, has_all_rows
 from table import ROOT, read_results
 
 from psp_runtime.errors import PspError
@@ -88,8 +88,7 @@ def last_of_its_kind(result: dict, stored: list[dict]) -> dict:
     def kind(one: dict) -> tuple[str, dict]:
         return one["machine"]["kind"], one["workload"]
 
-    whole = [one for one in stored if {entry["row"] for entry in one["rows"]} >= set(OUR_ROWS)]
-    alike = [one for one in whole if kind(one) == kind(result) and one["date"] < result["date"]]
+    alike = [one for one in filter(has_all_rows, stored) if kind(one) == kind(result) and one["date"] < result["date"]]
     if not alike:
         raise PspError(
             f"no stored result of {result['machine']['kind']} for {result['workload']}: make bench writes the first one"

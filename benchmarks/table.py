@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from measure.backends import OURS
-from measure.report import HEADLINE, NO_ENGINE, OUR_ROWS, ROWS, PaperRow, clock, gflop
+from measure.report import HEADLINE, NO_ENGINE, ROWS, PaperRow, clock, gflop, has_all_rows
 
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
@@ -57,9 +57,9 @@ def read_results(folder: Path) -> list[dict]:
 
 
 def published(results: list[dict]) -> list[dict]:
-    """The newest result of each kind of machine for the published model at 1024, batch 1, with all our rows."""
+    """The newest result of each kind of machine for the published model at 1024, batch 1, of all rows."""
     wanted = {"size": 1024, "batch": 1, "small": False}
-    whole = [result for result in results if {entry["row"] for entry in result["rows"]} >= set(OUR_ROWS)]
+    whole = filter(has_all_rows, results)
     newest = {result["machine"]["kind"]: result for result in whole if result["workload"] == wanted}
     return list(newest.values())
 

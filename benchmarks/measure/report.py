@@ -55,6 +55,7 @@ ROWS = (
 HEADLINE = "pSp inversion"
 #: The rows of networks that this toolkit has.
 OUR_ROWS = tuple(row.name for row in ROWS if not row.peer)
+
 NO_ENGINE = "ALAE, IDInvert and Rotate-and-Render are other networks: this toolkit has no engine for them"
 #: Ratios of an entry, and what tables call them.
 RATIOS = {
@@ -65,6 +66,11 @@ RATIOS = {
     "x_psp": "x pSp",
     "roofline": "of floor",
 }
+
+
+def has_all_rows(result: dict) -> bool:
+    """Tell whether a result of latency.py was asked for all rows, not for some with --row."""
+    return "--row" not in result.get("command", "")
 
 
 def pieces_of(names: Collection[str]) -> list[Piece]:
