@@ -142,6 +142,10 @@ class _Table:
                 elif not self.path.read_bytes().endswith(b"\n"):  # the last row of a run that was killed
                     file.write("\n")
                 yield partial(self._write, file)
+        except PictureError:  # of the only photo: there is nothing to tell of it
+            if new:
+                self.path.unlink()
+            raise
         except OSError as error:
             raise PspError(f"cannot write {self.path}: {error.strerror}") from error
 

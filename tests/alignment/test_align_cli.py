@@ -115,3 +115,4 @@ def test_mistakes(psp: PspRun, photos: Path, options: tuple[object, ...], words:
     Image.new("RGB", (64, 64)).save(photos / "scene.png")
     code, out, err = psp("align", *options)
     assert (code, out) == (2, "") and err.count("\n") == 1 and re.search(words, err), err
+    assert not any(Path("aligned").glob("*"))
