@@ -62,14 +62,14 @@ def psp_check() -> None:
 
 
 def report() -> list[str]:
-    """The lines of `psp check`."""
+    """Write the lines of `psp check`."""
     rows = [("psp", f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")]
     rows += [("CPU", _cpu()), ("GPU", gpu_name() or "no NVIDIA GPU with its driver"), ("cache", _cache())]
     return _aligned(rows) + [""] + _aligned((need.use, state(need)) for need in NEEDS)
 
 
 def state(need: Need) -> str:
-    """The packages that serve a use, or what to install for it."""
+    """Name the packages that serve a use, or what to install for it."""
     found = [_found(modules) for modules in need.modules]
     missing = [" or ".join(map(_package, one.split("|"))) for one, words in zip(need.modules, found) if not words]
     if missing:

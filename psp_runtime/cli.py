@@ -43,23 +43,23 @@ class Verbs(TyperGroup):
     """The group of all verbs, each imported when it is asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names of the verbs."""
+        """List the names of the verbs."""
         return list(VERBS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of a verb, or None."""
+        """Find the command of a verb, or None."""
         if cmd_name not in VERBS:
             return None
         module, _, name = VERBS[cmd_name][1].partition(":")
         return typer.main.get_command(getattr(importlib.import_module(module), name))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """One line for each verb, by group."""
+        """Write one line for each verb, by group."""
         formatter.write(help_page())
 
 
 def help_page() -> str:
-    """What `psp --help` prints: it imports none of the verbs."""
+    """Write what `psp --help` prints: it imports none of the verbs."""
     lines = ["Usage: psp VERB [ARGUMENTS]", "", "pixel2style2pixel, deployed: pictures through engines."]
     group = ""
     for verb, (panel, _, words) in VERBS.items():
@@ -80,18 +80,18 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _psp(version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True)) -> None:
-    """What all verbs have in common."""
+    """Hold what all verbs have in common."""
 
 
 def psp() -> NoReturn:
-    """The `psp` command."""
+    """Run the `psp` command."""
     _prepare_arguments()
     _check_verb(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
     console.run(app)
 
 
 def main() -> NoReturn:
-    """The `psp-run` command."""
+    """Run the `psp-run` command."""
     from psp_runtime.commands import run
 
     _prepare_arguments()
@@ -116,6 +116,6 @@ def _with_values(arguments: list[str]) -> list[str]:
 
 
 def _with_value(argument: str, following: str) -> str:
-    """An argument, with its value where that was left out."""
+    """Give an argument, with its value where that was left out."""
     pattern, value = _OPTIONAL.get(argument, ("", ""))
     return f"{argument}={value}" if value and not re.fullmatch(pattern, following) else argument

@@ -80,17 +80,17 @@ class Group(_PlainHelp, TyperGroup):
 
 
 def new_app(**settings: Any) -> typer.Typer:
-    """An app for the commands of one of our programs: plain help, errors as `run` shows them."""
+    """Make an app for the commands of one of our programs: plain help, errors as `run` shows them."""
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **settings)
 
 
 def option(panel: str, help: str, *names: str, **more: Any) -> Any:
-    """An option in a panel of the help. On the command line it is called as its field, or one of `names`."""
+    """Describe an option in a panel of the help. On the command line it is called as its field, or one of `names`."""
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
 def as_command(options: type[Asked], do: Callable[[Asked], None]) -> Callable[..., None]:
-    """A function for typer: its parameters are the options among the fields of a dataclass, and `do` gets one.
+    """Make a function for typer: its parameters are the options among the fields of a dataclass, and `do` gets one.
 
     A field is an option where its type is annotated with one; a field of type `typer.Context` is filled in.
     """
@@ -110,7 +110,7 @@ def as_command(options: type[Asked], do: Callable[[Asked], None]) -> Callable[..
 
 
 def make_app(options: type[Asked], do: Callable[[Asked], None], no_args_is_help: bool = True) -> typer.Typer:
-    """A typer app of one command."""
+    """Make a typer app of one command."""
     app = new_app()
     app.command(no_args_is_help=no_args_is_help, cls=Command)(as_command(options, do))
     return app
@@ -121,7 +121,7 @@ def _is_shown(hint: Any) -> bool:
 
 
 def _place(hint: Any) -> int:
-    """Where an option stands in the help: arguments first, then by panel."""
+    """Say where an option stands in the help: arguments first, then by panel."""
     panel = "" if hint is typer.Context else hint.__metadata__[0].rich_help_panel
     return PANELS.index(panel) if panel in PANELS else -1
 
@@ -235,14 +235,14 @@ def _call(app: Callable[..., object]) -> int | str | None:
 
 
 def _program() -> str:
-    """What was called, as a person would call it again."""
+    """Name what was called, as a person would call it again."""
     name = os.path.basename(sys.argv[0])
     module = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {module.parent}" if name == "__main__.py" and module else name.removesuffix(".exe")
 
 
 def _command() -> str:
-    """The program, with its verb where it has some."""
+    """Name the program, with its verb where it has some."""
     name = _program()
     return " ".join([name, *sys.argv[1:2]]) if name == "psp" else name
 

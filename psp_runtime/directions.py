@@ -59,7 +59,7 @@ def fit_direction(latents: NDArray[np.float32], labels: NDArray[np.int_]) -> Dir
 
 
 def semantics(weights: Sequence[NDArray[np.float32]], count: int) -> NDArray[np.float32]:
-    """The `count` directions [count,S] of w that change styles the most: SeFa (Shen and Zhou 2021, section 3.2).
+    """Compute `count` directions [count,S] of w that change styles the most: SeFa (Shen and Zhou 2021, section 3.2).
 
     `weights` [I,S] make the styles of the layers to be changed. The directions are unit eigenvectors of A A^T, where
     the columns of A are all rows of the weights, brought to length 1 as the published code does; the largest eigenvalue

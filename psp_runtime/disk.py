@@ -168,7 +168,7 @@ def sha256_of(*paths: Path) -> str:
 
 
 def cache_folder() -> Path | None:
-    """Where things are kept between runs, `psp-toolkit` in the user's cache folder; PSP_CACHE names another place.
+    """Say where things are kept between runs, `psp-toolkit` in the user's cache folder; PSP_CACHE names another place.
 
     None with PSP_CACHE=off, and where the machine knows no home: then nothing is kept.
     """

@@ -46,7 +46,7 @@ def check_psi(psi: float) -> None:
 
 
 def layer_alpha(info: EngineInfo, layers: Sequence[int] | None, alpha: float | None) -> Latents:
-    """How much of a style goes into each layer, [L]; `None` is what the engine's task does.
+    """Say how much of a style goes into each layer, [L]; `None` is what the engine's task does.
 
     Raises `PspError` for layers the engine does not have, and for alpha outside 0..1.
     """
@@ -59,7 +59,7 @@ def layer_alpha(info: EngineInfo, layers: Sequence[int] | None, alpha: float | N
 
 
 def edit_alpha(info: EngineInfo, layers: Sequence[int] | None, alpha: float | None) -> Latents:
-    """How much of a direction goes into each layer, [L]: all of it into all layers unless told otherwise.
+    """Say how much of a direction goes into each layer, [L]: all of it into all layers unless told otherwise.
 
     Outside 0..1 is allowed for a direction, which is scaled anyway; a warning says so.
     """
@@ -81,7 +81,7 @@ def _on_layers(info: EngineInfo, layers: Sequence[int], amount: float) -> Latent
 
 
 def as_strengths(strengths: Sequence[float], name: str = "strengths") -> Latents:
-    """How far to go along a direction, float32 [N]. Raises `PspError` for what FP32 does not hold."""
+    """Read how far to go along a direction, float32 [N]. Raises `PspError` for what FP32 does not hold."""
     with np.errstate(over="ignore"):
         amounts = np.asarray(strengths, np.float32)
     if not np.isfinite(amounts).all():
@@ -101,7 +101,7 @@ class Coordinate(NamedTuple):
     deviation: float
 
     def distances(self, latents: Latents, amounts: Latents) -> Latents:
-        """How far along `way` each of latents [B,L,S] is from each of N coordinates: [B,N]."""
+        """Measure how far along `way` each of latents [B,L,S] is from each of N coordinates: [B,N]."""
         now = (latents[:, 0] - self.mean) @ self.way / self.deviation
         return np.asarray((amounts - now[:, None]) * self.deviation, np.float32)
 
@@ -111,7 +111,7 @@ Direction = Latents | Coordinate
 
 
 def moved(latents: Latents, direction: Direction, amounts: Latents, alpha: Latents) -> Latents:
-    """Latents [B,L,S] along a direction by each of N amounts, with `alpha` [L] of it in each layer: [B,N,L,S]."""
+    """Move latents [B,L,S] along a direction by each of N amounts, with `alpha` [L] of it in each layer: [B,N,L,S]."""
     if isinstance(direction, Coordinate):
         distances = direction.distances(latents, amounts)[..., None, None]
         return np.asarray(latents[:, None] + distances * (alpha[:, None] * direction.way), np.float32)
@@ -119,7 +119,7 @@ def moved(latents: Latents, direction: Direction, amounts: Latents, alpha: Laten
 
 
 def as_direction(direction: NDArray[Any], info: EngineInfo, name: str = "direction") -> Latents:
-    """A direction [S] (the same in all layers) or [L,S] as float32 [L,S]; other axes may have the length 1.
+    """Read a direction [S] (the same in all layers) or [L,S] as float32 [L,S]; other axes may have the length 1.
 
     Raises `PspError` for another size.
     """
@@ -134,7 +134,7 @@ def as_direction(direction: NDArray[Any], info: EngineInfo, name: str = "directi
 
 
 def as_latents(latents: NDArray[Any], info: EngineInfo, name: str = "latents") -> Latents:
-    """W+ latents [B,L,S], or [L,S] of one picture, as float32 [B,L,S]; other axes may have the length 1.
+    """Read W+ latents [B,L,S], or [L,S] of one picture, as float32 [B,L,S]; other axes may have the length 1.
 
     Raises `PspError` for another shape.
     """

@@ -142,7 +142,7 @@ class Pipeline:
         return Translation(done["output"], done["latents"])
 
     def encode(self, source: Source) -> NDArray[np.float32]:
-        """The W+ latents float32 [B,L,S] of prepared pictures; latents come back as they are."""
+        """Return the W+ latents float32 [B,L,S] of prepared pictures; latents come back as they are."""
         if _are_latents(source):
             check("latents", source, contract.latents(self.info))
             return np.asarray(source, np.float32)
@@ -152,7 +152,7 @@ class Pipeline:
         return self._run(self.session, inputs)["latents"]
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The pictures uint8 [B,H,W,3] of W+ latents float32 [B,L,S]."""
+        """Return the pictures uint8 [B,H,W,3] of W+ latents float32 [B,L,S]."""
         check("latents", latents, contract.latents(self.info))
         if self.parts.usable:
             return self._run(self.parts.generator, {"latents": latents})["output"]
@@ -176,7 +176,7 @@ class Pipeline:
         return np.repeat(w[:, None], self.info.styles, axis=1)
 
     def average_style(self) -> NDArray[np.float32]:
-        """The average w [S], which truncation pulls towards: the mean of AVERAGED random ones, always the same."""
+        """Return the average w [S] that truncation pulls towards: the mean of AVERAGED random ones, always the same."""
         if self._average is None:
             z = random_z(AVERAGED, self.info.style_dim, AVERAGE_SEED)
             self._average = self.parts.map(z).mean(0, dtype=np.float64).astype(np.float32)
@@ -189,7 +189,7 @@ class Pipeline:
         layers: Sequence[int] | None = None,
         alpha: float | None = None,
     ) -> NDArray[np.uint8]:
-        """Each picture with each of the `styles` [N,L,S] mixed in: uint8 [B,N,H,W,3], many faces of one input.
+        """Return each picture with each of the `styles` [N,L,S] mixed in: uint8 [B,N,H,W,3], many faces of one input.
 
         `layers` (zero-based) and `alpha` (0..1) say where and how much; by default as the task of the engine does.
         """
@@ -200,7 +200,7 @@ class Pipeline:
     def transfer(
         self, source: Source, style_of: Source, layers: Sequence[int] | None = None, alpha: float | None = None
     ) -> NDArray[np.uint8]:
-        """The shape of each picture with the colours of another one: uint8 [B,H,W,3].
+        """Give each picture its shape with the colours of another one: uint8 [B,H,W,3].
 
         `style_of` has as many pictures, or one for all; `layers` and `alpha` as in `mix`.
         """
@@ -228,7 +228,7 @@ class Pipeline:
         layers: Sequence[int] | None = None,
         alpha: float | None = None,
     ) -> NDArray[np.uint8]:
-        """Each picture moved along a direction [S] or [L,S] by each of the N strengths: uint8 [B,N,H,W,3].
+        """Move each picture along a direction [S] or [L,S] by each of the N strengths: uint8 [B,N,H,W,3].
 
         To a `Coordinate` it is moved until it is there: then strengths are where, in standard deviations. `layers`
         limits it to some layers (default: all); `alpha` scales it there.
@@ -261,7 +261,7 @@ class Pipeline:
             yield from map_batches(self._translate_each, loaded, batch, self.at_once)
 
     def align(self, photo: Picture, most: int | None = 1) -> list[Crop]:
-        """The faces of a whole photo as crops this engine was trained on, the largest first; None: all of them.
+        """Return the faces of a whole photo as crops this engine was trained on, the largest first; None: all of them.
 
         Their `picture` is what `prepare` and a call take, and `psp_runtime.alignment.paste` puts what is made of it
         back. Raises `PictureError` for a photo that cannot be read, or shows no face, and `PspError` for an engine of
@@ -271,7 +271,7 @@ class Pipeline:
         return self._crops(open_photo(photo).picture, picture_name(photo), most)
 
     def translate_photo(self, photo: Picture, most: int | None = 1, mask: Mask = "face") -> Image.Image:
-        """A whole photo with its faces translated: RGB, upright, of its size; the largest face, or `most`, or all.
+        """Translate the faces of a whole photo: RGB, upright, of its size; the largest face, or `most`, or all.
 
         `mask` is what is taken of each, as in `psp_runtime.alignment.paste`. Raises as `align` does, and `PspError` for
         an engine that takes no photos (its input is a sketch or a label map), or whose pictures fit none (cars, heads
@@ -334,7 +334,7 @@ class Pipeline:
         return Translation(done["output"], done["latents"])
 
     def _mixed(self, source: Source, styles: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Each picture with its own `styles` [B,N,L,S], `alpha` [L] of them: uint8 [B,N,H,W,3]."""
+        """Mix each picture with its own `styles` [B,N,L,S], `alpha` [L] of them: uint8 [B,N,H,W,3]."""
         count = styles.shape[1]
         if _are_latents(source) or ((self.parts.usable or self.info.iterations) and count > 1):
             latents = self.encode(source)
@@ -346,7 +346,7 @@ class Pipeline:
         return output.reshape(len(source), count, *output.shape[1:])
 
     def _decode_all(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Latents [B,N,L,S] -> uint8 [B,N,H,W,3]."""
+        """Decode latents [B,N,L,S] -> uint8 [B,N,H,W,3]."""
         output = self.decode(latents.reshape(-1, *contract.latents(self.info).shape))
         return output.reshape(*latents.shape[:2], *output.shape[1:])
 

@@ -46,7 +46,7 @@ class Task:
         return CHANNELS[self.input]
 
     def mix_layers(self, styles: int) -> tuple[int, ...]:
-        """The layers mixed by default in an engine with `styles` (L) style vectors."""
+        """List the layers mixed by default in an engine with `styles` (L) style vectors."""
         return tuple(range(styles))[self.mix_from : self.mix_to]
 
     def rows(self, size: int) -> tuple[int, int] | None:
@@ -79,7 +79,7 @@ TASKS: dict[str, Task] = {
 
 
 def get_task(name: str) -> Task:
-    """The task of that name; `PspError` names the known ones."""
+    """Find the task of that name; `PspError` names the known ones."""
     try:
         return TASKS[name]
     except KeyError:

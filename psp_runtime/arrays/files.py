@@ -63,7 +63,7 @@ def _read(file: Any) -> Any:
 
 
 def _read_npy(file: Any) -> Any:
-    """The array of a .npy file, or the dict that was saved as one."""
+    """Read the array of a .npy file, or the dict that was saved as one."""
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(file)
     if version in read_header and read_header[version](file)[2].hasobject:
@@ -82,7 +82,7 @@ def _read_npz(archive: zipfile.ZipFile) -> Any:
 
 
 def _numbers(value: Any, path: Path) -> Arrays:
-    """The value, if it is an array or a dict that has some; other entries of a dict are left out."""
+    """Keep the value, if it is an array or a dict that has some; other entries of a dict are left out."""
     if isinstance(value, np.ndarray):
         return value
     if not isinstance(value, dict):
@@ -96,5 +96,5 @@ def _numbers(value: Any, path: Path) -> Arrays:
 
 
 def _plain(value: Any) -> Any:
-    """An array out of its pickle, or another value as it is."""
+    """Take an array out of its pickle, or another value as it is."""
     return value.value if isinstance(value, PickledArray) else value

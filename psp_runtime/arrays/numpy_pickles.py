@@ -27,7 +27,7 @@ class PickledType:
         self.order = ">" if state[1] == ">" else "<"
 
     def numbers(self, data: object) -> NDArray[Any]:
-        """The numbers in bytes, or in a string of Latin-1 as protocol 2 stores them, flat."""
+        """Read the numbers in bytes, or in a string of Latin-1 as protocol 2 stores them, flat."""
         raw = data.encode("latin1") if isinstance(data, str) else data
         if not isinstance(raw, bytes):
             raise ForbiddenError(f"it holds an array of {type(data).__name__}")

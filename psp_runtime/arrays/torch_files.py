@@ -133,7 +133,7 @@ class _ZipNumbers(dict[str, NDArray[Any]]):
 
 
 def _counted(file: File, storage: _Storage) -> NDArray[Any]:
-    """The bytes of a storage behind their count."""
+    """Take the bytes of a storage behind their count."""
     count = int.from_bytes(file.read(8), "little")
     if count != storage.size:
         raise ForbiddenError(f"it holds {count} numbers where it says {storage.size}")
@@ -141,7 +141,7 @@ def _counted(file: File, storage: _Storage) -> NDArray[Any]:
 
 
 def _storage(pid: Any) -> _Storage:
-    """What ("storage", type, id, device, count) means; the device is where it was saved, which does not matter."""
+    """Read what ("storage", type, id, device, count) means; the device is where it was saved, which does not matter."""
     word, name, key, _, count = pid
     if word != "storage" or name not in STORAGES or not isinstance(count, int):
         raise ForbiddenError(f"it refers to {pid!r:.60}")
@@ -149,7 +149,7 @@ def _storage(pid: Any) -> _Storage:
 
 
 def _made(value: Any, numbers: Mapping[str, NDArray[Any]]) -> Any:
-    """The same value with arrays in the place of tensors, also in a dict of them."""
+    """Give the same value with arrays in the place of tensors, also in a dict of them."""
     if isinstance(value, dict):
         return {key: _one(each, numbers) for key, each in value.items()}
     return _one(value, numbers)
@@ -162,7 +162,7 @@ def _one(value: Any, numbers: Mapping[str, NDArray[Any]]) -> Any:
 
 
 def _array(tensor: TensorView, raw: NDArray[Any]) -> NDArray[Any]:
-    """The numbers that a tensor views, copied."""
+    """Copy the numbers that a tensor views."""
     flat = raw.view(STORAGES[tensor.storage.name])
     tensor.check(len(flat))
     steps = [stride * flat.itemsize for stride in tensor.strides]

@@ -56,7 +56,7 @@ class Outcome:
         return [*([words] if self.again else []), *([self.left_out] if self.left_out else [])]
 
     def summary(self) -> str:
-        """One line for people."""
+        """Write one line for people."""
         if not self.workers:
             return f"nothing to do, {self.skipped} done before: {self.out}/"
         workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
@@ -165,7 +165,7 @@ def _check_outputs(options: Options, pictures: list[Picture], places: dict[str, 
 
 
 def _identity(place: Place, file: str) -> str:
-    """What the names of one file have in common. Of the folder alone: there may be a million files in it."""
+    """Give what the names of one file have in common. Of the folder alone: there may be a million files in it."""
     folder, name = os.path.split(place.path(file) if place.local else place.full_name(file))
     return f"{_folder_identity(folder) if place.local else folder}/{name}"
 
@@ -193,7 +193,7 @@ def _crew(options: Options) -> Crew:
 
 
 def _blocks(pictures: list[Picture], batch: int, actors: int) -> list[Any]:
-    """The pictures in their order, as tables of whole batches: few enough pictures that every worker gets several."""
+    """Pack the pictures in their order into tables of whole batches, few enough that every worker gets several."""
     turns = math.ceil(len(pictures) / (batch * actors * TURNS))
     size = batch * max(1, min(BATCHES, turns))
     pa = import_extra("pyarrow")
@@ -202,7 +202,7 @@ def _blocks(pictures: list[Picture], batch: int, actors: int) -> list[Any]:
 
 
 def _run_blocks(blocks: list[Any], task: Task, crew: Crew) -> Iterator[dict[str, Any]]:
-    """What became of each picture, as blocks are finished. Raises the `PspError` of a worker."""
+    """Tell what became of each picture, as blocks are finished. Raises the `PspError` of a worker."""
     ray = import_extra("ray")
     far = ray.util.client.ray.is_connected()
     for rows in _from_far(blocks, task, crew) if far else finished(blocks, task, crew):
@@ -213,7 +213,7 @@ def _run_blocks(blocks: list[Any], task: Task, crew: Crew) -> Iterator[dict[str,
 
 
 def finished(blocks: list[Any], task: Task, crew: Crew) -> Iterator[list[dict[str, Any]]]:
-    """What became of each block, as workers answer."""
+    """Tell what became of each block, as workers answer."""
     data = import_extra("ray.data")
     data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -241,7 +241,7 @@ class Foreman:
         self._answers = finished(blocks, task, crew)
 
     def next(self) -> list[dict[str, Any]]:
-        """What became of the next block; nothing after the last."""
+        """Tell what became of the next block; nothing after the last."""
         return next(self._answers, [])
 
 

@@ -20,7 +20,7 @@ OBJECT_STORES = ("s3", "gcs", "abfs")
 
 
 def import_extra(module: str) -> Any:
-    """A module the extra `ray` brings. Raises `PspError` where it is not installed."""
+    """Import a module the extra `ray` brings. Raises `PspError` where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -49,15 +49,15 @@ class Place:
         return self.root.partition("/")[0] if self.filesystem.type_name in OBJECT_STORES else ""
 
     def full_name(self, file: str) -> str:
-        """What a file is called in messages and manifests."""
+        """Say what a file is called in messages and manifests."""
         return f"{self.name}/{file}"
 
     def path(self, file: str) -> str:
-        """The path of a file on the filesystem."""
+        """Give the path of a file on the filesystem."""
         return f"{self.root}/{file}"
 
     def read(self, file: str) -> bytes:
-        """The content of a file. Raises `OSError`."""
+        """Read the content of a file. Raises `OSError`."""
         with self.filesystem.open_input_stream(self.path(file)) as stream:
             return bytes(stream.read())
 
@@ -102,7 +102,7 @@ class Picture:
         return f"{self.folder}/{self.name}"
 
     def output(self, options: Options) -> str:
-        """What its output is called: X_out.png in the same sub-folder, or another `--format`."""
+        """Name its output: X_out.png in the same sub-folder, or another `--format`."""
         name = Path(self.name)
         return str(name.with_name(f"{name.stem}{OUTPUT_ENDING}{options.suffix(name)}"))
 
@@ -113,7 +113,7 @@ class Picture:
 
 
 def open_place(name: str) -> Place:
-    """A folder by its path, or a URI such as s3://bucket/photos, there or not. Raises `PspError` for unknown ones."""
+    """Open a folder by its path or URI, such as s3://bucket/photos, there or not. Raises `PspError` for unknown ones."""
     fs = import_extra("pyarrow.fs")
     if "://" not in name:
         root = os.path.abspath(name)
@@ -129,14 +129,14 @@ def open_place(name: str) -> Place:
 
 
 def _public_name(uri: str, filesystem: Any, root: str) -> str:
-    """A URI without what may be secret: keys before an @, and settings after the question mark."""
+    """Strip a URI of what may be secret: keys before an @, and settings after the question mark."""
     if filesystem.type_name in OBJECT_STORES:
         return f"{uri.partition('://')[0]}://{root}"
     return re.sub("//[^/@]*@", "//", uri.partition("?")[0]).rstrip("/")
 
 
 def _as_uri(name: str) -> str:
-    """A URI as people type it, for pyarrow: it takes neither spaces nor letters outside ASCII."""
+    """Quote a URI as people type it, for pyarrow: it takes neither spaces nor letters outside ASCII."""
     if name.startswith("fsspec+"):  # no URI for pyarrow: names are taken as they are
         return name
     return _with_single_puts(quote(name, safe="%:/?#[]@!$&'()*+,;=~"))

@@ -62,7 +62,7 @@ class Worker:
         self._pipeline = open_pipeline(self._options, task.runs)
 
     def __call__(self, block: Any) -> Any:
-        """What became of a block: a table of `error`, one for each picture ("" where it is made), `fatal` and `made`.
+        """Tell what became of a block: a table of `error` for each picture ("" where it is made), `fatal` and `made`.
 
         `made` counts the pictures of each, several where there are several faces. A mistake that ends the run is a
         single row: Ray would lose the type of an exception. `block` is a table of the fields of `Picture`.
@@ -104,14 +104,14 @@ class Worker:
         return failures, {given[path]: count for path, count in run.counts.items()}
 
     def _targets(self, scratch: Path) -> dict[Path, Place]:
-        """Where outputs and aligned crops are written first, if that is not where they belong, and where that is."""
+        """Say where outputs and crops are written first, if that is not where they belong, and where that is."""
         places = {scratch / "out": self._task.out}
         if self._task.crops:
             places[scratch / "aligned"] = self._task.crops
         return {folder: place for folder, place in places.items() if not place.local}
 
     def _local(self, picture: Picture, scratch: Path) -> Path:
-        """Where the picture is, or will be, on this machine."""
+        """Say where the picture is, or will be, on this machine."""
         place = self._task.places[picture.folder]
         number = list(self._task.places).index(picture.folder)
         return Path(place.path(picture.name)) if place.local else scratch / "in" / str(number) / picture.name
@@ -166,7 +166,7 @@ def _renamed(words: str, names: dict[str, str]) -> str:
 
 
 def _here(place: Place, folder: Path) -> Path:
-    """Where files for a place are written on this machine: there, or into a folder they are sent from."""
+    """Say where files for a place are written on this machine: there, or into a folder they are sent from."""
     return Path(place.root) if place.local else folder
 
 

@@ -29,7 +29,7 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
 
     def zeros(self, batch: int) -> NDArray[Any]:
-        """An array of zeros for a batch."""
+        """Make an array of zeros for a batch."""
         return np.zeros((batch, *self.shape), self.dtype)
 
     def __str__(self) -> str:
@@ -38,12 +38,12 @@ class Tensor(NamedTuple):
 
 
 def image(info: EngineInfo) -> Tensor:
-    """A prepared picture: uint8 [H,W,3] RGB, [H,W,1] sketch or [H,W] class ids, H and W 256 for faces."""
+    """Describe a prepared picture: uint8 [H,W,3] RGB, [H,W,1] sketch or [H,W] class ids, H and W 256 for faces."""
     return Tensor(np.uint8, (*info.input_shape, *_CHANNELS[info.input]))
 
 
 def latents(info: EngineInfo) -> Tensor:
-    """The W+ latents of one picture, float32 [L,S]."""
+    """Describe the W+ latents of one picture, float32 [L,S]."""
     return Tensor(np.float32, (info.styles, info.style_dim))
 
 
@@ -67,7 +67,7 @@ def _fed_back(info: EngineInfo) -> Tensor:
 
 
 def inputs(info: EngineInfo) -> dict[str, Tensor]:
-    """What the part `info.part` takes, by name and in the order of the file."""
+    """List what the part `info.part` takes, by name and in the order of the file."""
     if info.part in WHOLE:
         whole = {"image": image(info), "style": latents(info), "alpha": Tensor(np.float32, (info.styles,))}
         return whole | (state(info) if info.part == "step" else _counts(info))
@@ -77,7 +77,7 @@ def inputs(info: EngineInfo) -> dict[str, Tensor]:
 
 
 def outputs(info: EngineInfo) -> dict[str, Tensor]:
-    """What the part `info.part` gives, by name and in the order of the file; `output` is a picture, uint8 RGB."""
+    """List what the part `info.part` gives, by name and in the order of the file; `output` is a picture, uint8 RGB."""
     picture = {"output": Tensor(np.uint8, (*info.output_shape, 3))}
     fed_back = {"picture": _fed_back(info)} if info.iterations else {}
     if info.part == "full":
@@ -158,7 +158,7 @@ def full_inputs(
     alpha: NDArray[np.float32] | None = None,
     iterations: NDArray[np.int32] | None = None,
 ) -> Arrays:
-    """The inputs of a full engine for prepared pictures [B,...], as `Pipeline.translate` takes them.
+    """Make the inputs of a full engine for prepared pictures [B,...], as `Pipeline.translate` takes them.
 
     `iterations` [B,1] are those of ReStyle, by default as many as the engine says. Raises `PspError` for other types
     and shapes, for class ids the engine does not know, and for steps out of range.
@@ -199,7 +199,7 @@ def check_iterations(iterations: int) -> None:
 
 
 def empty_outputs(info: EngineInfo) -> Arrays:
-    """What a part gives for no picture at all."""
+    """Make what a part gives for no picture at all."""
     return {name: tensor.zeros(0) for name, tensor in outputs(info).items()}
 
 

@@ -85,7 +85,7 @@ class EngineInfo:
         return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=True)
 
     def to_plan_name(self) -> str:
-        """The network name of a plan. Raises `EngineError` when TensorRT would drop it for its length."""
+        """Make the network name of a plan. Raises `EngineError` when TensorRT would drop it for its length."""
         name = PLAN_PREFIX + self.to_json()
         if len(name) > PLAN_NAME_LIMIT:
             raise EngineError(f"engine metadata takes {len(name)} bytes, a plan keeps {PLAN_NAME_LIMIT}")
@@ -126,7 +126,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def read_info(path: str | Path) -> EngineInfo:
-    """The metadata of an engine file (.onnx, or a TensorRT plan), without opening the engine.
+    """Read the metadata of an engine file (.onnx, or a TensorRT plan), without opening the engine.
 
     Raises `EngineError` for a missing, empty, truncated or foreign file.
     """

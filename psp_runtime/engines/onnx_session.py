@@ -89,7 +89,7 @@ def _obstacle_to_onnx_cuda(runtime: Any) -> str:
 
 
 def _create_on_cpu(runtime: Any, path: Path, beside: list[Path], one_run: bool) -> Any:
-    """A session over the optimised graph kept for this engine, where there is one."""
+    """Open a session over the optimised graph kept for this engine, where there is one."""
 
     def write(graph: Path, weights: str) -> None:
         options = _options(runtime)

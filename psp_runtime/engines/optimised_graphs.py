@@ -165,7 +165,7 @@ def _file_hash(path: Path, entries: Path) -> str:
 
 
 def _cpu() -> str:
-    """The instruction sets of this CPU: they decide the layout of the weights."""
+    """Name the instruction sets of this CPU: they decide the layout of the weights."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):

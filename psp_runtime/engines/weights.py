@@ -21,7 +21,7 @@ _STYLE = re.compile(r"generator\.convs\.(\d+)\.style\.weight(\.half)?")
 
 
 def style_weights(engine: Path, info: EngineInfo) -> dict[int, NDArray[np.float32]]:
-    """The weights [I,S] that make styles of convolutions, by the row of W+ that each reads (docs/design.md): 0 … L-2.
+    """Read the weights [I,S] that make styles of convolutions, by the row of W+ that each reads: 0 … L-2.
 
     ToRGB layers are not among them. Each is scaled by a constant. Raises `EngineError` for a plan, and for an ONNX file
     that other tools have changed.

@@ -78,7 +78,7 @@ def to_bytes(
 
 
 def encode(image: Image.Image, kind: str, options: dict[str, Any]) -> memoryview:
-    """A PIL picture as the bytes of a file, with Pillow's name and options of its format.
+    """Encode a PIL picture as the bytes of a file, with Pillow's name and options of its format.
 
     In memory first: writing through a codec loses the reason of a failed write. Raises `PictureError` for a picture
     that the format cannot hold.

@@ -88,7 +88,7 @@ def load_input(picture: Picture, info: EngineInfo) -> NDArray[np.uint8]:
 
 
 def _is_squeezed(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
-    """Whether a picture's width over height is far from the wanted one."""
+    """Tell whether a picture's width over height is far from the wanted one."""
     ratio = size[0] * wanted[1] / (size[1] * wanted[0])
     return max(ratio, 1 / ratio) > _SQUEEZED_FROM
 
@@ -99,7 +99,7 @@ def resize(pixels: NDArray[np.uint8], size: int, height: int | None = None) -> N
 
 
 def scaled(shape: tuple[int, ...], width: int) -> int:
-    """The height of a picture of this shape (height, width, ...) once it has another width."""
+    """Compute the height of a picture of this shape (height, width, ...) once it has another width."""
     return max(1, round(width * shape[0] / shape[1]))
 
 
@@ -135,12 +135,12 @@ def _shrink_rows(x: NDArray[np.float32], taps: NDArray[np.float32], factor: int)
 
 
 def unreadable(name: str, error: Exception) -> PictureError:
-    """What to say of a picture whose decoder stumbled."""
+    """Say what to tell of a picture whose decoder stumbled."""
     return PictureError(f"cannot read {name}: {_reason(error)}")
 
 
 def picture_name(picture: Picture) -> str:
-    """What a picture is called in messages."""
+    """Say what a picture is called in messages."""
     if isinstance(picture, str | Path):
         return str(picture)
     return str(getattr(picture, "filename", "")) or "the picture"

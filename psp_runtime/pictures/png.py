@@ -51,7 +51,7 @@ def has_text(path: Path, keyword: str, text: str) -> bool:
 
 
 def _filtered(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Each row [W*C] behind the number of its filter, as its difference to the row above (modulo 256)."""
+    """Put each row [W*C] behind the number of its filter, as its difference to the row above (modulo 256)."""
     filtered = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
     filtered[:, 0] = _UP
     filtered[0, 1:] = rows[0]

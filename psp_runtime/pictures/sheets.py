@@ -31,13 +31,13 @@ CELL, GAP, PAPER = 256, 4, 255
 
 
 def shown(source: Pixels, kind: InputKind, shape: tuple[int, ...]) -> Pixels:
-    """One prepared input as a person sees it, [H,W,3] of `shape`: label maps in colours and with sharp edges."""
+    """Show one prepared input as a person sees it, [H,W,3] of `shape`: label maps in colours and with sharp edges."""
     how = Image.Resampling.NEAREST if kind == "labels" else Image.Resampling.LANCZOS
     return np.array(Image.fromarray(preview(source[None], kind)[0]).resize((shape[1], shape[0]), how))
 
 
 def couple(left: Pixels, right: Pixels) -> Pixels:
-    """Two pictures of one height side by side."""
+    """Put two pictures of one height side by side."""
     return np.concatenate([left, right], axis=1)
 
 
@@ -93,7 +93,7 @@ class Sheet:
         self._kept.append([resize(picture, self.size, self.height) for picture in group])
 
     def draw(self) -> Pixels:
-        """The sheet, uint8 [H,W,3]: of more groups than inputs where these had several faces."""
+        """Draw the sheet, uint8 [H,W,3]: of more groups than inputs where these had several faces."""
         self._arrange(max(len(self._kept), self.inputs))
         paper = np.full((*self._shape(len(self._kept)), 3), PAPER, np.uint8)
         for index, group in enumerate(self._kept):

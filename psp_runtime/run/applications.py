@@ -49,7 +49,7 @@ class Application:
         return len(self.notes)
 
     def beside(self, one: Pixels) -> list[Pixels]:
-        """The inputs that stand beside the N pictures."""
+        """List the inputs that stand beside the N pictures."""
         return self.lefts(one) if self.lefts else [one] * self.count
 
 
@@ -67,7 +67,7 @@ def translate(pipeline: Pipeline, source: Source) -> Made:
 
 
 def every_step(options: Options, info: EngineInfo) -> Application:
-    """The pictures after every step of a ReStyle engine; with --first, that of the other engine before them."""
+    """Make the pictures after every step of a ReStyle engine; with --first, that of the other engine before them."""
     count = options.iterations or (AFTER_ANOTHER if options.first else info.iterations)
     names = [*([options.first.name] if options.first else []), *range(1, count + 1)]
 
@@ -79,7 +79,7 @@ def every_step(options: Options, info: EngineInfo) -> Application:
 
 
 def make_preparer(options: Options, info: EngineInfo) -> Preparer:
-    """A function that reads one picture as the engine eats it, changed as the options ask.
+    """Make a function that reads one picture as the engine eats it, changed as the options ask.
 
     It raises `PictureError` for a picture that cannot be used; making it raises `PspError` for options that cannot.
     """
@@ -100,7 +100,7 @@ def make_preparer(options: Options, info: EngineInfo) -> Preparer:
 
 
 def _with_classes(labels: Pixels, path: Picture, classes: Iterable[int]) -> Pixels:
-    """The same label map; a warning where a class to be replaced is not on it."""
+    """Return the same label map; with a warning where a class to be replaced is not on it."""
     missing = set(classes) - set(np.unique(labels).tolist())
     if missing:
         warnings.warn(f"{path} has no pixel of class {min(missing)}: nothing is replaced there", stacklevel=2)

@@ -99,7 +99,7 @@ class Run:
         return failed
 
     def summary(self) -> str:
-        """One line for people: how many pictures, how fast, what limited it, and where they are."""
+        """Write one line for people: how many pictures, how fast, what limited it, and where they are."""
         word = "picture" if self.made == 1 else "pictures"
         rate = f"{self.made / self.seconds:.1f} pictures/s, {self.pipeline.device}{self._steps()}{self._limit()}"
         return f"{self.made} {word} in {self.seconds:.2f} s ({rate}): {self._where()}"
@@ -116,13 +116,13 @@ class Run:
         return lines
 
     def _steps(self) -> str:
-        """How many steps of ReStyle a picture took; stored latents are decoded, which takes one."""
+        """Say how many steps of ReStyle a picture took; stored latents are decoded, which takes one."""
         session = self.pipeline.session
         count = session.count if isinstance(session, RefiningSession) else self.pipeline.info.iterations
         return f", {count} steps each" if count > 1 and self.plan.jobs[0].latents is None else ""
 
     def _limit(self) -> str:
-        """The stage the others wait for; of a single input all stages wait for each other."""
+        """Name the stage the others wait for; of a single input all stages wait for each other."""
         if len(self.plan.jobs) == 1:
             return ""
         stages = (self.decode, self.engine, self.encode)
@@ -137,7 +137,7 @@ class Run:
             return error
 
     def _make(self, loaded: list[Loaded]) -> list[Result]:
-        """What is made of some inputs, of all their faces at once."""
+        """Make the pictures of some inputs, of all their faces at once."""
         output, latents = self.application.make(self.pipeline, np.concatenate([one.inputs.sources for one in loaded]))
         ends = np.cumsum([len(one.inputs.sources) for one in loaded])[:-1]
         every = repeat(None) if latents is None else np.split(latents, ends)
@@ -156,7 +156,7 @@ class Run:
             return error
 
     def _collect(self, result: Result) -> None:
-        """What is kept of an input until the end, in order."""
+        """Keep what is wanted of an input until the end, in order."""
         count = self.application.count * (1 if self.options.paste_back else len(result.sources))
         self.made += count
         self.counts[result.job.source] = count
@@ -191,13 +191,13 @@ class Run:
         return [*map(str, self.written), *self._shared()]
 
     def _shared(self) -> list[str]:
-        """The files of the whole run."""
+        """List the files of the whole run."""
         options, latents = self.options, self.plan.latents
         named = [options.grid, options.gif, options.webp, latents and latents.file]
         return [str(path) for path in named if path]
 
     def _where(self) -> str:
-        """The files written, or the folders of many."""
+        """Name the files written, or the folders of many."""
         files, options = self.files(), self.options
         if len(files) <= NAMED:
             return ", ".join(files)
@@ -205,13 +205,13 @@ class Run:
         return ", ".join([*(self._of_one() if len(self.plan.jobs) == 1 else self._of_many()), *crops, *self._shared()])
 
     def _of_one(self) -> list[str]:
-        """The many pictures of one input, and its changed inputs."""
+        """Name the many pictures of one input, and its changed inputs."""
         written = [path for path in self.written if path not in self._crops]
         made = [path for path in written if not path.stem.endswith(INPUT_ENDING)]
         return [*_first_to_last(made), *(str(path) for path in written if path not in made)]
 
     def _of_many(self) -> list[str]:
-        """The folder of outputs, where there are any."""
+        """Name the folder of outputs, where there are any."""
         made = [f"{Path(self.options.out or '.')}{os.sep}"] if self.options.singles else []
         return [*made, *([f"the changed inputs as *{INPUT_ENDING}.*"] if self.plan.jobs[0].changed else [])]
 
@@ -226,7 +226,7 @@ def _named(paths: list[Path]) -> str:
 
 
 def with_progress(results: Iterable[Item], count: int) -> Iterable[Item]:
-    """The same results, with a bar on a terminal while they come."""
+    """Pass the same results on, with a bar on a terminal while they come."""
     if count == 1 or not sys.stderr.isatty():
         return results
     from rich.console import Console
@@ -247,6 +247,6 @@ def _with_steps(results: Iterable[Item], count: int, session: RefiningSession) -
 
 
 def together(notes: list[dict[str, Any]]) -> dict[str, Any]:
-    """One note for several pictures: what holds for all of them once, what differs as a list in their order."""
+    """Make one note for several pictures: what holds for all of them once, what differs as a list in their order."""
     values = {key: [note[key] for note in notes] for key in notes[0]}
     return {key: each[0] if all(value == each[0] for value in each) else each for key, each in values.items()}

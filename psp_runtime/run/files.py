@@ -54,7 +54,7 @@ class Job:
         return (*self.outputs, *(path for path in (self.changed, self.aligned) if path))
 
     def of_face(self, number: int, options: Options) -> "Job":
-        """The same for one of several faces of a photo, `number` from 1: its files have that in their names.
+        """Give the same for one of several faces of a photo, `number` from 1: its files have that in their names.
 
         Whole photos have all faces, and keep their names.
         """
@@ -65,7 +65,7 @@ class Job:
         return replace(self, source=_of_face(self.source, number), outputs=outputs, changed=changed, aligned=aligned)
 
     def of_last_face(self, options: Options) -> "Job":
-        """The same for the last face that a photo may give, whose names are the longest."""
+        """Give the same for the last face that a photo may give, whose names are the longest."""
         which = options.which
         return self.of_face(which.end or LAST_FACE if which else 1, options)
 
@@ -78,7 +78,7 @@ def _of_face(path: Path, number: int) -> Path:
 
 
 def make_job(source: Path, base: Path, count: int, changed: bool, latents: NDArray[np.float32] | None = None) -> Job:
-    """The job that writes `base` itself if it makes one picture, BASE_1 to BASE_N if it makes several."""
+    """Make the job that writes `base` itself if it makes one picture, BASE_1 to BASE_N if it makes several."""
     width = len(str(count))
     numbered = [base.with_name(f"{base.stem}_{n:0{width}}{base.suffix}") for n in range(1, count + 1)]
     with_input = base.with_name(f"{base.stem}{INPUT_ENDING}{base.suffix}") if changed else None
@@ -149,7 +149,7 @@ def check_name(path: Path, source: object) -> str:
 
 
 def names_folder(name: str) -> bool:
-    """Whether a name on the command line is that of a folder, there or to be made."""
+    """Tell whether a name on the command line is that of a folder, there or to be made."""
     return name.endswith(("/", os.sep)) or Path(name).is_dir() or not Path(name).suffix
 
 
@@ -170,7 +170,7 @@ def check_clashes(outputs: Iterable[tuple[str, Path]], read: Iterable[Path]) -> 
 
 
 def identity(path: str | Path) -> str:
-    """What the names of one file have in common, however they are spelled, there or not."""
+    """Give what the names of one file have in common, however they are spelled, there or not."""
     # realpath: Path.resolve raises on links that lead to themselves, before Python 3.13.
     name = os.path.normcase(os.path.realpath(path))
     return unicodedata.normalize("NFC", name).casefold() if sys.platform == "darwin" else name

@@ -93,7 +93,7 @@ def find_direction(options: Direction) -> None:
 
 
 def _compute(options: Direction, info: EngineInfo) -> None:
-    """The strongest directions of the generator."""
+    """Compute the strongest directions of the generator."""
     target = _target(options, [])
     count = options.count or min(COUNT, info.style_dim)
     found = sefa_directions(options.engine, info, options.layers, count, options.rows_before)
@@ -106,7 +106,7 @@ def _compute(options: Direction, info: EngineInfo) -> None:
 
 
 def _learn(options: Direction, info: EngineInfo, table: Path) -> None:
-    """A direction from a table of pictures (or saved latents) and labels."""
+    """Learn a direction from a table of pictures (or saved latents) and labels."""
     names, labels = read_table(table)
     examples = [] if options.latents else list(_there(_listed(table, name) for name in names))
     target = _target(options, examples)
@@ -131,7 +131,7 @@ def _learn(options: Direction, info: EngineInfo, table: Path) -> None:
 
 
 def read_table(table: Path) -> tuple[list[str], list[int]]:
-    """Names and labels of a CSV file of rows `picture,0-or-1`; a first row with a word for a label is a heading.
+    """Read names and labels of a CSV file of rows `picture,0-or-1`; a first row with a word for a label is a heading.
 
     Raises `PspError` that names the first row that is neither.
     """
@@ -163,7 +163,7 @@ def _checked(table: Path, rows: Iterable[list[str]]) -> Iterator[list[str]]:
 
 
 def _listed(table: Path, name: str) -> Path:
-    """A file of the table: names are relative to its folder."""
+    """Find a file of the table: names are relative to its folder."""
     if not name:
         raise PspError(f"{table} has labels only: add the picture to each line, or give their latents with --latents")
     return spelled(table.parent / name)
@@ -188,7 +188,7 @@ def _target(options: Direction, examples: list[Path]) -> Path:
 
 
 def _encode(options: Direction, info: EngineInfo, paths: list[Path]) -> NDArray[np.float32]:
-    """The latents [N,L,S] of pictures and of .npy files with the latents of one picture."""
+    """Compute the latents [N,L,S] of pictures and of .npy files with the latents of one picture."""
     runs = len(paths)
     with Pipeline(open_session(options.engine, options.device, runs), options.batch, runs) as pipeline:
         waiting = 2 * pipeline.batch + options.threads
@@ -197,7 +197,7 @@ def _encode(options: Direction, info: EngineInfo, paths: list[Path]) -> NDArray[
 
 
 def _read(info: EngineInfo, path: Path) -> Source:
-    """A prepared picture, or latents [L,S]."""
+    """Read a prepared picture, or latents [L,S]."""
     if not is_stored(path.name):
         return load_input(path, info)
     found = as_latents(read_array(path), info, str(path))
@@ -207,7 +207,7 @@ def _read(info: EngineInfo, path: Path) -> Source:
 
 
 def _each(pipeline: Pipeline, sources: Iterable[Any]) -> Iterable[NDArray[np.float32]]:
-    """Latents [B,L,S], a batch at a time: `encode` gives latents back as they are."""
+    """Give latents [B,L,S], a batch at a time: `encode` gives latents back as they are."""
     for _, alike in groupby(sources, lambda source: source.dtype):
         while batch := list(islice(alike, pipeline.batch)):
             yield pipeline.encode(np.stack(batch))

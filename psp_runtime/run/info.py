@@ -7,7 +7,7 @@ from psp_runtime.engines.info import EngineInfo
 
 
 def describe(path: Path, info: EngineInfo) -> str:
-    """The metadata of an engine file as aligned lines."""
+    """Write the metadata of an engine file as aligned lines."""
     rows = {
         "engine": f"{path} ({path.stat().st_size / 2**20:.1f} MiB)",
         "task": info.task,
@@ -30,14 +30,14 @@ def describe(path: Path, info: EngineInfo) -> str:
 
 
 def _tensors(info: EngineInfo) -> dict[str, str]:
-    """What goes in and comes out; of a full engine without the styles it may mix."""
+    """Describe what goes in and comes out; of a full engine without the styles it may mix."""
     taken, given = (next(iter(tensors.items())) for tensors in (contract.inputs(info), contract.outputs(info)))
     rows = {"input": _tensor(info, *taken), "output": _tensor(info, *given)}
     return rows | ({"latents": str(contract.latents(info))} if info.part in fields.WHOLE else {})
 
 
 def _family(info: EngineInfo) -> dict[str, str]:
-    """What not every engine has: steps, a part of the generator's picture that is cut away, faces."""
+    """Describe what not every engine has: steps, a part of the generator's picture that is cut away, faces."""
     rows = {"iterations": f"{info.iterations}, unless a run says otherwise"} if info.iterations else {}
     if info.rows:
         first, last = info.rows

@@ -37,7 +37,7 @@ class LatentsWriter:
             raise PspError(f"--save-latents {name}: expected a name that ends in .npy, or a folder")
 
     def path(self, source: Path) -> Path:
-        """The file that gets the latents of a picture."""
+        """Name the file that gets the latents of a picture."""
         return self.file or self.folder / sub_folder(source, self._inputs) / f"{source.stem}.npy"
 
     def add(self, source: Path, latents: NDArray[np.float32]) -> None:
@@ -54,7 +54,7 @@ class LatentsWriter:
 
 
 def read_latents(path: Path, info: EngineInfo) -> list[tuple[Path, NDArray[np.float32]]]:
-    """The latents [L,S] in a file or in each of a folder of them, each with the file its output is named after.
+    """Read the latents [L,S] in a file or in each of a folder of them, each with the file its output is named after.
 
     Files are .npy, .npz or .pt. Raises `PspError` for files that are none, and for latents of another shape.
     """
@@ -71,7 +71,7 @@ def read_latents(path: Path, info: EngineInfo) -> list[tuple[Path, NDArray[np.fl
 
 
 def _codes(path: Path, info: EngineInfo) -> list[tuple[str, NDArray[np.float32]]]:
-    """The latents [L,S] in a file, each with what the name of its output gets: the name it has there, a number."""
+    """Read the latents [L,S] in a file, each with what the name of its output gets: the name it has there, a number."""
     found = read_arrays(path)
     named = {"": found} if isinstance(found, np.ndarray) else {f"_{Path(key).stem}": one for key, one in found.items()}
     codes = {name: as_latents(one, info, f"{path}{name.replace('_', ', ', 1)}") for name, one in named.items()}

@@ -29,7 +29,7 @@ Format = Literal["png", "jpg", "webp", "auto"]
 
 
 def inputs_of(help: str) -> Any:
-    """The argument of a verb that may be given any number of times."""
+    """Describe the argument of a verb that may be given any number of times."""
     return typer.Argument(metavar="INPUTS", help=help, show_default=False, rich_help_panel=INPUT)
 
 
@@ -97,7 +97,7 @@ class Options:
     actors: int | None = None
 
     def given(self, names: Iterable[str]) -> list[str]:
-        """Which of these options are given; a verb need not have them all."""
+        """List which of these options are given; a verb need not have them all."""
         return [name for name in names if not _is_absent(getattr(self, name, None))]
 
     @property
@@ -121,7 +121,7 @@ class Options:
         return not (self.which or Choice()).single
 
     def suffix(self, source: Path) -> str:
-        """What the name of the output of a picture ends in, such as ".png": whole photos keep their format."""
+        """Say what the name of the output of a picture ends in, such as ".png": whole photos keep their format."""
         if self.format not in (None, "auto"):
             return f".{self.format}"
         keep = self.format == "auto" or self.paste_back
@@ -219,10 +219,10 @@ SHARED = ("grid", "gif", "webp")
 
 
 def is_stored(name: str) -> bool:
-    """Whether an input is a file of saved latents."""
+    """Tell whether an input is a file of saved latents."""
     return name.lower().endswith(ENDINGS)
 
 
 def flag(name: str) -> str:
-    """The option of a field, as on the command line."""
+    """Spell the option of a field, as on the command line."""
     return "pictures" if name == "inputs" else f"--{name.replace('_', '-')}"

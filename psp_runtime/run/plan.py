@@ -60,7 +60,7 @@ def make_plan(options: Verb, info: EngineInfo) -> Plan:
 
 
 def make_tools(options: Verb, info: EngineInfo) -> tuple[PictureReader, Application]:
-    """What reads an input, and what is made of it. Raises `PspError` for options that make no sense."""
+    """Make what reads an input, and what is made of it. Raises `PspError` for options that make no sense."""
     check(options, info)
     contract.require_full(info, options.engine)
     prepare = make_preparer(options, info)
@@ -86,7 +86,7 @@ def count_runs(options: Options, info: EngineInfo, inputs: int, count: int) -> i
 
 
 def _sources(options: Options, info: EngineInfo) -> tuple[list[tuple[Path, Any]], str]:
-    """Each input's file, and its latents [L,S] where they are what is read; and what is left out of folders."""
+    """List each input's file, and its latents [L,S] where they are what is read; and what is left out of folders."""
     paths = [Path(name) for name in options.inputs]
     stored = [path for path in paths if not options.pictures or is_stored(path.name)]
     if not stored:
@@ -148,7 +148,7 @@ def _sheet(options: Options, info: EngineInfo, application: Application, jobs: l
 
 
 def _check_outputs(options: Options, jobs: list[files.Job], latents: LatentsWriter | None) -> None:
-    """Names that meet, folders that cannot be written into, and options of formats that nothing has."""
+    """Refuse names that meet, folders that cannot be written into, and options of formats that nothing has."""
     whole = {flag(name): getattr(options, name) for name in options.given(WRITTEN)}
     read = [Path(getattr(options, name)) for name in options.given(READ)]
     named = [job.of_face(1, options) for job in jobs]
@@ -164,7 +164,7 @@ def _check_outputs(options: Options, jobs: list[files.Job], latents: LatentsWrit
 
 
 def _latents_files(latents: LatentsWriter, jobs: list[files.Job]) -> list[tuple[str, Path]]:
-    """One file for all latents, or one for each input."""
+    """Name one file for all latents, or one for each input."""
     if latents.file:
         return [("--save-latents", latents.file)]
     return [(str(job.source), latents.path(job.source)) for job in jobs]

@@ -15,7 +15,7 @@ from psp_runtime.run.values import parse_layers
 def sefa_directions(
     engine: Path, info: EngineInfo, layers: str | None, count: int, shifted: bool
 ) -> NDArray[np.float32]:
-    """The strongest directions of some layers (default: all), float32 [count,L,S]: 0 in the other rows.
+    """Compute the strongest directions of some layers (default: all), float32 [count,L,S]: 0 in the other rows.
 
     The weights of a layer and the row of W+ that it reads have one number. The published code moves the row before each
     layer: `shifted` does so too. Raises `PspError` for layers that no convolution reads, and for too large a count.

@@ -28,7 +28,7 @@ def parse_layers(text: str, count: int) -> tuple[int, ...]:
 
 
 def parse_strengths(text: str) -> tuple[float, ...]:
-    """One strength, several with commas, or FROM:TO:STEPS."""
+    """Read one strength, several with commas, or FROM:TO:STEPS."""
     try:
         if ":" not in text:
             return tuple(float(part) for part in text.split(","))
@@ -59,7 +59,7 @@ def parse_classes(text: str, classes: int) -> dict[int, int]:
 
 
 def parse_faces(text: str) -> Choice:
-    """Which faces of a photo: largest, all, a number of them, or one by its size as in 2nd."""
+    """Read which faces of a photo: largest, all, a number of them, or one by its size as in 2nd."""
     if text in ("largest", "all"):
         return Choice(0, 1 if text == "largest" else None)
     match = re.fullmatch(r"([1-9]\d{0,3})(st|nd|rd|th)?", text)

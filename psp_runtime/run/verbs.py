@@ -52,7 +52,7 @@ class Translate(Changes, Photos, Sheets, Steps, Cluster, Options):
     ] = None
 
     def application(self, info: EngineInfo, read: Reader) -> Application:
-        """One picture of each; on a contact sheet of a ReStyle engine, the picture after every step."""
+        """Make one picture of each; on a contact sheet of a ReStyle engine, the picture after every step."""
         if info.iterations and self.grid and not self.url:  # a server gives the last one alone
             return every_step(self, info)
         return Application("translate", translate, [{}])
@@ -209,7 +209,7 @@ class Decode(Options):
     grid: Annotated[Path | None, option(SAVE, "A contact sheet of everything.", metavar="PICTURE")] = None
 
     def application(self, info: EngineInfo, read: Reader) -> Application:
-        """One picture of each."""
+        """Make one picture of each."""
         return Application("translate", translate, [{}])
 
 

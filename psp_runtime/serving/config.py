@@ -63,7 +63,7 @@ def preferred_batches(largest: int) -> list[int]:
 
 
 def config_text(info: EngineInfo, model: Model) -> str:
-    """The config.pbtxt of an engine."""
+    """Write the config.pbtxt of an engine."""
     inputs, outputs = contract.inputs(info), contract.outputs(info)
     largest = max_batch(info)
     fields = {
@@ -93,7 +93,7 @@ def _type(tensor: Tensor) -> dict[str, Any]:
 
 
 def _warmup(inputs: Mapping[str, Tensor], batch: int) -> dict[str, Any]:
-    """One run with the picture of the folder `warmup` before the model counts as ready; other inputs are zero."""
+    """Ask for a run with the picture of the folder `warmup` before the model counts as ready; other inputs are zero."""
 
     def value(name: str, tensor: Tensor) -> dict[str, Any]:
         return _type(tensor) | ({"input_data_file": WARMUP_IMAGE} if name == "image" else {"zero_data": True})
@@ -106,7 +106,7 @@ def _warmup(inputs: Mapping[str, Tensor], batch: int) -> dict[str, Any]:
 
 
 def _text(fields: Mapping[str, Any], indent: str = "") -> str:
-    """A message in protobuf's text format: each element of a list is the field once more."""
+    """Write a message in protobuf's text format: each element of a list is the field once more."""
     lines = []
     for name, value in fields.items():
         for one in value if isinstance(value, list) else [value]:

@@ -27,7 +27,7 @@ app = console.new_app()
 
 
 def main() -> NoReturn:
-    """The `psp-ui` command."""
+    """Run the `psp-ui` command."""
     console.run(app)
 
 

@@ -37,7 +37,7 @@ footer { display: none !important }
 
 
 def make_page(engines: list[Path], runs: Runs) -> Any:
-    """A `gradio.Blocks` with a tab for each engine file.
+    """Make a `gradio.Blocks` with a tab for each engine file.
 
     Raises `EngineError` for a file that is no engine, or only a part of one.
     """
@@ -81,7 +81,7 @@ class _Tab:
         self._listen(button)
 
     def _input(self) -> None:
-        """Where the picture comes from: a file, the clipboard, a webcam, or a canvas for what is drawn."""
+        """Ask where the picture comes from: a file, the clipboard, a webcam, or a canvas for what is drawn."""
         kind = self.info.input
         if kind == "rgb":
             self.controls["picture"] = _picture("Picture", 384)
@@ -96,18 +96,18 @@ class _Tab:
         self._face(self.controls["picture"], 0)
 
     def _face(self, picture: Any, first: int) -> Any:
-        """A button that brings faces of the generator's own, from the seed `first` on."""
+        """Make a button that brings faces of the generator's own, from the seed `first` on."""
         button, seed = gr.Button(FACE), gr.State(first)
         self.faces.append(button.click(self._told(self._next_face), seed, [seed, picture], **ONE_AT_A_TIME))
         return button
 
     def _upload(self, label: str, read: Callable[[str], Any]) -> None:
-        """A button that opens a file on the canvas."""
+        """Make a button that opens a file on the canvas."""
         button = gr.UploadButton(label, file_types=["image"], type="filepath")
         button.upload(self._told(read), button, self.controls["picture"], **ONE_AT_A_TIME)
 
     def _photo(self) -> None:
-        """Whether the picture is a whole photo, which of its faces is meant, and whether it is put back."""
+        """Ask whether the picture is a whole photo, which of its faces is meant, and whether it is put back."""
         controls = self.controls
         controls["align"] = gr.Checkbox(False, label="A whole photo: find the face")
         chosen = {"faces": gr.Radio(_faces(1), value=LARGEST, label="Which face", visible=False)}
@@ -126,7 +126,7 @@ class _Tab:
         )  # fmt: skip
 
     def _changes(self) -> None:
-        """What the task's own option changes in the input."""
+        """Ask what the task's own option changes in the input."""
         if self.info.task == "super_resolution":
             self.controls["downsample"] = gr.Slider(1, 32, 8, step=1, label="Shrink the picture first, by")
         if self.info.iterations:
@@ -137,7 +137,7 @@ class _Tab:
             self.controls["mask"] = gr.Checkbox(True, label="Hide the triangle the task was trained with")
 
     def _makes(self) -> None:
-        """What is made, and its sliders; those of the others are out of sight."""
+        """Ask what is made, and its sliders; those of the others are out of sight."""
         info, controls = self.info, self.controls
         controls["make"] = gr.Radio(list(MAKES), value="one picture", label="Make")
         with gr.Row():
@@ -164,7 +164,7 @@ class _Tab:
         controls["make"].change(visible, controls["make"], list(chosen.values()), api_visibility="private")
 
     def _listen(self, button: Any) -> None:
-        """The button makes pictures, and so does every change that needs no more than itself."""
+        """Let the button make pictures, and so does every change that needs no more than itself."""
         controls = self.controls
         asked = dict(
             fn=self._told(self._make),
@@ -185,7 +185,7 @@ class _Tab:
                 face.then(**asked)
 
     def _usable(self, upload: dict[str, Any] | None) -> Any:
-        """A picture just given, or None, with a message, for what is none: Gradio would stumble over it later.
+        """Check a picture just given, or None, with a message, for what is none: Gradio would stumble over it later.
 
         It comes as the browser sent it, so its path must be that of an upload.
         """
@@ -215,7 +215,7 @@ class _Tab:
         return shown.pictures, compared, shown.timing, shown.command, source
 
     def _told(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function; what it refuses is shown as a message."""
+        """Return the same function; what it refuses is shown as a message."""
 
         def attempt(*given: Any) -> Any:
             try:
@@ -245,7 +245,7 @@ def _faces(count: int) -> list[str]:
 
 
 def _picture(label: str, height: int) -> Any:
-    """A file as it was uploaded: with `image_mode` None, Gradio does not convert it before it is read."""
+    """Take a file as it was uploaded: with `image_mode` None, Gradio does not convert it before it is read."""
     return gr.Image(type="filepath", image_mode=None, format="png", label=label, height=height, buttons=[])
 
 

@@ -63,7 +63,7 @@ class TensorRTEngine:
         return [Stored(tensor.name, np.dtype(tensor.dtype).name, tensor.shape) for tensor in chosen]
 
     def new_context(self, memory: int, stream: int) -> Any:
-        """An execution context to run on a CUDA stream (its handle); `memory` is the address it shares.
+        """Make an execution context to run on a CUDA stream (its handle); `memory` is the address it shares.
 
         Raises `EngineError` when the GPU is full, and for a plan of 8.6 that allows one context only.
         """
@@ -128,7 +128,7 @@ class TensorRTEngine:
 
 @functools.cache
 def the_logger(trt: ModuleType) -> Any:
-    """The logger of a TensorRT: it keeps errors for our message, prints nothing, and its `hear` is given all the rest.
+    """Make the logger of a TensorRT: it keeps errors for our message, prints nothing, and `hear` is given all the rest.
 
     There is one, for good: TensorRT keeps the first it is given for all that comes later in the process, and uses it
     when whoever gave it is long gone.

@@ -131,7 +131,7 @@ class TensorRTSession:
             )
 
     def _free_lane(self, engine: TensorRTEngine) -> Lane:
-        """A lane for the next batch: an empty one, or the one that is done first. A second one is made when needed."""
+        """Choose a lane for the next batch: an empty one, or the one done first. A second one is made when needed."""
         lane = next((lane for lane in self._lanes if not lane.pending), None) or self._another_lane(engine)
         if lane is None:
             lane = self._lanes[0]
@@ -168,7 +168,7 @@ def _words(tensors: Iterable[tuple[str, DTypeLike, tuple[Any, ...]]]) -> str:
 
 
 def plan_module(path: Path, info: EngineInfo) -> str:
-    """The Python module that runs this plan."""
+    """Find the Python module that runs this plan."""
     try:
         return PLAN_MODULES[info.backend]
     except KeyError:
