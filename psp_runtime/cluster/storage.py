@@ -113,7 +113,7 @@ class Picture:
 
 
 def open_place(name: str) -> Place:
-    """Open a folder by its path or URI, such as s3://bucket/photos, there or not. Raises `PspError` for unknown ones."""
+    """Open a folder by its path or URI (s3://bucket/photos), there or not. Raises `PspError` for unknown ones."""
     fs = import_extra("pyarrow.fs")
     if "://" not in name:
         root = os.path.abspath(name)
