@@ -196,7 +196,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     programs, work = tmp_path_factory.mktemp("programs"), tmp_path_factory.mktemp("work")
     for name, place in PROGRAMS.items():
         module, _, function = place.partition(":")
-        (programs / name).write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
+        call = f"if __name__ == '__main__':\n    {function}()\n"  # as pip writes it; processes of psp serve import this
+        (programs / name).write_text(f"#!{sys.executable}\nfrom {module} import {function}\n\n{call}")
         (programs / name).chmod(0o755)
     path = os.pathsep.join([str(programs), os.environ["PATH"]])
     return Shell(work, os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)})
