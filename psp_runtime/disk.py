@@ -132,7 +132,10 @@ def _open_locked(path: Path) -> BinaryIO:
 def _make_locked(home: Path, prefix: str) -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=home))
-        lock = os.open(os.devnull if fcntl is None else folder, os.O_RDONLY)
+        try:
+            lock = os.open(os.devnull if fcntl is None else folder, os.O_RDONLY)
+        except FileNotFoundError:  # another process took it for one that nobody works on
+            continue
         _lock(lock)
         if folder.is_dir():
             return folder, lock
