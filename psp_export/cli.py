@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
@@ -33,6 +34,7 @@ def psp_export(asked: Export) -> None:
     if asked.task is not None:
         get_task(asked.task)  # an unknown one is said at once, an empty one is not "inversion"
     from psp_export.export import check, export
+    from psp_export.output_files import models_of, stem
     from psp_export.triton import check_repository, model_name, write_repository
     from psp_export.verify.parity import ParityError
 
@@ -40,6 +42,7 @@ def psp_export(asked: Export) -> None:
     check(options)
     if asked.triton:
         check_repository(asked.triton, model_name(asked.output))
+    earlier = models_of(stem(asked.output))
     try:
         with Stages() as say:
             loaded = _load(asked, say)
@@ -49,6 +52,8 @@ def psp_export(asked: Export) -> None:
         raise typer.Exit(UNFAITHFUL) from None
     print(table(files))
     print(loaded.license)
+    for path, model in replaced(earlier, models_of(stem(asked.output))).items():
+        print(f"replaced {path}: {model}")
     if asked.triton:
         choice = write_repository(asked.triton, files, model_name(asked.output))
         print(f"{asked.triton}: for Triton {choice.release}. {choice.reason}")
@@ -71,6 +76,11 @@ def _load(asked: Model, say: Stages) -> "Checkpoint":
         return loaded
     say(f"loading {asked.generator}")
     return with_generator(loaded, asked.generator, asked.class_index)
+
+
+def replaced(earlier: dict[Path, str], now: dict[Path, str]) -> dict[Path, str]:
+    """Find the files that are of another model now, and say which one they were of."""
+    return {path: model for path, model in earlier.items() if now.get(path, model) != model}
 
 
 def table(files: list["Written"]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from psp_export.output_files import DEFAULT_OUTPUT
-from psp_runtime.console import INPUT, MAKE, PLANS, SAVE, option
+from psp_runtime.console import INPUT, MAKE, PLANS, SAVE, Talk, option
 
 Precision = Literal["fp32", "fp16"]
 Backend = Literal["auto", "onnx", "tensorrt"]
@@ -61,7 +61,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Export(Options, Model):
+class Export(Talk, Options, Model):
     """Export a pSp model to ONNX and TensorRT engines, each verified against PyTorch FP32."""
 
     triton: Annotated[

@@ -14,13 +14,16 @@ from pathlib import Path
 
 from psp_runtime.disk import delete_unfinished, exchange, scratch_folder, sync
 from psp_runtime.engines.fields import PARTS, WHOLE
-from psp_runtime.errors import PspError
+from psp_runtime.engines.info import read_info
+from psp_runtime.errors import EngineError, PspError
 
 ENGINE_SUFFIXES = (".onnx", ".trt", ".plan", ".engine")
 #: No space, or none of the user's own.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 #: What may lie beside a full engine: NAME.encoder.onnx and so on.
 BESIDE = [part for part in PARTS if part not in WHOLE]
+#: Digits of a checkpoint's hash that tell it from others.
+SHOWN_DIGITS = 12
 #: A folder of this name is no mistake: `psp-export` without --output may well run beside one.
 DEFAULT_OUTPUT = Path("psp")
 
@@ -61,6 +64,19 @@ def files_of(base: Path) -> list[Path]:
     """List every file that an export of this stem may write."""
     names = [base.name, *(f"{base.name}.{part}" for part in BESIDE)]
     return [base.parent / f"{name}{suffix}" for name in names for suffix in (".onnx", ".trt")]
+
+
+def models_of(base: Path) -> dict[Path, str]:
+    """Say of each file of a stem that is there whose engine it is; two exports of one checkpoint say the same."""
+    return {path: _model_of(path) for path in files_of(base) if path.is_file()}
+
+
+def _model_of(path: Path) -> str:
+    try:
+        info = read_info(path)
+    except EngineError:
+        return "no engine"
+    return f"task {info.task}, {info.precision}, checkpoint {info.checkpoint[:SHOWN_DIGITS]}"
 
 
 @contextmanager

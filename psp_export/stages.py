@@ -21,6 +21,8 @@ class Stages:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not console.shows_progress():
+            return
         if kind is None:
             self._finish()
             print(f"{time.perf_counter() - self.start:6.1f} s in total", file=sys.stderr)
@@ -36,12 +38,12 @@ class Stages:
             console.end_if_interrupted()
             self._finish()
             self.running, self.begun = stage, time.perf_counter()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and console.shows_progress():
             words = f"{stage}: {detail}" if detail else stage
             print(_one_row(f"  ...    {words}"), end="\r", file=sys.stderr, flush=True)
 
     def _finish(self) -> None:
-        if self.running:
+        if self.running and console.shows_progress():
             if sys.stderr.isatty():
                 print(_one_row(""), end="\r", file=sys.stderr)
             took = time.perf_counter() - self.begun

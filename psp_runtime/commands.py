@@ -1,6 +1,5 @@
 """The verbs of `psp` that run engines, as commands: from the options on a command line to files."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -23,8 +22,6 @@ from psp_runtime.run.verbs import VERBS, Verb
 
 def make(options: Verb) -> None:
     """Make what the options ask for, here, on a server or on a Ray cluster, and say where it is."""
-    if options.verbose:
-        os.environ[console.DEBUG] = "1"
     _check_given(options)
     if not options.url:
         options = replace(options, engine=find_engine(options.engine, options.device))
@@ -66,7 +63,7 @@ def _on_server(options: Verb, url: str) -> None:
 def _execute(plan: Plan, pipeline: Pipeline) -> None:
     run = Run(plan, pipeline)
     failed = run.execute()
-    if run.made and not plan.options.quiet:
+    if run.made:
         print("\n".join([*(run.files() if plan.options.verbose else []), run.summary(), *run.remarks()]))
     _report(failed, len(plan.jobs) + len(plan.refused))
 
@@ -75,7 +72,7 @@ def _on_ray(options: Verb, info: EngineInfo) -> None:
     from psp_runtime import cluster
 
     outcome = cluster.run(options, info)
-    if (outcome.made or outcome.skipped) and not options.quiet:
+    if outcome.made or outcome.skipped:
         print("\n".join([outcome.summary(), *outcome.remarks()]))
     _report(outcome.failed, outcome.inputs)
 

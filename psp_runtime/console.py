@@ -8,8 +8,9 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, MutableMapping
-from dataclasses import MISSING, Field, fields
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_origin, get_type_hints
 
 import typer
@@ -89,6 +90,41 @@ def option(panel: str, help: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Talk:
+    """How much a command tells."""
+
+    quiet: Annotated[bool, option(WHERE, "Print warnings and errors only.", "--quiet", "-q")] = False
+    verbose: Annotated[bool, option(WHERE, "Show what is behind an error.", "--verbose", "-v")] = False
+
+
+class _Progress:
+    """Whether progress is shown; a quiet command shows none."""
+
+    shown = True
+
+
+def shows_progress() -> bool:
+    """Tell whether progress may be written on stderr: not by a command with --quiet."""
+    return _Progress.shown
+
+
+@contextmanager
+def _talking(asked: Any) -> Iterator[None]:
+    """Tell as much as the options of a command ask for, where they do."""
+    if getattr(asked, "verbose", False):
+        os.environ[DEBUG] = "1"
+    if not getattr(asked, "quiet", False):
+        yield
+        return
+    _Progress.shown = False
+    try:
+        with open(os.devnull, "w") as nothing, redirect_stdout(nothing):
+            yield
+    finally:
+        _Progress.shown = True
+
+
 def as_command(options: type[Asked], do: Callable[[Asked], None]) -> Callable[..., None]:
     """Make a function for typer: its parameters are the options among the fields of a dataclass, and `do` gets one.
 
@@ -97,7 +133,9 @@ def as_command(options: type[Asked], do: Callable[[Asked], None]) -> Callable[..
     hints = get_type_hints(options, include_extras=True)
 
     def command(**given: Any) -> None:
-        do(options(**given))
+        asked = options(**given)
+        with _talking(asked):
+            do(asked)
 
     shown = [one for one in fields(options) if _is_shown(hints[one.name])]  # type: ignore[arg-type]
     parameters = [

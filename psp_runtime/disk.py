@@ -59,6 +59,15 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
 
 
 @contextmanager
+def noticing(path: Path, replaced: list[Path]) -> Iterator[None]:
+    """Add a file to `replaced` if it was there before the block, and holds something else after it."""
+    before = sha256_of(path) if path.is_file() else None
+    yield
+    if before and sha256_of(path) != before:
+        replaced.append(path)
+
+
+@contextmanager
 def scratch_folder(home: Path, what: str) -> Iterator[Path]:
     """Provide a temporary folder in `home`, for `what` (a word of small letters); gone at the end, whatever happens."""
     folder, lock = _make_locked(home, f".psp-{what}-{os.getpid()}-")

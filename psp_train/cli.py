@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from psp_runtime import console
-from psp_runtime.console import HOW, INPUT, SAVE, WHERE, Device, option
+from psp_runtime.console import HOW, INPUT, SAVE, WHERE, Device, Talk, option
 from psp_runtime.errors import PspError
 from psp_train import recipes
 from psp_train.requirements import obstacle
@@ -39,7 +39,7 @@ class What:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Setup, What):
+class Train(Talk, Setup, What):
     """Train a pSp encoder for a task over a frozen StyleGAN2.
     Many GPUs: `torchrun --nproc-per-node 8 -m psp_train ...` with the same options.
     """

@@ -7,6 +7,8 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from psp_runtime import console
+
 #: Seconds between two lines of a log file.
 LINE_INTERVAL = 30.0
 
@@ -20,7 +22,7 @@ class Progress:
     def __init__(self, title: str, total: int, done: int = 0, unit: str = "", per_step: float = 1.0) -> None:
         self.title, self.total, self.done, self.unit, self.per_step = title, total, done, unit, per_step
         self.first, self.start, self.shown = done, time.monotonic(), time.monotonic()
-        self.bar = _bar() if sys.stderr.isatty() else None
+        self.bar = _bar() if sys.stderr.isatty() and console.shows_progress() else None
         self.task = self.bar.add_task(title, total=total, completed=done, text="") if self.bar else None
 
     def __enter__(self) -> "Progress":
@@ -49,6 +51,8 @@ class Progress:
         return (self.done - self.first) * self.per_step / max(time.monotonic() - self.start, 1e-9)
 
     def _line(self, text: str) -> None:
+        if not console.shows_progress():
+            return
         passed, steps = time.monotonic() - self.start, self.done - self.first
         left = passed / steps * (self.total - self.done) if steps else 0.0
         print(f"{self.title} {self.done}/{self.total}  {passed:.0f} s, {left:.0f} s left  {text}", file=sys.stderr)

@@ -71,6 +71,11 @@ def list_pictures(folder: Path, without: Iterable[Path] = ()) -> Listing:
     return Listing([folder / name for name in found.pictures], walk.left_out + found.left_out)
 
 
+def list_files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    """List the files in a folder and below it whose names end so, in any case, sorted; as `list_pictures` walks."""
+    return [folder / name for name in sorted(_Walk(folder, ()).names) if name.suffix.lower() in endings]
+
+
 def sort_out(names: Iterable[PurePath]) -> Listing:
     """Find the pictures among files, by their names below a folder."""
     pictures: list[Path] = []

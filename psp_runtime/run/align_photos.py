@@ -16,7 +16,7 @@ import typer
 from psp_runtime import console
 from psp_runtime.alignment.faces import Face
 from psp_runtime.alignment.photos import Choice, Framing, NoFaceError, choose, cut
-from psp_runtime.console import INPUT, SAVE, WHERE, option
+from psp_runtime.console import INPUT, SAVE, WHERE, Talk, option
 from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures.encoding import save
 from psp_runtime.pictures.photos import open_photo
@@ -39,7 +39,7 @@ LARGEST, SCALES = 2048, (0.2, 5.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Align:
+class Align(Talk):
     """Cut the faces of photos out as FFHQ was: photos/a.jpg becomes aligned/a.png and a row of aligned/faces.csv.
 
     Run again, it goes on where it ended. A photo without a face is reported and skipped (exit 1 at the end).
@@ -53,7 +53,6 @@ class Align:
     threads: Annotated[int, option(WHERE, f"Threads ({THREADS}).", min=1, max=MOST_THREADS, show_default=False)] = (
         THREADS
     )
-    quiet: Annotated[bool, option(WHERE, "Print warnings and errors only.", "--quiet", "-q")] = False
 
     @property
     def how(self) -> str:
@@ -81,7 +80,7 @@ def align_photos(options: Align) -> None:
     made = failed = 0
     found = parallel_map(partial(_cut_out, options, which), waiting, options.threads, 2 * options.threads)
     with table.appending() as add, closing(found):
-        for photo, faces in zip(waiting, with_progress(found, 1 if options.quiet else len(waiting))):
+        for photo, faces in zip(waiting, with_progress(found, len(waiting))):
             if isinstance(faces, PictureError):
                 if photo == options.photos:
                     raise faces
@@ -92,10 +91,9 @@ def align_photos(options: Align) -> None:
                 add(photo, faces)
             elif isinstance(faces, NoFaceError):  # not to be looked at again
                 add(photo, [])
-    if not options.quiet:
-        before = f", {len(photos) - len(waiting)} done before" if len(waiting) < len(photos) else ""
-        words = f"{made} faces of {len(waiting)} photos in {time.perf_counter() - started:.2f} s{before}"
-        print("\n".join([f"{words}: {options.folder}{os.sep}, {table.path}", *filter(None, [listing.words()])]))
+    before = f", {len(photos) - len(waiting)} done before" if len(waiting) < len(photos) else ""
+    words = f"{made} faces of {len(waiting)} photos in {time.perf_counter() - started:.2f} s{before}"
+    print("\n".join([f"{words}: {options.folder}{os.sep}, {table.path}", *filter(None, [listing.words()])]))
     if failed:
         console.error(f"{failed} of {len(waiting)} photos could not be used and were skipped")
         raise typer.Exit(1)

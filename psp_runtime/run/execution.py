@@ -106,7 +106,8 @@ class Run:
 
     def remarks(self) -> list[str]:
         """List what else there is to say at the end: what was replaced, what is left out, what is next."""
-        replaced = sorted(self.saver.replaced)
+        latents = self.plan.latents.replaced if self.plan.latents else []
+        replaced = sorted([*self.saver.replaced, *latents])
         lines = [f"replaced what another run had made: {_named(replaced)}"] if replaced else []
         lines += [self.plan.left_out] if self.plan.left_out else []
         if self.plan.latents:
@@ -227,7 +228,7 @@ def _named(paths: list[Path]) -> str:
 
 def with_progress(results: Iterable[Item], count: int) -> Iterable[Item]:
     """Pass the same results on, with a bar on a terminal while they come."""
-    if count == 1 or not sys.stderr.isatty():
+    if count == 1 or not (sys.stderr.isatty() and console.shows_progress()):
         return results
     from rich.console import Console
     from rich.progress import track

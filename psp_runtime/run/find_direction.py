@@ -16,8 +16,9 @@ import typer
 from numpy.typing import NDArray
 
 from psp_runtime.arrays.files import read_array
-from psp_runtime.console import INPUT, MAKE, SAVE, WHERE, Device, option
+from psp_runtime.console import INPUT, MAKE, SAVE, WHERE, Device, Talk, option
 from psp_runtime.directions import fit_direction
+from psp_runtime.disk import noticing
 from psp_runtime.engines.contract import require_full
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.location import find_engine
@@ -44,7 +45,7 @@ GUESSING = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Direction:
+class Direction(Talk):
     """Find directions for psp edit, as NAME.npy.
 
     Learn one from examples, rows PICTURE,0 or PICTURE,1 (or saved latents), or compute several from the generator
@@ -97,11 +98,11 @@ def _compute(options: Direction, info: EngineInfo) -> None:
     target = _target(options, [])
     count = options.count or min(COUNT, info.style_dim)
     found = sefa_directions(options.engine, info, options.layers, count, options.rows_before)
-    save_array(target, found)
+    replaced = _save(target, found)
     rows = np.flatnonzero(found[0].any(1)).tolist()
     print(
         f"{target}: {count} directions of rows {rows[0]} to {rows[-1]}, the strongest first; next, "
-        f"psp edit FACE.png --engine {options.engine} --direction {target} --component 0 --strength -5:5:5"
+        f"psp edit FACE.png --engine {options.engine} --direction {target} --component 0 --strength -5:5:5{replaced}"
     )
 
 
@@ -123,11 +124,19 @@ def _learn(options: Direction, info: EngineInfo, table: Path) -> None:
             "nothing; give more examples, or a property that the engine's pictures show",
             stacklevel=1,
         )
-    save_array(target, found.step)
+    replaced = _save(target, found.step)
     counts = f"{len(labels)} examples, {sum(labels)} of label 1"
     judged = f"{found.accuracy:.0%} of held-out ones right, penalty {found.penalty:g}"
     print(f"{target}: a direction [{info.styles},{info.style_dim}] from {counts}; {judged}")
-    print(f"next: psp edit PICTURE --engine {options.engine} --direction {target}")
+    print(f"next: psp edit PICTURE --engine {options.engine} --direction {target}{replaced}")
+
+
+def _save(target: Path, found: NDArray[np.float32]) -> str:
+    """Write a file; the last line to print if it was of another run."""
+    replaced: list[Path] = []
+    with noticing(target, replaced):
+        save_array(target, found)
+    return f"\nreplaced what another run had made: {target}" if replaced else ""
 
 
 def read_table(table: Path) -> tuple[list[str], list[int]]:

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_runtime.arrays.files import read_arrays
-from psp_runtime.disk import replacing
+from psp_runtime.arrays.files import ENDINGS, read_arrays
+from psp_runtime.disk import noticing, replacing
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import PspError
 from psp_runtime.latents import as_latents
+from psp_runtime.pictures.folders import list_files
 from psp_runtime.run.files import names_folder, sub_folder
-from psp_runtime.run.options import is_stored
 
 
 def save_array(path: Path, array: NDArray[np.float32]) -> None:
@@ -33,6 +33,7 @@ class LatentsWriter:
         self.folder = path.parent if self.file else path
         self._inputs = [Path(name) for name in inputs]
         self._kept: list[NDArray[np.float32]] = []
+        self.replaced: list[Path] = []
         if self.file and self.file.suffix != ".npy":
             raise PspError(f"--save-latents {name}: expected a name that ends in .npy, or a folder")
 
@@ -45,22 +46,27 @@ class LatentsWriter:
         if self.file:
             self._kept.append(latents)
         else:
-            save_array(self.path(source), latents)
+            self._save(self.path(source), latents)
 
     def finish(self) -> None:
         """Write the one file [N,L,S], if there is something to write."""
         if self.file and self._kept:
-            save_array(self.file, np.stack(self._kept))
+            self._save(self.file, np.stack(self._kept))
+
+    def _save(self, path: Path, latents: NDArray[np.float32]) -> None:
+        with noticing(path, self.replaced):
+            save_array(path, latents)
 
 
 def read_latents(path: Path, info: EngineInfo) -> list[tuple[Path, NDArray[np.float32]]]:
-    """Read the latents [L,S] in a file or in each of a folder of them, each with the file its output is named after.
+    """Read the latents [L,S] in a file, or in each of a folder and below it, each with what its output is named after.
 
-    Files are .npy, .npz or .pt. Raises `PspError` for files that are none, and for latents of another shape.
+    That is the name of a file. Files are .npy, .npz or .pt. Raises `PspError` for files that are none, and for latents
+    of another shape.
     """
     if not path.is_dir():
         return [(path.with_stem(path.stem + ending), one) for ending, one in _codes(path, info)]
-    files = sorted(file for file in path.iterdir() if is_stored(file.name) and not file.name.startswith("."))
+    files = list_files(path, ENDINGS)
     if not files:
         raise PspError(f"{path}: no latents in this folder, expected .npy files that --save-latents wrote")
     every = [_codes(file, info) for file in files]

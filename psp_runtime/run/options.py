@@ -14,7 +14,7 @@ import typer
 from psp_runtime.alignment.pasting import MASKS, Mask
 from psp_runtime.alignment.photos import Choice
 from psp_runtime.arrays.files import ENDINGS
-from psp_runtime.console import INPUT, MAKE, SAVE, WHERE, Device, option
+from psp_runtime.console import INPUT, MAKE, SAVE, WHERE, Device, Talk, option
 from psp_runtime.pictures import png
 from psp_runtime.pictures.encoding import FORMATS
 from psp_runtime.prefetch import MOST_THREADS, THREADS
@@ -34,7 +34,7 @@ def inputs_of(help: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Talk):
     """One run: its inputs, the engine, what is saved, and where it runs. None and False are not given.
 
     The fields without an option are those of groups: only verbs that have the group can be given them.
@@ -76,7 +76,6 @@ class Options:
         int | None, option(WHERE, f"Threads that read, as many that write ({THREADS}).", min=1, max=MOST_THREADS)
     ] = None
 
-    quiet: Annotated[bool, option(WHERE, "Print warnings and errors only.", "--quiet", "-q")] = False
     verbose: Annotated[bool, option(WHERE, "Name every file; show what is behind an error.", "--verbose", "-v")] = False
 
     downsample: int | None = None

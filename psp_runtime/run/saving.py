@@ -12,6 +12,7 @@ from PIL import Image
 from psp_runtime.alignment.cropping import Crop
 from psp_runtime.alignment.pasting import Mask, lay
 from psp_runtime.alignment.photos import Choice
+from psp_runtime.disk import noticing
 from psp_runtime.pictures import encoding, png, sheets
 from psp_runtime.pictures import loading as images
 from psp_runtime.pictures.photos import open_photo
@@ -81,16 +82,20 @@ class Saver:
         """Write the photo once for each picture of its faces, with these in their places."""
         photo = open_photo(result.job.source)
         places = range(self.plan.application.count)
-        frames: Iterator[Image.Image] = (self._photo(photo.picture, result, place, mask) for place in places)
+        # The last picture may be put into the photo itself: a copy of a large one takes as much memory again.
+        kept = len(places) - 1 if not self.options.couple else len(places)
+        photos = (photo.picture if place == kept else photo.picture.copy() for place in places)
+        frames: Iterator[Image.Image] = (
+            self._photo(photo.picture, made, result, place, mask) for place, made in zip(places, photos)
+        )
         if self.options.gif or self.options.webp:
             pictures = list(frames)
             self._animate([np.asarray(picture) for picture in pictures])
             frames = iter(pictures)
         self._write_all(frames, result.job, None, 1, photo.profile)  # one at a time: photos are large
 
-    def _photo(self, photo: Image.Image, result: Result, place: int, mask: Mask) -> Image.Image:
-        """Put one picture of each face into the photo; beside itself with --couple, and as small as --size says."""
-        made = photo.copy()
+    def _photo(self, photo: Image.Image, made: Image.Image, result: Result, place: int, mask: Mask) -> Image.Image:
+        """Put one picture of each face into `made`, a copy of the photo or itself; beside it with --couple, resized."""
         for crop, pictures in zip(reversed(result.crops), reversed(result.pictures)):  # the largest face last, on top
             lay(made, crop, Image.fromarray(pictures[place]), mask)
         if self.options.couple:
@@ -114,7 +119,8 @@ class Saver:
     def _animate(self, frames: Sequence[Pixels]) -> None:
         for animation in (self.options.gif, self.options.webp):
             if animation:
-                sheets.animate(frames, animation, self.options.quality or sheets.QUALITY)
+                with noticing(animation, self.replaced):
+                    sheets.animate(frames, animation, self.options.quality or sheets.QUALITY)
 
     def _beside(self, source: Pixels, pictures: Pixels) -> Pixels:
         """Give the pictures of one source as they are saved, [N,H,W,3]: each beside it with --couple."""

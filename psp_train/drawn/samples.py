@@ -41,19 +41,25 @@ def main() -> NoReturn:
 
 @app.command(no_args_is_help=True, cls=console.Command)
 def psp_sample(
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="The file to draw, such as face.png.")],
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURES", help="The files to draw, such as face.png.")],
     kind: Annotated[Kind, typer.Option(help="A face, its pencil sketch or label map, or a scene of several.")] = "face",
-    seed: Annotated[int, typer.Option(min=0, help="Which face.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Which face; of several files, the first.")] = 5,
     size: Annotated[int, typer.Option(min=64, max=1024, help="Height of the picture.")] = 256,
 ) -> None:
-    """Draw a picture to try things on: a cartoon face, its pencil sketch, its label map, or a scene of faces."""
-    if kind == "labels" and picture_format(picture) != "PNG":
+    """Draw pictures to try things on: a cartoon face, its pencil sketch, its label map, or a scene of faces."""
+    for picture in pictures:
+        _check(picture, kind)
+    for number, picture in enumerate(pictures, seed):
+        save(drawn(kind, number, size), picture)
+        print(f"{picture}: {WORDS[kind]}, seed {number}")
+    print(f"next: {NEXT[kind].format(' '.join(map(str, pictures)))}")
+
+
+def _check(picture: Path, kind: Kind) -> None:
+    if picture_format(picture) != "PNG" and kind == "labels":
         raise PspError(f"{picture}: a label map is saved as PNG, which keeps every class id: name it .png")
     if not picture.parent.is_dir():
         raise PspError(f"{picture}: there is no folder {picture.parent}; make it first")
-    save(drawn(kind, seed, size), picture)
-    print(f"{picture}: {WORDS[kind]}, seed {seed}")
-    print(f"next: {NEXT[kind].format(picture)}")
 
 
 def drawn(kind: Kind, seed: int, size: int) -> np.ndarray:

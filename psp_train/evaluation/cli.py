@@ -12,15 +12,15 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import numpy as np
-import typer
 
 from psp_runtime import console
-from psp_runtime.console import Device
+from psp_runtime.console import INPUT, SAVE, WHERE, Device, Talk, option
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.transforms import MAX_FACTOR
@@ -37,7 +37,35 @@ FACES = 100
 #: How far super-resolution inputs are shrunk by default.
 DEFAULT_FACTOR = 8
 
-app = console.new_app()
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Talk):
+    """Measure a model: similarity, LPIPS and MSE to the targets (by default the inputs themselves), and runtime.
+
+    With --demo, networks trained on drawn faces stand in for the published ones: feature and identity distance.
+    """
+
+    engine: Annotated[Path | None, option(INPUT, "The engine to measure: .onnx or .trt.", "--engine", "-e")] = None
+    checkpoint: Annotated[Path | None, option(INPUT, "Or the pSp checkpoint (.pt), which runs in PyTorch.")] = None
+    demo: Annotated[
+        bool, option(INPUT, "Measure on drawn faces: the bundled demo model, if no other is given.", "--demo")
+    ] = False
+    task: Annotated[str | None, option(INPUT, "Task of the demo model, or of a checkpoint that names none.")] = None
+    encoder: Annotated[str | None, option(INPUT, "Kind of a checkpoint's encoder, where its file does not say.")] = None
+    data: Annotated[Path | None, option(INPUT, "Folder of test inputs and sub-folders; degraded as in training.")] = (
+        None
+    )
+    target: Annotated[Path | None, option(INPUT, "Folder of the pictures that should come out, paired by name.")] = None
+    weights: Annotated[
+        Path | None, option(INPUT, "Folder of the published networks that similarity and LPIPS need.")
+    ] = None
+    factor: Annotated[
+        int | None,
+        option(INPUT, f"Super-resolution: shrink by this factor ({DEFAULT_FACTOR}).", min=1, max=MAX_FACTOR),
+    ] = None
+    count: Annotated[int | None, option(INPUT, f"Faces to draw with --demo ({FACES}).", "--count", "-n", min=1)] = None
+    out: Annotated[Path | None, option(SAVE, "Also write the numbers of every picture, as JSON.", "--out", "-o")] = None
+    device: Annotated[Device, option(WHERE, "auto: the GPU if it can be used here, else the CPU.")] = "auto"
 
 
 def main() -> NoReturn:
@@ -45,79 +73,53 @@ def main() -> NoReturn:
     console.run(app)
 
 
-@app.command(no_args_is_help=True, cls=console.Command)
-def psp_eval(
-    engine: Annotated[Path | None, typer.Option(help="The engine to measure: .onnx or .trt.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Or the pSp checkpoint (.pt), which runs in PyTorch.")] = None,
-    demo: Annotated[
-        bool, typer.Option("--demo", help="Measure on drawn faces: the bundled demo model, if no other is given.")
-    ] = False,
-    task: Annotated[
-        str | None, typer.Option(help="Task of the demo model, or of a checkpoint that names none.")
-    ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Kind of a checkpoint's encoder, where its file does not say.")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of test inputs and sub-folders; degraded as in training.")
-    ] = None,
-    target: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures that should come out, paired by name.")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Folder of the published networks that similarity and LPIPS need.")
-    ] = None,
-    factor: Annotated[
-        int | None,
-        typer.Option(min=1, max=MAX_FACTOR, help=f"Super-resolution: shrink by this factor ({DEFAULT_FACTOR})."),
-    ] = None,
-    count: Annotated[int | None, typer.Option(min=1, help=f"Faces to draw with --demo ({FACES}).")] = None,
-    device: Annotated[Device, typer.Option(help="auto: the GPU if it can be used here, else the CPU.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Also write the numbers of every picture, as JSON.")] = None,
-) -> None:
-    """Measure a model: similarity, LPIPS and MSE to the targets (by default the inputs themselves), and runtime.
-
-    With --demo, networks trained on drawn faces stand in for the published ones: feature and identity distance.
-    """
-    _check_model(engine, checkpoint, demo, encoder)
-    _check_data(demo, data, target, weights)
-    _check_out(out)
+def psp_eval(asked: Evaluate) -> None:
+    """Measure what the options ask for, and print the numbers as a table and as a line of JSON."""
+    _check_model(asked)
+    _check_data(asked)
+    _check_out(asked.out)
     if reason := obstacle("psp-eval"):
         raise PspError(reason)
-    if count and not demo:
+    if asked.count and not asked.demo:
         raise PspError("--count is for --demo: all pictures of a folder are measured")
-    metrics = demo_metrics(device) if demo else published_metrics(weights, device)
-    with open_model(engine, checkpoint, task, device, encoder) as model:
-        shrunk = _factor(model.task, target, factor)
-        lazy = folder_samples(model, data, target, shrunk) if data else drawn_samples(model, count or FACES, shrunk)
+    metrics = demo_metrics(asked.device) if asked.demo else published_metrics(asked.weights, asked.device)
+    with open_model(asked.engine, asked.checkpoint, asked.task, asked.device, asked.encoder) as model:
+        shrunk = _factor(model.task, asked.target, asked.factor)
+        lazy = _samples(asked, model, shrunk)
         values = measure(model, lazy, metrics)
         runtime = median_seconds(model, lazy[0]().source)
-    report = summary(model, values, runtime) | {"data": str(data or "drawn faces")}
+    report = summary(model, values, runtime) | {"data": str(asked.data or "drawn faces")}
     report |= {"factor": shrunk} if shrunk else {}
-    if out:
-        with replacing(out) as file:
+    if asked.out:
+        with replacing(asked.out) as file:
             file.write(json.dumps(report | {"per_picture": values}, indent=1).encode())
     print(table(report, metrics))
-    if out:
-        print(f"{out}: the numbers of every picture")
-    if not (demo or weights):
+    if asked.out:
+        print(f"{asked.out}: the numbers of every picture")
+    if not (asked.demo or asked.weights):
         print("similarity and LPIPS are not measured: give --weights, the folder of the published networks")
     print(json.dumps(report))
 
 
-def _check_model(engine: Path | None, checkpoint: Path | None, demo: bool, encoder: str | None) -> None:
-    if engine and checkpoint:
+def _samples(asked: Evaluate, model: ModelUnderTest, shrunk: int | None) -> Sequence[LazySample]:
+    if asked.data:
+        return folder_samples(model, asked.data, asked.target, shrunk)
+    return drawn_samples(model, asked.count or FACES, shrunk)
+
+
+def _check_model(asked: Evaluate) -> None:
+    if asked.engine and asked.checkpoint:
         raise PspError("give --engine or --checkpoint, not both")
-    if not (engine or checkpoint or demo):
+    if not (asked.engine or asked.checkpoint or asked.demo):
         raise PspError("expected --engine ENGINE or --checkpoint CHECKPOINT with --data FOLDER, or --demo")
-    if encoder and not checkpoint:
+    if asked.encoder and not asked.checkpoint:
         raise PspError("--encoder goes with --checkpoint: engines and demo models say which encoder they have")
 
 
-def _check_data(demo: bool, data: Path | None, target: Path | None, weights: Path | None) -> None:
-    if demo and (data or target or weights):
+def _check_data(asked: Evaluate) -> None:
+    if asked.demo and (asked.data or asked.target or asked.weights):
         raise PspError("--demo measures on drawn faces: leave out --data, --target and --weights")
-    if not demo and data is None:
+    if not asked.demo and asked.data is None:
         raise PspError("give --data, the folder of test pictures, or --demo for drawn faces")
 
 
@@ -191,3 +193,6 @@ def table(report: dict[str, Any], metrics: Sequence[Metric]) -> str:
         f"{'runtime':<18}{runtime:>10}{'':>11}  s per picture, median of {TIMED} warm runs at batch 1: {where}"
     )
     return "\n".join(lines)
+
+
+app = console.make_app(Evaluate, psp_eval)

@@ -65,11 +65,15 @@ def chosen_recipe(task: str | None, variant: str | None, demo: bool, overrides: 
     return recipes.make_recipe(task, variant, (recipes.DEMO if demo else {}) | overrides)
 
 
+#: Options that may stand beside --resume: they say how long, where and how loudly a run goes on, not what it trains.
+CHANGEABLE = {"--resume", "--steps", "--set", "--device", "--quiet", "--verbose"}
+
+
 def resumed_settings(run: Path, overrides: dict[str, Any], options: set[str]) -> Settings:
     """Read the settings of a run, with more steps where asked for. Raises `PspError` for other changes."""
     folder = RunFolder(run)
     settings = Settings.from_json(folder.settings())
-    refused = sorted(options - {"--resume", "--steps", "--set", "--device"}) + sorted(set(overrides) - {"steps"})
+    refused = sorted(options - CHANGEABLE) + sorted(set(overrides) - {"steps"})
     if refused:
         raise PspError(f"--resume continues a run as it was: only --steps can change, not {', '.join(refused)}")
     recipe, done = replace(settings.recipe, **overrides), max(folder.steps(), default=0)

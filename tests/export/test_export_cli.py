@@ -1,5 +1,6 @@
 """`psp-export` as a user meets it: options, exit codes, one line for every mistake."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -11,8 +12,9 @@ import pytest
 import torch
 from models import tiny_checkpoint, tiny_model
 
-from psp_export.cli import table
+from psp_export.cli import replaced, table
 from psp_export.export import Options, export
+from psp_export.output_files import models_of
 from psp_runtime import read_info
 
 
@@ -54,6 +56,12 @@ def test_a_published_checkpoint(tmp_path):
     assert "not verified" in done.stdout
     assert "non-commercial" in done.stdout
     assert read_info(tmp_path / "face.onnx").parity is None
+    earlier = models_of(tmp_path / "face")
+    again = psp_export(*source, "--no-verify", "--fp16", "--quiet", cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (0, "") and again.stderr.startswith("warning: left over")
+    was = replaced(earlier, models_of(tmp_path / "face"))
+    sha256 = hashlib.sha256((tmp_path / "psp.pt").read_bytes()).hexdigest()
+    assert was == {tmp_path / "face.onnx": f"task inversion, fp32, checkpoint {sha256[:12]}"}
 
 
 @pytest.mark.parametrize(

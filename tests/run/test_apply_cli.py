@@ -208,6 +208,20 @@ def test_latents_saved_and_decoded_again(good: Callable[..., str]) -> None:
     assert Image.open("single.webp").format == "WEBP"
 
 
+def test_latents_of_sub_folders_are_decoded_into_such(good: Callable[..., str]) -> None:
+    Path("photos/more").mkdir(parents=True)
+    Path("a.png").rename("photos/a.png")
+    Path("b.png").rename("photos/more/b.png")
+    good("run", "photos", "--save-latents", "w/", "--out", "seen/")
+    Path("w/.trash").mkdir()
+    Path("w/.trash/c.npy").write_bytes(b"")
+    good("decode", "w/", "--out", "made/")
+    names = sorted(str(path.relative_to("made")) for path in Path("made").rglob("*.png"))
+    assert names == ["a_out.png", "more/b_out.png"]
+    for name in names:
+        assert close(read(f"made/{name}"), read(f"seen/{name}"))
+
+
 def test_latents_are_mixed_edited_and_interpolated_too(good: Callable[..., str]) -> None:
     for arguments, made in (
         (("mix", "-n", 3), 6),

@@ -52,6 +52,11 @@ def test_learning_a_direction_from_saved_codes(good: Callable[..., str]) -> None
     good("direction", "l.csv", "--latents", "many.npy", "--out", "d/way.npy")
     way = np.load("d/way.npy")
     assert np.unravel_index(np.abs(way).argmax(), way.shape) == (3, 2) and way[3, 2] > 0
+    again = ("direction", "l.csv", "--latents", "many.npy", "--out", "d/way.npy")
+    assert "replaced" not in good(*again)
+    Path("l.csv").write_text("\n".join(map(str, 1 - labels)))
+    assert good(*again).endswith("replaced what another run had made: d/way.npy\n")
+    assert good(*again, "-q") == ""
 
 
 def test_pictures_and_codes_in_one_table_keep_their_order(psp: PspRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,18 @@ def test_an_output_of_another_run_is_not_replaced_in_silence(psp: PspRun) -> Non
     assert out.endswith("replaced what another run had made: made/p0_out.png, made/p1_out.png, made/p2_out.png\n")
 
 
+def test_other_files_of_another_run_are_not_replaced_in_silence(psp: PspRun) -> None:
+    morph = ["morph", "photos/p0.png", "-e", "psp.onnx", "--gif", "m.gif", "--to"]
+    for name, lines in (("p1", 1), ("p1", 1), ("p2", 2)):
+        out = psp(*morph, f"photos/{name}.png")[1].splitlines()
+        assert len(out) == lines
+    assert out[1] == "replaced what another run had made: m.gif"
+    for name, lines in (("p0", 2), ("p0", 2), ("p1", 3)):
+        out = psp("run", f"photos/{name}.png", "-e", "psp.onnx", "--save-latents", "w.npy")[1].splitlines()
+        assert len(out) == lines
+    assert out[1] == "replaced what another run had made: w.npy"
+
+
 def test_what_decodes_saved_latents_is_said(psp: PspRun) -> None:
     out = psp("run", "photos", "-e", "psp.onnx", "--save-latents", "w.npy")[1]
     assert out.splitlines()[-1] == "next: psp decode w.npy --engine psp.onnx"

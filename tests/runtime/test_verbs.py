@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import io
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ from cli_runs import Outcome, PspRun, runner
 from PIL import Image
 from tiny_engines import write_onnx, write_plan
 
-from psp_runtime import checkup
+from psp_runtime import checkup, console
 from psp_runtime.checkup import Need
 from psp_runtime.cli import VERBS, help_page
 from psp_train.drawn.faces import draw, sample
@@ -107,6 +108,43 @@ def test_samples_are_what_is_drawn(psp: PspRun, kind: str, mode: str, size: int)
     with Image.open("s.png") as picture:
         assert picture.mode == mode
         np.testing.assert_array_equal(np.asarray(picture), drawn)
+
+
+def test_several_samples_are_several_faces(psp: PspRun) -> None:
+    """The first is of the seed, the next of the next one; nothing is drawn where one name will not do."""
+    assert psp("sample", "a.png", "b.png", "--seed", 7, "--size", 64)[1].splitlines() == [
+        "a.png: a drawn face, seed 7",
+        "b.png: a drawn face, seed 8",
+        "next: psp export, psp run a.png b.png --engine psp.onnx",
+    ]
+    assert psp("sample", "alone.png", "--seed", 8, "--size", 64)[0] == 0
+    assert Path("alone.png").read_bytes() == Path("b.png").read_bytes() != Path("a.png").read_bytes()
+    assert "must end in one of" in one_error(psp("sample", "c.png", "d.txt"))
+    assert not Path("c.png").exists()
+
+
+def test_every_verb_that_works_long_can_be_quiet_and_verbose(psp: PspRun) -> None:
+    for verb in ("run", "mix", "morph", "transfer", "edit", "swap", "decode", "align", "direction", "export", "train"):
+        page = psp(verb, "--help")[1]
+        assert "-q, --quiet" in page and "-v, --verbose" in page, verb
+
+
+def test_quiet_and_verbose_hold_for_one_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str | None, bool]] = []
+
+    def do(asked: console.Talk) -> None:
+        print("a line")
+        seen.append((os.environ.get(console.DEBUG), console.shows_progress()))
+
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    command = console.as_command(console.Talk, do)
+    for given in ({"quiet": True, "verbose": False}, {"quiet": False, "verbose": False}):
+        command(**given)
+    monkeypatch.setenv(console.DEBUG, "")
+    command(quiet=False, verbose=True)
+    assert out.getvalue() == "a line\n" * 2
+    assert [shown for _, shown in seen] == [False, True, True] and seen[-1][0] == "1"
 
 
 def test_a_scene_has_several_faces(psp: PspRun) -> None:
