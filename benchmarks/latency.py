@@ -49,9 +49,12 @@ from measure.workloads import SIZES, Piece, Workload, seeded_checkpoint
 from psp_export.verify.parity import GATES, LATENTS_GATES, psnr
 from psp_runtime.engines import contract
 from psp_runtime.engines.info import read_info
+from psp_runtime.engines.precision import lacks_bf16
 from psp_runtime.errors import PspError
 
 Result = TypeVar("Result")
+#: How near to each other two sides must be: the gates of the export, and wider ones for bf16, which has 8 bits.
+PICTURES, LATENTS = GATES | {"bf16": 40.0}, LATENTS_GATES | {"bf16": 5e-2}
 #: Why something was not measured, and what.
 Notes = dict[str, list[str]]
 
@@ -80,7 +83,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--small", action="store_true", help="the widths of the bundled demo model, up to 256 pixels")
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="only these, peers included")
-    parser.add_argument("--precision", action="append", choices=["fp32", "fp16"], help="of our engines")
+    parser.add_argument("--precision", action="append", choices=["fp32", "fp16", "bf16"], help="of our engines")
     parser.add_argument("--peers", action="store_true", help="also the baseline on OpenVINO and torch.compile")
     names = [row.name for row in report.ROWS]
     parser.add_argument("--row", action="append", choices=names, help="only these rows of the table")
@@ -92,11 +95,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if options.batch < 1 or (options.small and options.size > 256):
         parser.error("--batch takes 1 or more; --small has no weights above --size 256")
     options.device = default_device()
-    options.precision = options.precision or (["fp32", "fp16"] if options.device == "cuda" else ["fp32"])
+    options.precision = options.precision or default_precisions(options.device)
     options.peers = options.peers or bool(options.backend)
     options.backend = options.backend or list(BACKENDS)
     options.row = options.row or names
     return options
+
+
+def default_precisions(device: str) -> list[str]:
+    """What is timed without --precision: what the device has."""
+    if device == "cuda":
+        return ["fp32", "fp16"]
+    return ["fp32"] if lacks_bf16() else ["fp32", "bf16"]
 
 
 def run(options: argparse.Namespace) -> dict:
@@ -185,7 +195,7 @@ class Opened:
 
     def compare(self, other: "Opened") -> None:
         """Raise `DifferentPicture` where the picture or the latents are not those of the other side."""
-        precision = max(self.side.precision, other.side.precision, key=LATENTS_GATES.__getitem__)
+        precision = max(self.side.precision, other.side.precision, key=LATENTS.__getitem__)
         for name, array in self.result.items():
             wrong = difference(array, other.result[name], precision)
             if wrong:
@@ -204,9 +214,9 @@ def difference(array: np.ndarray, expected: np.ndarray, precision: str) -> str:
     error = np.abs(array.astype(np.float64) - expected)
     if array.dtype == np.uint8:
         found = psnr(error)
-        return "" if found >= GATES[precision] else f"{found:.1f} dB"
+        return "" if found >= PICTURES[precision] else f"{found:.1f} dB"
     relative = float(error.max() / np.abs(expected).max())
-    return "" if relative <= LATENTS_GATES[precision] else f"a relative error of {relative:.1e}"
+    return "" if relative <= LATENTS[precision] else f"a relative error of {relative:.1e}"
 
 
 def time_file(options: argparse.Namespace) -> dict:

@@ -63,7 +63,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, choices=SIZES, default=256, help="pixels in the sweep of batches")
     parser.add_argument("--small", action="store_true", help="the widths of the bundled demo model, up to 256 pixels")
     parser.add_argument("--backend", choices=[name for name in BACKENDS if name != "torch"], default="onnxruntime")
-    parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32")
     parser.add_argument("--seconds", type=float, default=3.0, help="for every point")
     parser.add_argument("--json", type=Path, help="also write the result to this file, or dated into this folder")
     parser.add_argument("--plot", type=Path, help="draw the chart into this picture file")

@@ -32,10 +32,10 @@ class Draft:
         """Open the file on the CPU."""
         return OnnxSession(self.path, "cpu")
 
-    def verified(self, parity: Parity | MappingParity) -> None:
-        """Write the measured parity into the file."""
-        self.parity = str(parity)
-        set_info(self.model, replace(self.info, parity=parity.to_metadata()))
+    def verified(self, parity: Parity | MappingParity, more: dict[str, float] | None = None, words: str = "") -> None:
+        """Write the measured parity into the file, and `more` numbers, which `words` have for people."""
+        self.parity = "; ".join(filter(None, [str(parity), words]))
+        set_info(self.model, replace(self.info, parity=parity.to_metadata() | (more or {})))
         save(self.model, self.path)
 
     def written(self) -> Written:

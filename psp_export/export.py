@@ -25,6 +25,7 @@ from psp_export.plans.build import (
     choose_flavour,
 )
 from psp_export.plans.source import plan_source
+from psp_export.verify.bf16 import measure_bf16
 from psp_export.verify.cases import CALIBRATION_SEED, Case, pictures, reference_cases
 from psp_export.verify.headroom import check_headroom
 from psp_export.verify.parity import chained, compare, compare_mapping, feeds, whole
@@ -172,7 +173,9 @@ class Exporter:
             headroom = None
             if self.info.precision == "fp16":
                 headroom = check_headroom(draft.path, feeds(draft.session(), self.cases))
-            draft.verified(compare(whole(draft.session()), self.info, self.cases, headroom))
+            parity = compare(whole(draft.session()), self.info, self.cases, headroom)
+            in_bf16 = measure_bf16(draft.path, self.cases) if self.info.precision == "fp16" else ({}, "")
+            draft.verified(parity, *in_bf16)
         return draft.written()
 
     def _write_mapping(self) -> Written:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from psp_runtime import alignment
     from psp_runtime.engines.info import EngineInfo, read_info
+    from psp_runtime.engines.precision import Precision
     from psp_runtime.errors import DeviceError, EngineError, PictureError, PspError
     from psp_runtime.pipeline import Pipeline, Translation
 
@@ -43,17 +44,19 @@ _HOMES = {
 }
 
 
-def load(path: str | Path, device: str = "auto") -> "Pipeline":
+def load(path: str | Path, device: str = "auto", precision: "Precision" = "auto") -> "Pipeline":
     """Open an engine file (.onnx, or a TensorRT plan) as a `Pipeline`.
 
     `device` is "auto" (the GPU when the engine can use it, else the CPU), "cuda" or "cpu". A plan that is not there,
     or cannot run here, uses the .onnx beside it, with a warning, unless `device` is "cuda".
+    `precision` is what it shall compute in on a CPU: "fp32", "bf16" or "int8". "auto" is what the engine is made for;
+    an FP16 engine runs in bf16 in OpenVINO where the CPU has it. `Pipeline.precision` says what it came to.
     Raises `EngineError` for a missing, damaged, foreign or partial engine, `DeviceError` when the device is not usable.
     """
     from psp_runtime.engines.session import open_session
     from psp_runtime.pipeline import Pipeline
 
-    return Pipeline(open_session(path, device))
+    return Pipeline(open_session(path, device, precision=precision))
 
 
 def __getattr__(name: str) -> Any:

@@ -5,12 +5,12 @@ import os
 import platform
 from collections.abc import Iterable
 from importlib import metadata
-from pathlib import Path
 from typing import NamedTuple
 
 from psp_runtime import __version__, console
 from psp_runtime.disk import cache_folder
-from psp_runtime.engines.devices import gpu_name
+from psp_runtime.engines.devices import cpu_flags, gpu_name
+from psp_runtime.engines.precision import COSTS, INSTRUCTIONS, OPENVINO, Choice, has_openvino, lacks_bf16
 from psp_runtime.prefetch import cores
 
 
@@ -43,14 +43,7 @@ PACKAGES = {
     "tensorrt_rtx": ("tensorrt-rtx",),
 }
 #: Instruction sets that decide how fast an engine is, by their names in /proc/cpuinfo.
-FLAGS = {
-    "avx2": "AVX2",
-    "avx512f": "AVX-512",
-    "avx512_vnni": "VNNI",
-    "avx512_bf16": "AVX-512 BF16",
-    "amx_bf16": "AMX BF16",
-    "amx_int8": "AMX INT8",
-}
+FLAGS = {"avx2": "AVX2", "avx512f": "AVX-512", **INSTRUCTIONS["int8"], **INSTRUCTIONS["bf16"]}
 
 app = console.new_app()
 
@@ -64,7 +57,8 @@ def psp_check() -> None:
 def report() -> list[str]:
     """Write the lines of `psp check`."""
     rows = [("psp", f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")]
-    rows += [("CPU", _cpu()), ("GPU", gpu_name() or "no NVIDIA GPU with its driver"), ("cache", _cache())]
+    rows += [("CPU", _cpu()), ("in bf16", _bf16()), ("in INT8", _int8())]
+    rows += [("GPU", gpu_name() or "no NVIDIA GPU with its driver"), ("cache", _cache())]
     return _aligned(rows) + [""] + _aligned((need.use, state(need)) for need in NEEDS)
 
 
@@ -98,12 +92,32 @@ def _version(package: str) -> str:
 
 
 def _cpu() -> str:
-    words = f"{cores()} cores"
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:  # another system than Linux
+    words, flags = f"{cores()} cores", cpu_flags()
+    if not flags:  # another system than Linux
         return f"{words}, {platform.processor() or platform.machine()}"
     return ", ".join([words, *(name for flag, name in FLAGS.items() if flag in flags)])
+
+
+def _bf16() -> str:
+    """Say whether engines run in bf16 here, and what that gains."""
+    if lacking := lacks_bf16():
+        return f"not here: it needs {lacking}; FP16 engines run in FP32"
+    return f"pays, {_gain('bf16')}: FP16 engines run so by themselves, FP32 ones with --precision bf16"
+
+
+def _int8() -> str:
+    """Say whether INT8 engines are worth making for this machine."""
+    if not has_openvino():
+        return "not worth it without OpenVINO (pip install 'psp-toolkit[openvino]')"
+    flags = cpu_flags()  # empty where they are not known
+    if flags and not flags & INSTRUCTIONS["int8"].keys():
+        return f"runs, but pays only on a CPU with {' or '.join(INSTRUCTIONS['int8'].values())}"
+    return f"pays, {_gain('int8')}: psp export --int8 makes such engines"
+
+
+def _gain(precision: str) -> str:
+    times = COSTS[Choice(OPENVINO, "fp32")].run / COSTS[Choice(OPENVINO, precision)].run
+    return f"about {times:.1f} times as fast as FP32"
 
 
 def _cache() -> str:

@@ -60,8 +60,7 @@ class _PlainHelp:
             kind = "Options" if parameter.param_type_name == "option" else "Arguments"
             if record := parameter.get_help_record(ctx):
                 panels.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
-        formatter.write_paragraph()
-        for panel, records in panels.items():  # no empty lines between them: the longest page just fits
+        for panel, records in panels.items():  # no empty lines before and between them: the longest page just fits
             formatter.write_heading(panel)
             with formatter.indentation():
                 formatter.write_dl(records)

@@ -96,6 +96,11 @@ class Pipeline:
         return self.session.device
 
     @property
+    def precision(self) -> str:
+        """What the engine really multiplies in: "fp32", "fp16", "bf16" or "int8"."""
+        return self.session.precision
+
+    @property
     def refines(self) -> bool:
         """Tell whether it makes its pictures in several steps."""
         return isinstance(self.session, RefiningSession)

@@ -31,8 +31,10 @@ from measure.workloads import (
     peer_plan,
     seeded_checkpoint,
 )
-from psp_runtime.engines import contract, onnx_session, openvino_session
+from psp_runtime.engines import contract, onnx_session
 from psp_runtime.engines.devices import cuda_devices, importable
+from psp_runtime.engines.openvino import session as openvino_session
+from psp_runtime.engines.precision import lacks_bf16
 from psp_runtime.engines.session import OnnxSession, OpenVINOSession, Session, open_session
 from psp_runtime.engines.tensorrt import session as tensorrt_session
 from psp_runtime.engines.tensorrt.session import TensorRTSession
@@ -92,6 +94,8 @@ class Side:
             return f"torch.compile needs a compiler, {self.compiler} was not found: install it, or name another"
         if self.backend == "openvino" and not importable("openvino"):
             return "the Python package openvino is not installed"
+        if self.precision == "bf16" and (lacking := lacks_bf16()):
+            return f"bf16 needs {lacking}"
         return ""
 
     def prepared(self, workload: Workload, piece: Piece) -> "Side":
@@ -112,14 +116,15 @@ class Side:
         path = self.engine(workload, piece)
         with _any_graph() if self.form == BASELINE else contextlib.nullcontext():
             if self.backend == "openvino":
-                return OpenVINOSession(path)
+                return OpenVINOSession(path, self.precision)
             return OnnxSession(path, self.device) if self.backend == "onnxruntime" else open_session(path, self.device)
 
     def engine(self, workload: Workload, piece: Piece) -> Path:
         """The engine file of a piece, from the cache or made now."""
         if self.form == BASELINE:
             return (peer_plan if self.backend == "tensorrt" else baseline_engine)(workload, piece)
-        return (our_plan if self.backend == "tensorrt" else our_engine)(workload, piece, self.precision)
+        stored = "fp32" if self.precision == "bf16" else self.precision  # bf16 is of the run, not of the file
+        return (our_plan if self.backend == "tensorrt" else our_engine)(workload, piece, stored)
 
     def inputs(self, workload: Workload, piece: Piece) -> dict[str, np.ndarray]:
         """The inputs this form takes."""
@@ -134,11 +139,12 @@ def default_device() -> str:
 def sides(device: str, backends: list[str], precisions: list[str]) -> list[Side]:
     """Every side of some backends. The baseline is FP32: in half precision it overflows."""
     found = [Side("torch", BASELINE, device=device), Side("onnxruntime", BASELINE, device=device)]
-    found += [Side("onnxruntime", OURS, precision, device) for precision in precisions]
+    found += [Side("onnxruntime", OURS, precision, device) for precision in precisions if precision != "bf16"]
     if device == "cuda":
         found += [Side("tensorrt", OURS, precision, device) for precision in precisions]
     else:
         found += [Side("openvino", BASELINE), Side("openvino", OURS)]
+        found += [Side("openvino", OURS, "bf16")] if "bf16" in precisions else []
     found.append(Side("torch.compile", BASELINE, device=device))
     return [side for side in found if side.backend in backends]
 

@@ -24,7 +24,7 @@ from measure.workloads import Piece, Workload, baseline_inputs, configs, size_of
 from psp_runtime.engines.libraries import import_onnxruntime
 from psp_train.networks import PSP
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 #: Sides of the square matrices tried: which one is fastest differs between machines.
 MATRICES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
 COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
@@ -82,9 +82,9 @@ def measure(device: str, precision: str) -> Limits:
 
     On a CPU also ONNX Runtime multiplies: the library behind torch reaches half of some AMD processors' speed.
     """
-    dtype = DTYPES["fp32" if device == "cpu" else precision]
+    dtype = DTYPES["fp32" if device == "cpu" and precision == "fp16" else precision]
     speeds = [_matmul(side, dtype, device) for side in MATRICES[device]]
-    if device == "cpu":
+    if device == "cpu" and dtype == torch.float32:
         speeds += [_onnx_matmul(side) for side in MATRICES[device]]
     return Limits(max(speeds), _copy(device))
 

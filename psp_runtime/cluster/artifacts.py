@@ -20,7 +20,7 @@ from psp_runtime.run.plan import READ
 Asked = TypeVar("Asked", bound=Options)
 
 #: Options that say where and how fast, not what: their values change no output.
-_HOW = ("inputs", "engine", "out", "device", "batch", "threads", "quiet", "verbose", "ray", "actors")
+_HOW = ("inputs", "engine", "out", "device", "precision", "batch", "threads", "quiet", "verbose", "ray", "actors")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import ctypes
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from psp_runtime.errors import EngineError
@@ -24,6 +25,14 @@ def cpu_threads() -> int:
     if not asked.isdecimal() or int(asked) > MOST_CPU_THREADS:
         raise EngineError(f"PSP_THREADS={asked}: expected 0, for all cores, to {MOST_CPU_THREADS} threads")
     return int(asked)
+
+
+def cpu_flags() -> frozenset[str]:
+    """List the instruction sets of this CPU as Linux calls them; empty on another system."""
+    try:
+        return frozenset(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return frozenset()
 
 
 def cuda_devices() -> int:

@@ -51,6 +51,8 @@ class OnnxSession:
                 f"{path} cannot run with --device cuda: onnxruntime-gpu {runtime.__version__} could not load its CUDA "
                 "provider; it needs the CUDA and cuDNN libraries of its version"
             )
+        # On a CPU, ONNX Runtime takes the casts to FP16 out: what is not INT8 is computed in FP32.
+        self.precision = self.info.precision if self.device == "cuda" or self.info.precision == "int8" else "fp32"
         check_graph(
             path, self.info, *(_stored(nodes()) for nodes in (self._session.get_inputs, self._session.get_outputs))
         )

@@ -1,7 +1,8 @@
-"""Every ONNX engine as ONNX Runtime optimises it for this CPU, in the user's cache folder.
+"""Every ONNX engine as ONNX Runtime optimises it for this CPU, or as OpenVINO reads it, in the user's cache folder.
 
-Optimising a gigabyte of graph takes seconds and a second copy of the weights in memory, each time an engine opens.
-ONNX Runtime can write the result with the weights in a file of their own, which later sessions map into memory.
+Optimising a gigabyte of graph takes seconds and a second copy of the weights in memory, each time an engine opens; so
+does reading it as ONNX. Both libraries can write the result with the weights in a file of their own, which later
+sessions map into memory.
 """
 
 import contextlib
@@ -28,38 +29,46 @@ DAYS = 30
 CHECK_AFTER = 86400
 
 GRAPH, WEIGHTS = "graph.onnx", "weights.bin"
+#: The graph in OpenVINO's own format.
+MODEL = "model.xml"
 #: The hashes of an entry's files, and what they looked like when they were last compared.
 DIGESTS, SEEN = "digests.json", "seen.json"
 
 
 def optimised_graph(
-    engine: Path, version: str, write: Callable[[Path, str], None], beside: Iterable[Path] = ()
+    engine: Path,
+    version: str,
+    write: Callable[[Path, str], None],
+    beside: Iterable[Path] = (),
+    library: str = "onnxruntime",
+    graph: str = GRAPH,
 ) -> Path | None:
-    """Find or make the optimised form of an engine for this CPU and `version` of ONNX Runtime; None where none is kept.
+    """Find or make the optimised form of an engine for this CPU and `version` of a library; None where none is kept.
 
     `beside` are the files that hold weights of it. `write(graph, weights)` makes one: a file, and the name of another
     beside it for the weights. It is called where none is kept yet, or what is kept is damaged; a warning says so. A
-    folder that cannot be written, or is full, costs a warning, never the run.
+    folder that cannot be written, or is full, costs a warning, never the run. The forms of a `library` have a folder of
+    their own; `graph` is GRAPH or MODEL.
     """
     folder, files = cache_folder(), [engine, *beside]
     size = sum(file.stat().st_size for file in files)
     if folder is None or size < SMALLEST:
         return None
-    entries = folder / "onnxruntime"
+    entries = folder / library
     try:
         entry = entries / _key(files, version, entries)
         if os.path.lexists(entry) and not _is_whole(entry):
             warnings.warn(f"the optimised form kept of {engine.name} was damaged and is made anew", stacklevel=4)
-            forget(entry / GRAPH)
+            forget(entry / graph)
         if not entry.is_dir():
             _forget_old(entries)
-            _write_entry(entry, size, write)
+            _write_entry(entry, size, write, graph)
         with contextlib.suppress(OSError):  # another user's may be used, if not marked as used
             os.utime(entry)
     except (OSError, PspError) as error:
         warnings.warn(f"{engine.name} is optimised anew at every start, it cannot be kept: {error}", stacklevel=2)
         return None
-    return entry / GRAPH
+    return entry / graph
 
 
 def forget(graph: Path) -> None:
@@ -74,8 +83,10 @@ def forget(graph: Path) -> None:
 def _is_whole(entry: Path) -> bool:
     """Tell whether an entry holds what was written into it: its files are hashed where they changed, and once a day."""
     kept = _read_json(entry / DIGESTS)
-    names = [name for name in (GRAPH, WEIGHTS) if name in kept]
-    if kept.get("entry") != entry.name or GRAPH not in names or not all((entry / name).is_file() for name in names):
+    names = [name for name in (GRAPH, MODEL, WEIGHTS) if name in kept]
+    if kept.get("entry") != entry.name or names in ([], [WEIGHTS]):
+        return False
+    if not all((entry / name).is_file() for name in names):
         return False
     looks = {name: _looks(entry / name) for name in (*names, DIGESTS)}
     seen = _read_json(entry / SEEN)
@@ -108,14 +119,14 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
         file.write(json.dumps(values).encode())
 
 
-def _write_entry(entry: Path, size: int, write: Callable[[Path, str], None]) -> None:
+def _write_entry(entry: Path, size: int, write: Callable[[Path, str], None], graph: str = GRAPH) -> None:
     """Write an entry whole or not at all, also with another process at the same work, and after a power failure."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     # An FP16 engine is kept in FP32, which is what a CPU computes.
     if shutil.disk_usage(entry.parent).free < 3 * size:
         raise OSError(f"less than {3 * size / 1e9:.1f} GB free in {entry.parent}; PSP_CACHE names another folder")
     with scratch_folder(entry.parent, "graph") as temporary:
-        write(temporary / GRAPH, WEIGHTS)
+        write(temporary / graph, WEIGHTS)
         files = sorted(temporary.iterdir())
         digests = {file.name: sha256_of(file) for file in files} | {"entry": entry.name}
         _write_json(temporary / DIGESTS, digests)
@@ -131,13 +142,13 @@ def _rename(folder: Path, target: Path) -> None:
     try:
         folder.rename(target)
     except OSError as error:
-        if (target / GRAPH).is_file():
+        if (target / DIGESTS).is_file():
             raise FileExistsError(target) from error
         raise
 
 
 def _key(files: Iterable[Path], version: str, entries: Path) -> str:
-    """Name of an entry: hash of the engine's bytes, version of ONNX Runtime, kind of CPU."""
+    """Name of an entry: hash of the engine's bytes, version of the library, kind of CPU."""
     hashes = " ".join(_file_hash(file, entries) for file in files)
     return _short_hash(f"{hashes} {version} {_cpu()}")
 

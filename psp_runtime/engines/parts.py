@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psp_runtime.engines.info import EngineInfo, read_info
+from psp_runtime.engines.precision import as_asked
 from psp_runtime.engines.session import OnnxSession, Session, open_session
 from psp_runtime.errors import EngineError
 
 
 class Parts:
-    """What lies beside the open engine `full`, opened when it is first needed. `runs` as for `open_session`.
+    """What lies beside the open engine `full`, opened when it is first needed, to compute in what it computes in.
+
+    `runs` as for `open_session`.
 
     Encoder and generator count only together and only when they are of the same export as the engine: the same
     checkpoint, precision and kind of file. Others are left alone, with a warning.
@@ -66,7 +69,7 @@ class Parts:
         if part == "mapping":
             check_mapping(self._full.path, self._full.info)
             return OnnxSession(path, device)
-        return open_session(path, device, self._runs)
+        return open_session(path, device, self._runs, as_asked(self._full.precision))
 
     def _belongs(self, part: str) -> bool:
         path = part_path(self._full.path, part)

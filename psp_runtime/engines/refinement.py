@@ -62,6 +62,7 @@ class RefiningSession:
     def __init__(self, step: Session, iterations: int | None = None, first: Session | None = None) -> None:
         self.step, self.first = step, first
         self.path, self.device, self.max_batch = step.path, step.device, step.max_batch
+        self.precision = step.precision
         self.told: Callable[[int], object] = lambda pictures: None
         if first is not None:
             check_pair(step.info, first.info, first.path.name)

@@ -20,6 +20,8 @@ def check(options: Options, info: EngineInfo) -> None:
         check_animation(getattr(options, name), f".{name}")
     if options.url and options.device != "auto":
         raise PspError("--url and --device contradict each other: the server chose its device when it started")
+    if options.url and options.precision != "auto":
+        raise PspError("--url and --precision contradict each other: the server chose its precision when it started")
     if options.couple and not (options.singles or options.gif or options.webp):
         raise PspError("--couple is for pictures and animations, and a sheet shows its inputs anyway: leave it out")
     if options.format and not options.singles:

@@ -39,9 +39,9 @@ class Loaded(NamedTuple):
 
 def open_pipeline(options: Options, runs: int | None) -> Pipeline:
     """Open the engine of a run, and the one whose step comes first; `runs` as for `open_session`. Raises `PspError`."""
-    session = open_session(options.engine, options.device, runs)
+    session = open_session(options.engine, options.device, runs, options.precision)
     try:
-        first = open_session(options.first, options.device, runs) if options.first else None
+        first = open_session(options.first, options.device, runs, options.precision) if options.first else None
     except PspError:
         session.close()
         raise
@@ -101,7 +101,8 @@ class Run:
     def summary(self) -> str:
         """Write one line for people: how many pictures, how fast, what limited it, and where they are."""
         word = "picture" if self.made == 1 else "pictures"
-        rate = f"{self.made / self.seconds:.1f} pictures/s, {self.pipeline.device}{self._steps()}{self._limit()}"
+        where = f"{self.pipeline.precision}, {self.pipeline.device}"
+        rate = f"{self.made / self.seconds:.1f} pictures/s, {where}{self._steps()}{self._limit()}"
         return f"{self.made} {word} in {self.seconds:.2f} s ({rate}): {self._where()}"
 
     def remarks(self) -> list[str]:

@@ -22,6 +22,7 @@ from psp_runtime.disk import noticing
 from psp_runtime.engines.contract import require_full
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.location import find_engine
+from psp_runtime.engines.precision import Precision
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
 from psp_runtime.latents import as_latents
@@ -71,6 +72,7 @@ class Direction(Talk):
         Path | None, option(SAVE, "The file (TABLE.npy or sefa.npy, here).", "--out", "-o", metavar="NAME.npy")
     ] = None
     device: Annotated[Device, option(WHERE, "As for psp run.")] = "auto"
+    precision: Annotated[Precision, option(WHERE, "As for psp run.")] = "auto"
     batch: Annotated[int | None, option(WHERE, "Pictures per inference.", min=1, max=MOST_BATCH)] = None
     threads: Annotated[int, option(WHERE, "Threads that read pictures.", min=1, max=MOST_THREADS)] = THREADS
 
@@ -199,7 +201,8 @@ def _target(options: Direction, examples: list[Path]) -> Path:
 def _encode(options: Direction, info: EngineInfo, paths: list[Path]) -> NDArray[np.float32]:
     """Compute the latents [N,L,S] of pictures and of .npy files with the latents of one picture."""
     runs = len(paths)
-    with Pipeline(open_session(options.engine, options.device, runs), options.batch, runs) as pipeline:
+    session = open_session(options.engine, options.device, runs, options.precision)
+    with Pipeline(session, options.batch, runs) as pipeline:
         waiting = 2 * pipeline.batch + options.threads
         with closing(parallel_map(partial(_read, info), paths, options.threads, waiting)) as sources:
             return np.concatenate(list(_each(pipeline, sources)))

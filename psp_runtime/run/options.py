@@ -15,6 +15,7 @@ from psp_runtime.alignment.pasting import MASKS, Mask
 from psp_runtime.alignment.photos import Choice
 from psp_runtime.arrays.files import ENDINGS
 from psp_runtime.console import INPUT, MAKE, SAVE, WHERE, Device, Talk, option
+from psp_runtime.engines.precision import Precision
 from psp_runtime.pictures import png
 from psp_runtime.pictures.encoding import FORMATS
 from psp_runtime.prefetch import MOST_THREADS, THREADS
@@ -68,6 +69,10 @@ class Options(Talk):
     ] = None
     device: Annotated[
         Device, option(WHERE, "Default: the GPU if the engine can use it, else the CPU.", show_default=False)
+    ] = "auto"
+    precision: Annotated[
+        Precision,
+        option(WHERE, "On a CPU: fp32, bf16, int8 (auto: as the engine).", metavar="PRECISION", show_default=False),
     ] = "auto"
     batch: Annotated[
         int | None, option(WHERE, "Pictures at a time (GPU: the most, CPU: 1).", min=1, max=MOST_BATCH)

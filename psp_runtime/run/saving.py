@@ -150,6 +150,7 @@ class Saver:
             "checkpoint": info.checkpoint,
             "task": info.task,
             "precision": info.precision,
+            "computed": self.pipeline.precision,
             "application": self.plan.application.name,
         }
         note |= {"input": job.source.name} if job else {"inputs": len(self.plan.jobs)}

@@ -164,7 +164,7 @@ class Service:
     async def configuration(self, request: Request) -> Response:
         """Answer GET /v2/models/MODEL/config."""
         model = self._model(request)
-        return JSONResponse(tensors.configuration(model.name, model.info, model.device))
+        return JSONResponse(tensors.configuration(model.name, model.info, model.device, model.precision))
 
     async def prometheus(self, _: Request) -> Response:
         """Answer GET /metrics."""

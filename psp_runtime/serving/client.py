@@ -18,7 +18,14 @@ from psp_runtime.engines.parts import Parts
 from psp_runtime.engines.session import Session
 from psp_runtime.errors import EngineError, PspError
 from psp_runtime.pipeline import Pipeline
-from psp_runtime.serving.config import DEFAULT_MODEL, DEVICE_PARAMETER, INFO_PARAMETER, MAPPING_ENDING, TYPES
+from psp_runtime.serving.config import (
+    DEFAULT_MODEL,
+    DEVICE_PARAMETER,
+    INFO_PARAMETER,
+    MAPPING_ENDING,
+    PRECISION_PARAMETER,
+    TYPES,
+)
 
 #: Seconds to connect, and to wait for an answer: a batch on a busy CPU takes its time.
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 600.0
@@ -28,7 +35,8 @@ _NO_TRITON = "what answers there is no Triton, perhaps its metrics port or anoth
 class RemoteSession:
     """An engine at `url`, http://HOST:PORT or http://HOST:PORT/MODEL; see `Session`.
 
-    `path` is only a name; `device` is what the server says, "cpu" where it does not. Threads may share it.
+    `path` is only a name; `device` and `precision` are what the server says, where it does not "cpu" and that of the
+    engine's file. Threads may share it.
     Raises `PspError` for a URL that is none, `EngineError` for a server that cannot be reached or serves no engine
     of ours.
     """
@@ -49,6 +57,7 @@ class RemoteSession:
         self.info = EngineInfo.from_json(parameters[INFO_PARAMETER], url)
         self.path = Path(self._address) / self._model
         self.device = parameters.get(DEVICE_PARAMETER, "cpu")
+        self.precision = parameters.get(PRECISION_PARAMETER, self.info.precision)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """See `Session.run`. Raises `EngineError` with the server's words."""

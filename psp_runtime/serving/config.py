@@ -17,8 +17,8 @@ from psp_runtime.engines.info import EngineInfo
 
 #: The name of an engine that is served alone, and what a URL without one means.
 DEFAULT_MODEL = "psp"
-#: The parameter that carries `EngineInfo`, and the one in which psp-serve says what the engine runs on.
-INFO_PARAMETER, DEVICE_PARAMETER = "psp", "device"
+#: The parameter that carries `EngineInfo`, and those in which psp-serve says what the engine runs on and computes in.
+INFO_PARAMETER, DEVICE_PARAMETER, PRECISION_PARAMETER = "psp", "device", "precision"
 #: Random styles a mapping network makes at once: as many as truncation averages over.
 MAPPING_BATCH = 4096
 #: What the mapping network of the model NAME is called beside it.

@@ -18,11 +18,15 @@ from psp_runtime.serving.options import Serve
 
 
 class Model(NamedTuple):
-    """One model of the Open Inference Protocol: an engine or its mapping network. `device` is "cuda" or "cpu"."""
+    """One model of the Open Inference Protocol: an engine or its mapping network.
+
+    `device` is "cuda" or "cpu", `precision` what it computes in.
+    """
 
     name: str
     info: EngineInfo
     device: str
+    precision: str
     batcher: Batcher
 
     async def works(self) -> bool:
@@ -49,7 +53,7 @@ def zeros(info: EngineInfo, batch: int) -> Arrays:
 
 def open_engine(path: Path, name: str, options: Serve) -> Engine:
     """Open an engine and run it once at batch 1, and at its largest batch. Raises `EngineError`."""
-    pipeline = Pipeline(open_session(path, options.device), options.batch)
+    pipeline = Pipeline(open_session(path, options.device, precision=options.precision), options.batch)
     size = min(pipeline.batch, pipeline.session.max_batch)
     for count in sorted({1, size}):
         run_batches(pipeline.session, zeros(pipeline.info, count), size)
@@ -57,7 +61,8 @@ def open_engine(path: Path, name: str, options: Serve) -> Engine:
     def compute(inputs: Arrays) -> Arrays:
         return run_batches(pipeline.session, inputs, size)
 
-    full = Model(name, pipeline.info, pipeline.device, Batcher(compute, size, pipeline.at_once, options.delay / 1000))
+    batcher = Batcher(compute, size, pipeline.at_once, options.delay / 1000)
+    full = Model(name, pipeline.info, pipeline.device, pipeline.precision, batcher)
     mapping = part_path(path, "mapping")
     if not mapping.is_file():
         return Engine(pipeline, [full])
@@ -69,7 +74,7 @@ def open_engine(path: Path, name: str, options: Serve) -> Engine:
     info = read_info(mapping)
     pipeline.parts.map(zeros(info, 1)["z"])
     styles = Batcher(lambda inputs: {"w": pipeline.parts.map(inputs["z"])}, 1, 1, 0.0)
-    return Engine(pipeline, [full, Model(name + MAPPING_ENDING, info, "cpu", styles)])
+    return Engine(pipeline, [full, Model(name + MAPPING_ENDING, info, "cpu", info.precision, styles)])
 
 
 async def all_work(engines: list[Engine]) -> bool:

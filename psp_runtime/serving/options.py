@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from psp_runtime.console import Device
+from psp_runtime.engines.precision import Precision
 from psp_runtime.errors import PspError
 from psp_runtime.run.options import MOST_BATCH
 from psp_runtime.serving.config import DEFAULT_MODEL, MAPPING_ENDING
@@ -30,6 +31,7 @@ class Serve:
         list[str] | None, typer.Option(help="A name callers may use for this server, or '*' for any.", metavar="NAME")
     ] = None
     device: Annotated[Device, typer.Option(help="As for psp run.")] = "auto"
+    precision: Annotated[Precision, typer.Option(help="As for psp run.")] = "auto"
     batch: Annotated[
         int | None, typer.Option(min=1, max=MOST_BATCH, help="Pictures of a batch (GPU: the most, CPU: 1).")
     ] = None

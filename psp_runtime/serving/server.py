@@ -180,7 +180,10 @@ def _end_silent_connections() -> None:
 def _announce(options: Serve, service: Service) -> None:
     where = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{options.port}"
     for path, engine in zip(options.engine, service.engines, strict=True):
-        print(f"{path.name} on {where} ({engine.pipeline.device}), model {engine.full.name}", flush=True)
+        print(
+            f"{path.name} on {where} ({engine.pipeline.precision}, {engine.pipeline.device}), model {engine.full.name}",
+            flush=True,
+        )
 
 
 def _end_with(parent: int) -> None:

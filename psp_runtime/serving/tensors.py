@@ -16,7 +16,7 @@ from psp_runtime.engines.contract import Arrays, Tensor, full_inputs
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import PspError
 from psp_runtime.serving.bodies import Refused
-from psp_runtime.serving.config import DEVICE_PARAMETER, INFO_PARAMETER, TYPES, max_batch
+from psp_runtime.serving.config import DEVICE_PARAMETER, INFO_PARAMETER, PRECISION_PARAMETER, TYPES, max_batch
 
 #: The header that says how long the JSON head is, and the longest head, in bytes.
 HEAD_LENGTH, LONGEST_HEAD = "inference-header-content-length", 64 << 10
@@ -149,10 +149,10 @@ def metadata(model: str, info: EngineInfo) -> dict[str, Any]:
     }
 
 
-def configuration(model: str, info: EngineInfo, device: str) -> dict[str, Any]:
+def configuration(model: str, info: EngineInfo, device: str, precision: str) -> dict[str, Any]:
     """Make what GET /v2/models/MODEL/config says, in the fields of Triton's `ModelConfig`."""
     sides = {"input": contract.inputs(info), "output": contract.outputs(info)}
-    parameters = {INFO_PARAMETER: info.to_json(), DEVICE_PARAMETER: device}
+    parameters = {INFO_PARAMETER: info.to_json(), DEVICE_PARAMETER: device, PRECISION_PARAMETER: precision}
     return {"name": model, "platform": "psp", "backend": "psp", "max_batch_size": max_batch(info)} | {
         side: [{"name": n, "data_type": f"TYPE_{TYPES[t.dtype]}", "dims": list(t.shape)} for n, t in tensors.items()]
         for side, tensors in sides.items()

@@ -16,6 +16,7 @@ from psp_runtime.console import Device
 from psp_runtime.engines.contract import require_full
 from psp_runtime.engines.info import read_info
 from psp_runtime.engines.location import find_engine
+from psp_runtime.engines.precision import Precision
 from psp_runtime.errors import PspError
 from psp_runtime.ui.demo_engines import demo_engines
 from psp_runtime.ui.runs import Runs
@@ -39,6 +40,7 @@ def psp_ui(
     device: Annotated[
         Device, typer.Option(help="auto: the GPU if the engines can use it here, else the CPU.")
     ] = "auto",
+    precision: Annotated[Precision, typer.Option(help="As for psp run.")] = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one this machine has.")] = HOST,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = PORT,
     allow: Annotated[
@@ -56,7 +58,7 @@ def psp_ui(
     check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="psp-ui-") as folder:
         engines = given or demo_engines(Path(folder))
-        _serve(engines, Runs(Path(folder), device), (host, port), allow or [])
+        _serve(engines, Runs(Path(folder), device, precision), (host, port), allow or [])
 
 
 def _check_engines(engines: list[Path]) -> None:

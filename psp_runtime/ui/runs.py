@@ -21,6 +21,7 @@ from psp_runtime.alignment.finding import find
 from psp_runtime.alignment.pasting import MASKS
 from psp_runtime.console import Device
 from psp_runtime.engines.info import read_info
+from psp_runtime.engines.precision import Precision
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.encoding import save
@@ -86,7 +87,7 @@ def obstacle(values: Mapping[str, Any]) -> str:
     return f"{values['make']}: give {'both pictures' if others else 'a picture'} first"
 
 
-def as_options(engine: Path, values: Mapping[str, Any], device: Device = "auto") -> Verb:
+def as_options(engine: Path, values: Mapping[str, Any], device: Device = "auto", precision: Precision = "auto") -> Verb:
     """Make the options of a verb for the values of a page: `picture` (a file), `make` of MAKES, and theirs.
 
     Raises `PspError` where a picture is missing.
@@ -97,7 +98,7 @@ def as_options(engine: Path, values: Mapping[str, Any], device: Device = "auto")
     names = (*CHANGES, *STEPS, *(PHOTOS if values.get("align") else ()), *make.options)
     given = {name: values[name] for name in names if values.get(name) not in (None, "")}
     chosen: dict[str, Any] = {name: _AS[name](value) for name, value in given.items() if value is not False}
-    return make.verb(inputs=[str(values["picture"])], engine=engine, device=device, **chosen)
+    return make.verb(inputs=[str(values["picture"])], engine=engine, device=device, precision=precision, **chosen)
 
 
 def command(options: Verb) -> str:
@@ -118,15 +119,15 @@ class Runs:
     One at a time: whoever calls sees to that.
     """
 
-    def __init__(self, folder: Path, device: Device = "auto") -> None:
-        self.folder, self.device = folder, device
+    def __init__(self, folder: Path, device: Device = "auto", precision: Precision = "auto") -> None:
+        self.folder, self.device, self.precision = folder, device, precision
         self._opened: dict[Path, Pipeline] = {}
         self._folders: deque[Path] = deque()
         self._count = 0
 
     def run(self, engine: Path, values: Mapping[str, Any]) -> Shown:
         """Make what the values of a page ask for. Raises `PspError`, as `psp` does, for what cannot be made."""
-        asked = as_options(engine, values, self.device)
+        asked = as_options(engine, values, self.device, self.precision)
         options = replace(asked, out=f"{self.new_folder()}{os.sep}", quiet=True)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -175,7 +176,7 @@ class Runs:
     def pipeline(self, engine: Path) -> Pipeline:
         """Return the open engine; it opens when it is first needed."""
         if engine not in self._opened:
-            self._opened[engine] = Pipeline(open_session(engine, self.device))
+            self._opened[engine] = Pipeline(open_session(engine, self.device, precision=self.precision))
         return self._opened[engine]
 
     def new_folder(self) -> Path:
@@ -208,7 +209,7 @@ def _caption(how: Mapping[str, Any]) -> str:
 
 
 def _timing(run: Run) -> str:
-    info, seconds = run.pipeline.info, run.engine.seconds
+    pipeline, seconds = run.pipeline, run.engine.seconds
     what = "1 picture" if run.made == 1 else f"{run.made} pictures"
     rate = f"{run.made / seconds:.1f} pictures/s"
-    return f"{what} in {seconds:.2f} s of engine time ({rate}, {info.precision}, {run.pipeline.device})"
+    return f"{what} in {seconds:.2f} s of engine time ({rate}, {pipeline.precision}, {pipeline.device})"

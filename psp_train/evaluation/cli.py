@@ -22,6 +22,7 @@ import numpy as np
 from psp_runtime import console
 from psp_runtime.console import INPUT, SAVE, WHERE, Device, Talk, option
 from psp_runtime.disk import replacing
+from psp_runtime.engines.precision import Precision
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.transforms import MAX_FACTOR
 from psp_runtime.prefetch import THREADS, parallel_map
@@ -66,6 +67,9 @@ class Evaluate(Talk):
     count: Annotated[int | None, option(INPUT, f"Faces to draw with --demo ({FACES}).", "--count", "-n", min=1)] = None
     out: Annotated[Path | None, option(SAVE, "Also write the numbers of every picture, as JSON.", "--out", "-o")] = None
     device: Annotated[Device, option(WHERE, "auto: the GPU if it can be used here, else the CPU.")] = "auto"
+    precision: Annotated[
+        Precision, option(WHERE, "Of an engine, as for psp run.", metavar="PRECISION", show_default=False)
+    ] = "auto"
 
 
 def main() -> NoReturn:
@@ -83,7 +87,7 @@ def psp_eval(asked: Evaluate) -> None:
     if asked.count and not asked.demo:
         raise PspError("--count is for --demo: all pictures of a folder are measured")
     metrics = demo_metrics(asked.device) if asked.demo else published_metrics(asked.weights, asked.device)
-    with open_model(asked.engine, asked.checkpoint, asked.task, asked.device, asked.encoder) as model:
+    with open_model(asked.engine, asked.checkpoint, asked.task, asked.device, asked.encoder, asked.precision) as model:
         shrunk = _factor(model.task, asked.target, asked.factor)
         lazy = _samples(asked, model, shrunk)
         values = measure(model, lazy, metrics)
@@ -176,7 +180,11 @@ def summary(model: ModelUnderTest, values: dict[str, dict[str, float]], runtime:
         column = np.array([row[name] for row in rows])
         metrics[name] = {"mean": round(float(column.mean()), 6), "std": round(float(column.std()), 6)}
     about = {"model": model.name, "task": model.task.name, "pictures": len(rows), "metrics": metrics}
-    return about | {"seconds": round(runtime, 6), "device": model.device, "provider": model.provider}
+    return (
+        about
+        | {"seconds": round(runtime, 6), "device": model.device, "provider": model.provider}
+        | {"precision": model.precision}
+    )
 
 
 def table(report: dict[str, Any], metrics: Sequence[Metric]) -> str:
@@ -187,7 +195,7 @@ def table(report: dict[str, Any], metrics: Sequence[Metric]) -> str:
     for metric in metrics:
         row = report["metrics"][metric.name]
         lines.append(f"{metric.name:<18}{row['mean']:>10.4f}{row['std']:>11.4f}  {metric.meaning}")
-    where = f"{report['device']}, {report['provider']}"
+    where = f"{report['device']}, {report['provider']}, {report['precision']}"
     runtime = f"{report['seconds']:.4f}"
     lines.append(
         f"{'runtime':<18}{runtime:>10}{'':>11}  s per picture, median of {TIMED} warm runs at batch 1: {where}"

@@ -15,6 +15,7 @@ import numpy as np
 
 import psp_runtime
 from psp_runtime.engines.devices import gpu_name
+from psp_runtime.engines.precision import Precision
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.label_classes import NAMES
 from psp_runtime.pictures.loading import load
@@ -50,12 +51,18 @@ class ModelUnderTest:
     batch: int
     device: str
     provider: str
+    precision: str
     run: Callable[[Array], Array]
 
 
 @contextmanager
 def open_model(
-    engine: Path | None, checkpoint: Path | None, task: str | None, device: str, encoder: str | None = None
+    engine: Path | None,
+    checkpoint: Path | None,
+    task: str | None,
+    device: str,
+    encoder: str | None = None,
+    precision: Precision = "auto",
 ) -> Iterator[ModelUnderTest]:
     """Open the engine, the checkpoint (`encoder` is as for `load_checkpoint`), or else the bundled model of a task.
 
@@ -67,7 +74,7 @@ def open_model(
         loaded = load_checkpoint(checkpoint, task, encoder) if checkpoint else load_demo_checkpoint(task)
         yield torch_model(loaded, device)
         return
-    with psp_runtime.load(engine, device) as pipeline:
+    with psp_runtime.load(engine, device, precision) as pipeline:
         info = pipeline.info
         if task not in (None, info.task):
             raise PspError(f"--task {task} contradicts {engine}, which is for {info.task}")
@@ -79,7 +86,9 @@ def open_model(
         def translate(pixels: Array) -> Array:
             return pipeline.translate(pixels).output
 
-        yield ModelUnderTest(engine.name, known, info.classes, pipeline.batch, where, provider, translate)
+        yield ModelUnderTest(
+            engine.name, known, info.classes, pipeline.batch, where, provider, pipeline.precision, translate
+        )
 
 
 def torch_model(checkpoint: "Checkpoint", device: str) -> ModelUnderTest:
@@ -99,7 +108,7 @@ def torch_model(checkpoint: "Checkpoint", device: str) -> ModelUnderTest:
 
     cuda = place.type == "cuda"
     where, provider = gpu_name() if cuda else "cpu", f"PyTorch {torch.__version__}"
-    return ModelUnderTest(checkpoint.name, checkpoint.task, classes, 8 if cuda else 1, where, provider, run)
+    return ModelUnderTest(checkpoint.name, checkpoint.task, classes, 8 if cuda else 1, where, provider, "fp32", run)
 
 
 def folder_samples(model: ModelUnderTest, data: Path, target: Path | None, factor: int | None) -> list[LazySample]:

@@ -331,3 +331,15 @@ def test_cache_forgets_what_earlier_sources_made(tmp_path, monkeypatch):
         os.utime(workloads.cache_folder() / name, (1, 1))
     made = workloads.cached("a", lambda folder: None)
     assert {folder.name for folder in workloads.cache_folder().iterdir()} == {*names[1:], made.name}
+
+
+def test_bf16_is_a_side_of_openvino_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The FP32 file in bf16; a CPU without it gives the reason, and is timed in FP32 alone."""
+    monkeypatch.setattr(latency, "lacks_bf16", lambda: "")
+    precisions = latency.default_precisions("cpu")
+    found = [side for side in backends.sides("cpu", ["openvino"], precisions) if side.form == backends.OURS]
+    assert [side.name for side in found] == ["OpenVINO, ours", "OpenVINO, ours, BF16"]
+    monkeypatch.setattr(backends, "lacks_bf16", lambda: "a CPU with AMX")
+    assert found[1].obstacle(FULL) == "bf16 needs a CPU with AMX"
+    monkeypatch.setattr(latency, "lacks_bf16", lambda: "a CPU with AMX")
+    assert latency.default_precisions("cpu") == ["fp32"]

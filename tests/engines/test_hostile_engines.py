@@ -12,7 +12,7 @@ import pytest
 from tiny_engines import tiny_info, write_onnx, write_plan
 
 from psp_runtime.engines.info import ONNX_KEY, read_info
-from psp_runtime.engines.openvino_session import OpenVINOSession
+from psp_runtime.engines.openvino.session import OpenVINOSession
 from psp_runtime.engines.session import OnnxSession, open_session
 from psp_runtime.errors import EngineError
 

@@ -37,7 +37,7 @@ class Counted:
     def __init__(self, path: Path) -> None:
         self._session = open_session(path, "cpu")
         self.path, self.info = self._session.path, self._session.info
-        self.device, self.max_batch = "cpu", self._session.max_batch
+        self.device, self.precision, self.max_batch = "cpu", "fp32", self._session.max_batch
         self.runs, self.close = 0, self._session.close
 
     def run(self, inputs):

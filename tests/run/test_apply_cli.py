@@ -20,7 +20,7 @@ from psp_runtime.pictures.transforms import degrade, hide, triangle
 def test_mixing_makes_several_faces_and_says_how(good: Callable[..., str]) -> None:
     out = good("mix", "a.png", "-n", 5, "--seed", 7)
     names = [f"a_out_{n}.png" for n in range(1, 6)]
-    assert re.fullmatch(rf"5 pictures in \d+\.\d\d s \(.* pictures/s, cpu\): {', '.join(names)}\n", out)
+    assert re.fullmatch(rf"5 pictures in \d+\.\d\d s \(.* pictures/s, fp32, cpu\): {', '.join(names)}\n", out)
     assert new() == names
     with pipeline() as p:
         mixed = p.mix(PIXELS[:1], p.styles(5, 7))[0]

@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import functools
+import json
 import os
 import pty
 import re
@@ -66,7 +67,17 @@ def one_error(outcome: Outcome, code: int = 2) -> str:
 def test_one_picture_goes_to_the_working_folder(psp_run: PspRun) -> None:
     code, out, err = psp_run("photos/p3.png", "--engine", "psp.onnx")
     assert (code, err) == (0, "") and is_output_of("p3_out.png", PIXELS[3])
-    assert re.fullmatch(r"1 picture in \d+\.\d\d s \(\d+\.\d pictures/s, cpu\): p3_out\.png\n", out)
+    assert re.fullmatch(r"1 picture in \d+\.\d\d s \(\d+\.\d pictures/s, fp32, cpu\): p3_out\.png\n", out)
+
+
+def test_a_precision_that_cannot_be_had_is_one_line(psp_run: PspRun) -> None:
+    words = one_error(psp_run("image.png", "--engine", "psp.onnx", "--precision", "bf16"))
+    assert words.startswith("psp.onnx cannot run in bf16: PSP_CPU=onnxruntime computes in FP32")  # of the tests
+    words = one_error(psp_run("image.png", "--engine", "psp.onnx", "--precision", "int8"))
+    assert words.endswith("has no INT8 form: make one with psp export --int8 --calibrate FOLDER")
+    assert psp_run("image.png", "--engine", "psp.onnx", "--precision", "fp32")[0] == 0
+    with Image.open("image_out.png") as picture:
+        assert json.loads(picture.text["psp"])["computed"] == "fp32"
 
 
 def test_out_names_the_picture_and_its_format(psp_run: PspRun, here: Path) -> None:

@@ -100,6 +100,31 @@ def test_one_of_two_packages_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checkup.state(need) == "missing tensorrt or tensorrt-rtx: pip install 'psp-toolkit[rtx]'"
 
 
+@pytest.mark.parametrize(
+    ("flags", "lacking", "bf16", "int8"),
+    [
+        (
+            {"avx2"},
+            "a CPU with AMX",
+            "not here: it needs a CPU with AMX; FP16 engines run in FP32",
+            "runs, but pays only",
+        ),
+        ({"avx2", "avx_vnni"}, "a CPU with AMX", "not here", "pays, about 3.5 times as fast as FP32"),
+        ({"avx512_bf16", "avx512_vnni"}, "", "pays, about 2.2 times as fast as FP32", "pays, about 3.5 times"),
+        (set(), "", "pays", "pays"),
+    ],
+)
+def test_check_says_which_precisions_pay(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], lacking: str, bf16: str, int8: str
+) -> None:
+    """No flags are those of another system than Linux."""
+    monkeypatch.setattr(checkup, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(checkup, "lacks_bf16", lambda: lacking)
+    monkeypatch.setattr(checkup, "has_openvino", lambda: True)
+    lines = dict(line.split("  ", 1) for line in checkup.report() if line.startswith("in "))
+    assert lines["in bf16"].strip().startswith(bf16) and lines["in INT8"].strip().startswith(int8)
+
+
 @pytest.mark.parametrize(("kind", "mode", "size"), [("face", "RGB", 96), ("sketch", "L", 96), ("labels", "L", 96)])
 def test_samples_are_what_is_drawn(psp: PspRun, kind: str, mode: str, size: int) -> None:
     assert psp("sample", "s.png", "--kind", kind, "--seed", 7, "--size", size)[::2] == (0, "")

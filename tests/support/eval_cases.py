@@ -32,7 +32,7 @@ def of_tiny_engine(pixels):
 
 def model_under_test(run=lambda pixels: pixels, task="inversion", batch=2, classes=19) -> ModelUnderTest:
     """A model that is any function of pictures."""
-    return ModelUnderTest("fake", TASKS[task], classes, batch, "cpu", "none", run)
+    return ModelUnderTest("fake", TASKS[task], classes, batch, "cpu", "none", "fp32", run)
 
 
 def values_of(outputs, targets):

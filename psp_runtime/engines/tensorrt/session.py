@@ -44,6 +44,7 @@ class TensorRTSession:
     def __init__(self, path: str | Path, cuda_graphs: bool = True) -> None:
         self.path = Path(path)
         self.info = read_info(path)
+        self.precision = self.info.precision  # plans are strongly typed
         self.last_ms = 0.0
         self._lock = threading.Lock()
         trt = importlib.import_module(plan_module(self.path, self.info))

@@ -1,6 +1,7 @@
 """ONNX engines in OpenVINO, on the CPU."""
 
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from numpy.typing import NDArray
 from psp_runtime.engines import devices
 from psp_runtime.engines.contract import Stored, check_graph
 from psp_runtime.engines.external_files import external_files
-from psp_runtime.engines.info import read_info
+from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.libraries import import_openvino
+from psp_runtime.engines.openvino.islands import executed_precision, keep_islands
+from psp_runtime.engines.optimised_graphs import MODEL, WEIGHTS, forget, optimised_graph
 from psp_runtime.errors import EngineError
 
-# What an FP16 engine computes on a CPU is FP32, as in ONNX Runtime; bfloat16, which it may choose, keeps 8 bits.
-_CONFIG = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+#: By precision, what the numbers are that no quantisation is for: bf16 for them would slow an INT8 engine down.
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 # Of a full engine or a part of one.
 _INPUTS = ("image", "style", "alpha", "latents", "z", "previous", "codes", "start")
@@ -27,23 +30,27 @@ class OpenVINOSession:
     """An .onnx engine in OpenVINO: faster than ONNX Runtime once it runs, slower to open, and twice the memory.
 
     It is compiled for one picture at a time: with a batch of any size the generator would be a quarter slower
-    (docs/decisions/cpu.md). Calls from several threads wait for each other.
+    (docs/decisions/cpu.md). `precision` is what it is asked to compute in, "fp32", "bf16" or "int8", and afterwards
+    what it does; in bf16, islands stay FP32 (`islands.py`). Calls from several threads wait for each other.
     """
 
     device = "cpu"
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, precision: str = "fp32") -> None:
         self.path = Path(path)
         self.info = read_info(path)
-        external_files(self.path)
+        beside = external_files(self.path)
         self.max_batch = self.info.max_batch
         self._lock = threading.Lock()
+        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": devices.cpu_threads()}
         try:
-            core = import_openvino().Core()
-            model = core.read_model(self.path)
-            check_graph(path, self.info, _stored(model.inputs), _stored(model.outputs))
-            model.reshape({port: [1, *port.partial_shape[1:]] for port in model.inputs})
-            compiled = core.compile_model(model, "CPU", _CONFIG | {"INFERENCE_NUM_THREADS": devices.cpu_threads()})
+            openvino = import_openvino()
+            core = openvino.Core()
+            model = _read_kept(openvino, core, self.path, self.info, beside)
+            if precision == "bf16":
+                keep_islands(core, model)
+            compiled = core.compile_model(model, "CPU", config | {"INFERENCE_PRECISION_HINT": _HINTS[precision]})
+            self.precision = executed_precision(compiled)
             self._request: Any = compiled.create_infer_request()
             # A tensor may go by several names, of nodes that OpenVINO took out.
             self._outputs = [name for port in compiled.outputs for name in port.names if name in _OUTPUTS]
@@ -73,6 +80,32 @@ class OpenVINOSession:
         except RuntimeError as error:
             raise EngineError(f"{self.path} failed in OpenVINO: {_last_line(error)}") from error
         return {name: results[name] for name in self._outputs}
+
+
+def _read_kept(openvino: Any, core: Any, path: Path, info: EngineInfo, beside: list[Path]) -> Any:
+    """Read a model for one picture as OpenVINO itself stores it, where it is kept so (`optimised_graphs`)."""
+
+    def write(graph: Path, weights: str) -> None:
+        openvino.serialize(_read(core, path, info), graph, graph.with_name(weights))
+
+    kept = optimised_graph(path, openvino.__version__, write, beside, "openvino", MODEL)
+    if kept is None:
+        return _read(core, path, info)
+    try:
+        return core.read_model(kept, kept.with_name(WEIGHTS))
+    except RuntimeError as error:  # the engine itself is not to blame
+        forget(kept)
+        words = f"the form kept of {path.name} was damaged and is made anew: {_last_line(error)}"
+        warnings.warn(words, stacklevel=4)
+        return _read(core, path, info)
+
+
+def _read(core: Any, path: Path, info: EngineInfo) -> Any:
+    """Read an ONNX file as a model for one picture. Raises `EngineError` where its tensors are not an engine's."""
+    model = core.read_model(path)
+    check_graph(path, info, _stored(model.inputs), _stored(model.outputs))
+    model.reshape({port: [1, *port.partial_shape[1:]] for port in model.inputs})
+    return model
 
 
 def _stored(ports: Iterable[Any]) -> list[Stored]:

@@ -1,0 +1,1 @@
+"""ONNX engines in OpenVINO, on the CPU."""
