@@ -30,6 +30,7 @@ from psp_runtime.errors import PspError
 from psp_runtime.serving.app import Service
 from psp_runtime.serving.batching import HUNG
 from psp_runtime.serving.bodies import ANSWER_SECONDS, Bodies
+from psp_runtime.serving.config import DEFAULT_MODEL
 from psp_runtime.serving.models import open_engine
 from psp_runtime.serving.options import Serve
 
@@ -180,10 +181,9 @@ def _end_silent_connections() -> None:
 def _announce(options: Serve, service: Service) -> None:
     where = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{options.port}"
     for path, engine in zip(options.engine, service.engines, strict=True):
-        print(
-            f"{path.name} on {where} ({engine.pipeline.precision}, {engine.pipeline.device}), model {engine.full.name}",
-            flush=True,
-        )
+        name, runs = engine.full.name, f"{engine.pipeline.precision}, {engine.pipeline.device}"
+        model = "" if name == DEFAULT_MODEL else f"/{name}"
+        print(f"{path.name} on {where} ({runs}), model {name}; next: psp run PICTURE --url {where}{model}", flush=True)
 
 
 def _end_with(parent: int) -> None:

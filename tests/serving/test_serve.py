@@ -322,7 +322,7 @@ def test_a_hung_engine_is_told_and_replaced(engine: Path, tmp_path: Path) -> Non
     command = [sys.executable, "-c", HANGING, "--engine", str(engine), "--port", str(port)]
     process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        assert "model psp" in process.stdout.readline()
+        assert f"model psp; next: psp run PICTURE --url http://127.0.0.1:{port}\n" in process.stdout.readline()
         hang.touch()  # the next batch hangs
         started = time.monotonic()
         status, outputs = Caller(port).infer(image=pixels(1))
