@@ -38,7 +38,9 @@ def psp_export(asked: Export) -> None:
     from psp_export.triton import check_repository, model_name, write_repository
     from psp_export.verify.parity import ParityError
 
-    options = replace(asked, precision="fp16" if asked.fp16 else "fp32")
+    if asked.int8 and asked.fp16:
+        raise PspError("--int8 and --fp16 are two precisions: give one of them")
+    options = replace(asked, precision="int8" if asked.int8 else "fp16" if asked.fp16 else "fp32")
     check(options)
     if asked.triton:
         check_repository(asked.triton, model_name(asked.output))
@@ -86,9 +88,13 @@ def replaced(earlier: dict[Path, str], now: dict[Path, str]) -> dict[Path, str]:
 def table(files: list["Written"]) -> str:
     """Lay out the written files with their size, the precision found in them, and their parity."""
     rows = [("file", "size", "precision", "against PyTorch FP32")]
-    rows += [(str(f.path), _megabytes(f.path.stat().st_size), f.precision, f.parity) for f in files]
+    rows += [(str(f.path), _megabytes(f.path.stat().st_size), _precision(f), f.parity) for f in files]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _precision(file: "Written") -> str:
+    return f"{file.precision}, {file.note}" if file.note else file.precision
 
 
 def _megabytes(size: int) -> str:

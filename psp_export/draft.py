@@ -3,11 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
+import onnx
 
-from psp_export.graphs.functions import add_bodies
 from psp_export.graphs.inspect import stored_precision
-from psp_export.graphs.trace import save, set_info, to_onnx
+from psp_export.graphs.trace import save, set_info
 from psp_export.output_files import Written
 from psp_export.verify.parity import MappingParity, Parity
 from psp_runtime.engines.fields import WHOLE
@@ -18,15 +17,14 @@ from psp_runtime.engines.session import OnnxSession
 class Draft:
     """An ONNX file in the making: on disk, and in memory (up to 1.2 GB) until its parity is known."""
 
-    def __init__(self, module: nn.Module, info: EngineInfo, opset: int, stem: Path) -> None:
-        """Trace a deployable module of the part `info.part` and write it beside `stem`; raises as `to_onnx` does."""
+    def __init__(self, model: onnx.ModelProto, info: EngineInfo, stem: Path) -> None:
+        """Write a model of the part `info.part` beside `stem`, with `info` as its metadata."""
         part = "" if info.part in WHOLE else f".{info.part}"
         self.path = stem.with_name(f"{stem.name}{part}.onnx")
         self.parity = "not verified"
-        self.model = to_onnx(module, info, opset)
-        self.info = replace(info, custom_ops=add_bodies(self.model))
-        set_info(self.model, self.info)
-        save(self.model, self.path)
+        self.model, self.info = model, info
+        set_info(model, info)
+        save(model, self.path)
 
     def session(self) -> OnnxSession:
         """Open the file on the CPU."""
@@ -38,6 +36,6 @@ class Draft:
         set_info(self.model, replace(self.info, parity=parity.to_metadata() | (more or {})))
         save(self.model, self.path)
 
-    def written(self) -> Written:
-        """Describe the finished file."""
-        return Written(self.path, self.info.part, stored_precision(self.path), self.parity)
+    def written(self, note: str = "") -> Written:
+        """Describe the finished file, with a note on its precision."""
+        return Written(self.path, self.info.part, stored_precision(self.path), self.parity, note)

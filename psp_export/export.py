@@ -10,20 +10,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from psp_export.checks import check, check_pictures, flavour_of
 from psp_export.deploy import DeployedMapping, DeployedPSP, DeployedStep, deploy
 from psp_export.deploy.custom_ops import use_custom_ops
 from psp_export.deploy.precision import balance_encoder, to_half
 from psp_export.draft import Draft
+from psp_export.graphs.functions import add_bodies
 from psp_export.graphs.inspect import stored_precision
+from psp_export.graphs.trace import to_onnx
+from psp_export.int8.layouts import CPU, GPU
+from psp_export.int8.quantiser import Quantiser, Source, prepare
+from psp_export.int8.samples import drawn, from_folder
 from psp_export.options import Options
-from psp_export.output_files import Written, check_output, files_of, put_in_place, staging, stem
-from psp_export.plans.build import (
-    BuildError,
-    BuildSettings,
-    build_plan,
-    check_timing_cache,
-    choose_flavour,
-)
+from psp_export.output_files import Written, files_of, put_in_place, staging, stem
+from psp_export.plans.build import BuildError, BuildSettings, build_plan
 from psp_export.plans.source import plan_source
 from psp_export.verify.bf16 import measure_bf16
 from psp_export.verify.cases import CALIBRATION_SEED, Case, pictures, reference_cases
@@ -32,7 +32,7 @@ from psp_export.verify.parity import chained, compare, compare_mapping, feeds, w
 from psp_runtime.engines.fields import WHOLE
 from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.session import open_session, plan_obstacle
-from psp_runtime.errors import EngineError, PspError
+from psp_runtime.errors import EngineError
 from psp_runtime.tasks import INPUT_SIZE
 from psp_train.checkpoints.psp import Checkpoint
 from psp_train.networks import PSP
@@ -41,24 +41,6 @@ from psp_train.networks import PSP
 Say = Callable[..., object]
 
 CALIBRATION_PICTURES = 6
-#: Options that change nothing but plans.
-PLAN_OPTIONS = ("workspace", "optimization_level", "tune_batch")
-
-
-def check(options: Options) -> None:
-    """Raise `PspError` for options that will not do, and warn of those without effect, before any work is done."""
-    check_output(options.output)
-    flavour = _flavour(options)
-    check_timing_cache(options.timing_cache, flavour)
-    unused = [
-        f"--{name.replace('_', '-')}" for name in PLAN_OPTIONS if getattr(options, name) != getattr(Options, name)
-    ]
-    if unused and flavour is None:
-        warnings.warn(f"ignoring {', '.join(unused)}: no plan is built", stacklevel=2)
-    if options.tune_batch > options.max_batch:
-        raise PspError(
-            f"--tune-batch {options.tune_batch}: the plan serves batches of 1..{options.max_batch}; raise --max-batch"
-        )
 
 
 def _build_settings(options: Options) -> BuildSettings:
@@ -73,13 +55,14 @@ def export(checkpoint: Checkpoint, options: Options, say: Say = lambda *words: N
     both cases, as on a full disk or Ctrl-C, no file is written and earlier ones stay.
     """
     check(options)
-    flavour = _flavour(options)
+    check_pictures(checkpoint, options)
+    flavour = flavour_of(options)
     base = stem(options.output)
     with staging(base.parent) as folder:
         exporter = Exporter(checkpoint, options, folder / base.name, say)
         files = exporter.write_onnx()
         if flavour:
-            files += exporter.write_plans(files, flavour)
+            files += exporter.write_plans(flavour)
         places = put_in_place([file.path for file in files], base.parent)
     _warn_of_others(base, places)
     return [replace(file, path=place) for file, place in zip(files, places, strict=True)]
@@ -89,19 +72,6 @@ def _warn_of_others(base: Path, written: list[Path]) -> None:
     left = [path.name for path in files_of(base) if path.exists() and path not in written]
     if left:
         warnings.warn(f"left over from an earlier export: {', '.join(left)}", stacklevel=3)
-
-
-def _flavour(options: Options) -> str | None:
-    """Choose the TensorRT to build plans with, or None."""
-    if options.backend == "onnx":
-        return None
-    flavour = choose_flavour()
-    if flavour is None and options.backend == "tensorrt":
-        raise PspError(
-            "no TensorRT to build a plan with: install psp-toolkit[rtx] (builds without a GPU), or "
-            "psp-toolkit[tensorrt] on a machine with an NVIDIA GPU; or use --backend onnx"
-        )
-    return flavour
 
 
 def engine_info(checkpoint: Checkpoint, options: Options) -> EngineInfo:
@@ -154,17 +124,38 @@ class Exporter:
         self.model, self.info = checkpoint.model, engine_info(checkpoint, options)
         self.options, self.stem, self.say = options, stem, say
         self.cases: list[Case] = []
-        if options.verify:
+        if options.verify and options.precision != "int8":  # which has cases of its own
             say("computing the reference pictures")
             self.cases = reference_cases(self.model, self.info)
+        self.engines: list[Written] = []
+        self.quantiser: Quantiser | None = None
 
     def write_onnx(self) -> list[Written]:
         """Write the full engine, the mapping network and, if asked for, encoder and generator separately."""
         self.say("preparing the model for export")
         module = deployable(self.model, self.info)
         self.say("exporting to ONNX")
-        files = [self._write_full(module), self._write_mapping()]
-        return files + self._write_parts(module) if self.options.parts else files
+        if self.info.precision == "int8":
+            self.quantiser = self._calibrated(module)
+            self.engines = self.quantiser.write(CPU, self.stem)
+        else:
+            self.engines = [self._write_full(module)] + (self._write_parts(module) if self.options.parts else [])
+        full, *parts = self.engines
+        return [full, self._write_mapping(), *parts]
+
+    def _calibrated(self, module: DeployedPSP | DeployedStep) -> Quantiser:
+        """Write the FP32 files that INT8 ones are made of, and calibrate."""
+        stem = self._folder("fp32") / self.stem.name
+        parts = ("encoder", "generator") if self.options.parts else ()
+        drafts = [self._draft(module, stem, precision="fp32")]
+        drafts += [self._draft(getattr(module, part), stem, part=part, precision="fp32") for part in parts]
+        sources = [Source(draft.path, draft.info) for draft in drafts]
+        del drafts  # a gigabyte
+        folder = self.options.calibrate
+        samples = from_folder(folder, self.info) if folder else drawn(self.info)
+        quantiser = prepare(self.model, sources, samples, self.options.verify, self.say)
+        self.cases = list(quantiser.cases)
+        return quantiser
 
     def _write_full(self, module: DeployedPSP | DeployedStep) -> Written:
         draft = self._draft(module)
@@ -195,16 +186,27 @@ class Exporter:
                 draft.verified(parity)
         return [draft.written() for draft in drafts]
 
-    def _draft(self, module: nn.Module, **changes: str) -> Draft:
-        """Write a module that is not verified yet, with `changes` to the metadata of the full engine."""
-        return Draft(module, replace(self.info, **changes), self.options.opset, self.stem)
+    def _folder(self, name: str) -> Path:
+        """Make a folder for files that the export does not leave behind, gone with the staging folder."""
+        folder = self.stem.parent / name
+        folder.mkdir()
+        return folder
 
-    def write_plans(self, files: list[Written], flavour: str) -> list[Written]:
+    def _draft(self, module: nn.Module, stem: Path | None = None, **changes: str) -> Draft:
+        """Write a module that is not verified yet, with `changes` to the metadata of the full engine."""
+        info = replace(self.info, **changes)
+        model = to_onnx(module, info, self.options.opset)
+        return Draft(model, replace(info, custom_ops=add_bodies(model)), stem or self.stem)
+
+    def write_plans(self, flavour: str) -> list[Written]:
         """Write a plan of every ONNX file but the mapping network, which is small and FP32: ONNX Runtime serves it.
 
-        With "auto" the ONNX files stand even where TensorRT refuses: a warning says so.
+        With "auto" the ONNX files stand even where TensorRT refuses: a warning says so. INT8 plans are built from files
+        of their own form.
         """
-        sources = [file for file in files if file.part != "mapping"]
+        sources = self.engines
+        if self.quantiser:
+            sources = self.quantiser.write(GPU, self._folder("gpu") / self.stem.name)
         try:
             plans = [self._build_plan(source, flavour) for source in sources]
             return self._verify_plans(plans, sources[0]) if self.cases else plans
@@ -220,14 +222,15 @@ class Exporter:
         self.say(stage)
         with plan_source(source.path, flavour) as path:
             build_plan(path, plan, flavour, _build_settings(self.options), tell=partial(self.say, stage))
-        return Written(plan, source.part, stored_precision(plan, source.path), "not verified")
+        return Written(plan, source.part, stored_precision(plan, source.path), "not verified", source.note)
 
     def _verify_plans(self, plans: list[Written], source: Written) -> list[Written]:
         """Run the plans where this machine can, encoder and generator as one."""
         info = read_info(plans[0].path)
         obstacle = plan_obstacle(plans[0].path, info)
         if obstacle:
-            parity = f"not run here: it needs {obstacle}; {source.path.name}: {source.parity}"
+            from_what = f"its {info.precision.upper()} graph" if self.quantiser else source.path.name
+            parity = f"not run here: it needs {obstacle}; {from_what}: {source.parity}"
             return [replace(plan, parity=parity if plan.part in WHOLE else "not run here") for plan in plans]
         self.say("verifying on the GPU")
         with ExitStack() as opened:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from psp_export.output_files import DEFAULT_OUTPUT
 from psp_runtime.console import INPUT, MAKE, PLANS, SAVE, Talk, option
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 Backend = Literal["auto", "onnx", "tensorrt"]
 
 
@@ -15,9 +15,10 @@ Backend = Literal["auto", "onnx", "tensorrt"]
 class Options:
     """What to export, and how.
 
-    `output` is what the names of all files begin with; `precision` is "fp32" or "fp16", `backend` "auto", "onnx" or
-    "tensorrt", `opset` 17 to 20. A plan serves batches of 1 to `max_batch`; it is built in
-    `workspace` MiB of scratch memory, with kernel timings kept in the file `timing_cache`, with an effort of
+    `output` is what the names of all files begin with; `precision` is "fp32", "fp16" or "int8", `backend` "auto",
+    "onnx" or "tensorrt", `opset` 17 to 20. INT8 is calibrated on the pictures in the folder `calibrate`, at least 128
+    inputs of the task; the bundled models do without, on drawn faces. A plan serves batches of 1 to `max_batch`; it is
+    built in `workspace` MiB of scratch memory, with kernel timings kept in the file `timing_cache`, with an effort of
     `optimization_level`, 0 to 5, and tuned for batches of `tune_batch`. With `parts`, encoder and generator are also
     written separately.
     """
@@ -33,6 +34,10 @@ class Options:
     opset: Annotated[int, option(MAKE, "ONNX opset.", min=17, max=20)] = 17
     verify: Annotated[bool, option(MAKE, "Verify engines against PyTorch FP32.", "--verify/--no-verify")] = True
     parts: Annotated[bool, option(MAKE, "Also write encoder and generator separately.", "--parts")] = False
+    calibrate: Annotated[
+        Path | None,
+        option(INPUT, "INT8: 128 or more inputs of the task. Default: drawn faces.", metavar="FOLDER"),
+    ] = None
     custom_ops: Annotated[
         bool, option(MAKE, "FIR filters and activations as custom nodes: CUDA kernels in TensorRT.", "--custom-ops")
     ] = False
@@ -58,6 +63,7 @@ class Model:
         int | None, option(INPUT, "Which class of a conditional --generator.", "--class", min=0, metavar="NUMBER")
     ] = None
     fp16: Annotated[bool, option(MAKE, "Half precision where it is safe.", "--fp16/--fp32")] = False
+    int8: Annotated[bool, option(MAKE, "Convolutions in 8 bits; see --calibrate.", "--int8")] = False
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,15 @@ DEFAULT_OUTPUT = Path("psp")
 class Written:
     """One finished file: the part of the engine in it, the precision found in it, and its parity in words, if any.
 
-    `part` is "full", "step", "encoder", "generator" or "mapping"; `precision` is "fp32" or "fp16".
+    `part` is "full", "step", "encoder", "generator" or "mapping"; `precision` is "fp32", "fp16" or "int8", and `note`
+    says how the latter was reached.
     """
 
     path: Path
     part: str
     precision: str
     parity: str
+    note: str = ""
 
 
 def stem(output: Path) -> Path:

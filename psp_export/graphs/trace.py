@@ -5,6 +5,7 @@ Tensor names are the engine contract (docs/design.md).
 
 import io
 import warnings
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def to_onnx(module: nn.Module, info: EngineInfo, opset: int = DEFAULT_OPSET) -> 
         node.doc_string = ""  # stack traces of the exporting machine
     share_initializers(model)
     if info.precision == "fp16":
-        store_affines_half(model)
+        store_half(model, ("Gemm",))
     set_info(model, info)
     return model
 
@@ -65,14 +66,15 @@ def share_initializers(model: onnx.ModelProto) -> None:
     model.graph.node.extend(kept)
 
 
-def store_affines_half(model: onnx.ModelProto) -> None:
-    """Store the weights of the style affines in FP16; a cast widens them when the engine opens, the product stays FP32.
+def store_half(model: onnx.ModelProto, operations: Collection[str]) -> None:
+    """Store the weights that nodes of these operations multiply by in FP16, in place; a Gemm is a style affine.
 
-    They are what Gemm nodes multiply by. The exporter would fold a cast in the module away.
+    A cast widens them when the engine opens, and the product stays FP32. The exporter would fold a cast in the module
+    away.
     """
-    affines = {node.input[1] for node in model.graph.node if node.op_type == "Gemm"}
+    weights = {node.input[1] for node in model.graph.node if node.op_type in operations}
     for tensor in model.graph.initializer:
-        if tensor.name in affines:
+        if tensor.name in weights:
             half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
             stored = f"{tensor.name}.half"
             widen = onnx.helper.make_node("Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT)

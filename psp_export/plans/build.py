@@ -76,6 +76,11 @@ def build_plan(
     logger.errors.clear()
     # A TensorRT plan is for the GPU it was built on; TensorRT-RTX compiles on the GPU it meets.
     device = gpu_name() if flavour == TENSORRT else ""
+    if read_info(source).precision == "int8" and not _strongly_typed(trt):
+        raise BuildError(
+            f"{flavour} {trt.__version__} builds no INT8 plan: strong typing needs TensorRT 10 or newer, or "
+            "TensorRT-RTX"
+        )
     info = replace(read_info(source), backend=flavour, backend_version=trt.__version__, device=device)
     plan = _serialized(trt, source, info, settings, tell)
     if plan is None:

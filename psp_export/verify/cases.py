@@ -39,14 +39,20 @@ def pictures(kind: InputKind, classes: int, count: int, seed: int, height: int =
 
 
 def _squares(kind: InputKind, classes: int, count: int, seed: int) -> np.ndarray:
-    drawn = [draw(z) for z in sample(count - 1, seed)]
-    rng = np.random.default_rng(seed)
+    drawn, rng = faces(kind, classes, count - 1, seed), np.random.default_rng(seed)
     if kind == "labels":
         noise = np.kron(rng.integers(0, classes, (32, 32), dtype=np.uint8), np.ones((8, 8), np.uint8))
-        return np.stack([face.labels % classes for face in drawn] + [noise])
-    if kind == "sketch":
-        return np.stack([f.sketch for f in drawn] + [rng.integers(0, 256, (256, 256), dtype=np.uint8)])[..., None]
-    return np.stack([f.image for f in drawn] + [rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)])
+    else:
+        noise = rng.integers(0, 256, (256, 256, 1 if kind == "sketch" else 3), dtype=np.uint8)
+    return np.concatenate([drawn, noise[None]])
+
+
+def faces(kind: InputKind, classes: int, count: int, seed: int) -> np.ndarray:
+    """Draw inputs of a kind, uint8 [count,256,256,...]: faces alone; `classes` is as for `pictures`."""
+    drawn = [draw(z) for z in sample(count, seed)]
+    if kind == "labels":
+        return np.stack([face.labels % classes for face in drawn])
+    return np.stack([face.sketch[..., None] if kind == "sketch" else face.image for face in drawn])
 
 
 def reference_cases(psp: PSP, info: EngineInfo, seed: int = VERIFY_SEED) -> list[Case]:
@@ -56,23 +62,28 @@ def reference_cases(psp: PSP, info: EngineInfo, seed: int = VERIFY_SEED) -> list
     """
     batches = [min(batch, info.max_batch) for batch in BATCHES]
     inputs = [_inputs(psp, info, batch, seed + number, mixed=number > 0) for number, batch in enumerate(batches)]
-    return [_case(psp, info, one) for one in inputs]
+    return [case(psp, info, one) for one in inputs]
 
 
-@torch.no_grad()
 def _inputs(psp: PSP, info: EngineInfo, batch: int, seed: int, mixed: bool) -> dict[str, np.ndarray]:
     """Make one batch: faces with nothing mixed in, or faces and noise, half mixed with random styles."""
     drawn = pictures(info.input, info.classes, batch + 1, seed, info.input_height)
-    z = np.random.default_rng(seed).standard_normal((batch * info.styles, info.style_dim))
-    style = psp.decoder.map(torch.from_numpy(z).float()).view(batch, info.styles, info.style_dim)
-    alpha = np.zeros((batch, info.styles), np.float32)
-    if mixed:
-        alpha[:, list(info.mix_layers)] = 0.5
-    return {"image": drawn[-batch:] if mixed else drawn[:batch], "style": style.numpy(), "alpha": alpha}
+    return with_styles(psp, info, drawn[-batch:] if mixed else drawn[:batch], seed, 0.5 if mixed else 0)
 
 
 @torch.no_grad()
-def _case(psp: PSP, info: EngineInfo, inputs: dict[str, np.ndarray]) -> Case:
+def with_styles(psp: PSP, info: EngineInfo, images: np.ndarray, seed: int, amount: float) -> dict[str, np.ndarray]:
+    """Complete images [B,...] to the inputs of an engine: random styles of a seed, `amount` of them in mixed layers."""
+    batch = len(images)
+    z = np.random.default_rng(seed).standard_normal((batch * info.styles, info.style_dim))
+    style = psp.decoder.map(torch.from_numpy(z).float()).view(batch, info.styles, info.style_dim)
+    alpha = np.zeros((batch, info.styles), np.float32)
+    alpha[:, list(info.mix_layers)] = amount
+    return {"image": images, "style": style.numpy(), "alpha": alpha}
+
+
+@torch.no_grad()
+def case(psp: PSP, info: EngineInfo, inputs: dict[str, np.ndarray]) -> Case:
     """Run the trained model on one batch; a ReStyle one mixes in the last step alone."""
     image, style, alpha = (torch.from_numpy(inputs[name]) for name in ("image", "style", "alpha"))
     x = to_input(image, info.input, psp.encoder.config.input_channels)

@@ -7,16 +7,15 @@ nothing about overflow on a GPU. The largest magnitude of every FP16 tensor does
 import math
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from psp_export.graphs.inspect import tensor_types
+from psp_export.graphs.probe import insert_behind, open_probe
 from psp_export.verify.cases import Case
 from psp_export.verify.parity import ParityError
-from psp_runtime.engines.libraries import import_onnxruntime
 
 #: How far below 65504 every FP16 tensor must stay.
 HEADROOM = 8.0
@@ -38,17 +37,18 @@ def check_headroom(path: Path, cases: list[Case]) -> float:
 def fp16_peaks(path: Path, batches: list[dict[str, np.ndarray]]) -> dict[str, float]:
     """Find the largest magnitude of every FP16 tensor of an ONNX file, weights included: name -> peak.
 
-    Every tensor gets a scalar output, reduced inside the graph as soon as it is there: the whole picture of a 1024²
-    model would not fit in memory. One picture runs at a time, for the same reason. ONNX Runtime's CPU provider keeps
-    FP16 values in FP32, so a peak above 65504 shows as what it is.
+    Every tensor gets a scalar output. One picture runs at a time, so that it fits in memory. ONNX Runtime's CPU
+    provider keeps FP16 values in FP32, so a peak above 65504 shows as what it is.
     """
     model = onnx.load(str(path))
     half = [name for name, kind in tensor_types(model).items() if kind == TensorProto.FLOAT16]
-    _reduce_in_graph(model, half)
+    insert_behind(model, half, _peak_nodes)
+    for index in range(len(half)):
+        model.graph.output.append(helper.make_tensor_value_info(f"peak_{index}", TensorProto.FLOAT, []))
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         probe = Path(folder) / "probe.onnx"
         onnx.save(model, probe)
-        session = _open(probe)
+        session = open_probe(probe)
         names = [f"peak_{index}" for index in range(len(half))]
         peaks = np.max([session.run(names, picture) for inputs in batches for picture in _each(inputs)], axis=0)
     weights = (t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT16)
@@ -57,34 +57,10 @@ def fp16_peaks(path: Path, batches: list[dict[str, np.ndarray]]) -> dict[str, fl
     }
 
 
-def _open(path: Path) -> Any:
-    """Open an ONNX file so that it runs in little memory."""
-    runtime = import_onnxruntime()
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    options.enable_mem_pattern = False
-    options.execution_order = runtime.ExecutionOrder.PRIORITY_BASED  # that of the nodes: reduced, then freed
-    return runtime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-
-
 def _each(inputs: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """Split a batch into batches of one."""
     count = len(next(iter(inputs.values())))
     return [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(count)]
-
-
-def _reduce_in_graph(model: onnx.ModelProto, names: list[str]) -> None:
-    """Give each of the tensors an output `peak_<index>`, its reduction right behind the node that makes it."""
-    index_of = {name: index for index, name in enumerate(names)}
-    nodes = []
-    for node in model.graph.node:
-        nodes.append(node)
-        for name in filter(index_of.__contains__, node.output):
-            nodes += _peak_nodes(name, index_of[name])
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    for index in range(len(names)):
-        model.graph.output.append(helper.make_tensor_value_info(f"peak_{index}", TensorProto.FLOAT, []))
 
 
 def _peak_nodes(name: str, index: int) -> list[onnx.NodeProto]:

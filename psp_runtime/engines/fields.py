@@ -4,6 +4,7 @@ The ranges are wider than anything `psp-export` writes, and narrow enough that n
 """
 
 import math
+import re
 import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, get_args
@@ -58,6 +59,15 @@ def _is_parity(value: Any) -> bool:
     return all(_NAME.fits(name) and _is_number(one) and not math.isnan(one) for name, one in value.items())
 
 
+def _is_calibration(value: Any) -> bool:
+    """Allow None, or what `EngineInfo.calibration` holds."""
+    if value is None:
+        return True
+    if not isinstance(value, dict) or value.keys() != {"pictures", "sha256"}:
+        return False
+    return _PICTURES.fits(value["pictures"]) and isinstance(value["sha256"], str) and bool(_SHA256(value["sha256"]))
+
+
 def _are_layers(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= MOST_STYLES and all(map(_is_whole, value))
 
@@ -70,6 +80,8 @@ def _are_rows(value: Any) -> bool:
 
 MOST_STYLES = 64
 _NAME = _text(64)
+_PICTURES = _whole(1, 1 << 30)
+_SHA256 = re.compile("[0-9a-f]{64}").fullmatch
 
 #: Every field of `EngineInfo`. Of two sizes that are multiplied, the product stays far below memory.
 RULES: Mapping[str, Rule] = {
@@ -97,6 +109,8 @@ RULES: Mapping[str, Rule] = {
     "input_height": _whole(1, 2048),
     "rows": Rule(_are_rows, "null or the first row and the one behind the last"),
     "iterations": _whole(0, MOST_ITERATIONS),
+    "processor": _one_of("", "cpu", "gpu"),
+    "calibration": Rule(_is_calibration, 'null or {"pictures": 1 or more, "sha256": 64 hexadecimal digits}'),
     "format": _whole(1, 1 << 30),
 }
 

@@ -40,7 +40,9 @@ class EngineInfo:
     network; or None when the export was not verified. A plan's name is fixed before it is built, so a plan carries
     the parity of the ONNX file it came from. `custom_ops`: an ONNX file has nodes of our domain (with their definition
     in standard ops), a plan needs our plugins. `crop_scale` is how wide its inputs are framed: the side of their square
-    against that of FFHQ.
+    against that of FFHQ. `precision` is "fp32", "fp16" or "int8". An INT8 engine is laid out for one `processor`, "cpu"
+    or "gpu" (others have ""); its `calibration` says on how many pictures its scales were measured, and the SHA-256 of
+    these: {"pictures": count, "sha256": of their bytes}.
     """
 
     task: str
@@ -67,6 +69,8 @@ class EngineInfo:
     input_height: int = INPUT_SIZE
     rows: tuple[int, int] | None = None
     iterations: int = 0
+    processor: str = ""
+    calibration: dict[str, int | str] | None = None
     format: int = FORMAT
 
     @property

@@ -18,6 +18,7 @@ def describe(path: Path, info: EngineInfo) -> str:
         "mixed layers": f"{_ranges(info.mix_layers)} at {info.mix_alpha:g}",
         "largest batch": str(info.max_batch),
         "precision": info.precision,
+        **_int8(info),
         "made with": f"{info.backend} {info.backend_version}",
         "made for": info.device or "any device",
         "custom ops": "psp::PspUpFirDn2d, psp::PspFusedBiasLeakyReLU" if info.custom_ops else "none",
@@ -34,6 +35,14 @@ def _tensors(info: EngineInfo) -> dict[str, str]:
     taken, given = (next(iter(tensors.items())) for tensors in (contract.inputs(info), contract.outputs(info)))
     rows = {"input": _tensor(info, *taken), "output": _tensor(info, *given)}
     return rows | ({"latents": str(contract.latents(info))} if info.part in fields.WHOLE else {})
+
+
+def _int8(info: EngineInfo) -> dict[str, str]:
+    """Describe what only INT8 engines have: the processor they are laid out for, what their scales come from."""
+    rows = {"laid out for": info.processor.upper()} if info.processor else {}
+    if info.calibration:
+        rows["calibrated on"] = "{pictures} pictures, SHA-256 {sha256}".format(**info.calibration)
+    return rows
 
 
 def _family(info: EngineInfo) -> dict[str, str]:

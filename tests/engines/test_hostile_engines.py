@@ -84,6 +84,13 @@ WRONG: list[tuple[str, object]] = [
     ("parity", {str(n): n for n in range(100)}),
     ("parity", [61.5, 1]),
     ("custom_ops", "no"),
+    ("processor", "tpu"),
+    ("processor", None),
+    ("calibration", 128),
+    ("calibration", {"pictures": 128}),
+    ("calibration", {"pictures": 0, "sha256": "ab" * 32}),
+    ("calibration", {"pictures": 128, "sha256": "AB" * 32}),
+    ("calibration", {"pictures": 128, "sha256": "ab" * 32, "folder": "/home"}),
     ("format", "1"),
 ]
 
@@ -132,6 +139,7 @@ def test_a_wrong_value_is_named_with_what_is_expected(tmp_path: Path) -> None:
 def test_what_psp_export_writes_is_within_the_ranges(tmp_path: Path) -> None:
     full = {"styles": 18, "style_dim": 512, "output_size": 1024, "mix_layers": tuple(range(8, 18)), "max_batch": 1024}
     equal = {"parity": {"psnr": float("inf"), "max": 0}, "license": "für alle", "mix_alpha": 1}
+    equal |= {"processor": "gpu", "calibration": {"pictures": 128, "sha256": "ab" * 32}}
     info = tiny_info(**full | equal)
     assert read_info(with_metadata(tmp_path / "psp.onnx", info.to_json())) == info
     assert read_info(write_plan(tmp_path / "psp.trt", **full)).max_batch == 1024
