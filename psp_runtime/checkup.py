@@ -10,7 +10,7 @@ from typing import NamedTuple
 from psp_runtime import __version__, console
 from psp_runtime.disk import cache_folder
 from psp_runtime.engines.devices import cpu_flags, gpu_name
-from psp_runtime.engines.precision import COSTS, INSTRUCTIONS, OPENVINO, Choice, has_openvino, lacks_bf16
+from psp_runtime.engines.precision import COSTS, INSTRUCTIONS, OPENVINO, Choice, has_openvino, lacks_bf16, lacks_int8
 from psp_runtime.prefetch import cores
 
 
@@ -109,9 +109,8 @@ def _int8() -> str:
     """Say whether INT8 engines are worth making for this machine."""
     if not has_openvino():
         return "not worth it without OpenVINO (pip install 'psp-toolkit[openvino]')"
-    flags = cpu_flags()  # empty where they are not known
-    if flags and not flags & INSTRUCTIONS["int8"].keys():
-        return f"runs, but pays only on a CPU with {' or '.join(INSTRUCTIONS['int8'].values())}"
+    if lacking := lacks_int8():
+        return f"runs, but pays only on {lacking}"
     return f"pays, {_gain('int8')}: psp export --int8 makes such engines"
 
 

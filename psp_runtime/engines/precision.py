@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from psp_runtime.engines.devices import cpu_flags
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.engines.libraries import import_openvino
 from psp_runtime.errors import EngineError
@@ -65,7 +66,7 @@ def choose(path: Path, info: EngineInfo, asked: Precision = "auto", runs: int | 
     Raises `EngineError`, which says what is in the way, where what is asked for cannot be done.
     """
     check_stored(path, info, asked)
-    libraries, precisions = _libraries(), _precisions(info, asked)
+    libraries, precisions = _libraries(info), _precisions(info, asked)
     best = _quickest(libraries, precisions, runs)
     if best is not None and best.precision == "bf16" and lacks_bf16():  # asked last: OpenVINO is imported for it
         best = _quickest(libraries, [one for one in precisions if one != "bf16"], runs)
@@ -123,14 +124,25 @@ def has_openvino() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
-def _libraries() -> list[str]:
-    """List the libraries that may run an engine here."""
+def lacks_int8() -> str:
+    """Say what this CPU lacks to multiply 8 bits fast, and without sums that do not fit; empty where it can, or may."""
+    flags = cpu_flags()  # empty where they are not known
+    known = INSTRUCTIONS["int8"]
+    return f"a CPU with {' or '.join(known.values())}" if flags and not flags & known.keys() else ""
+
+
+def _libraries(info: EngineInfo) -> list[str]:
+    """List the libraries that may run an engine here.
+
+    An INT8 engine is left to ONNX Runtime, which computes it exactly, where OpenVINO would be neither exact nor fast.
+    """
     choice = os.environ.get("PSP_CPU", "")
     if choice not in ("", ONNX_RUNTIME, OPENVINO):
         raise EngineError(f"PSP_CPU={choice}: expected {ONNX_RUNTIME} or {OPENVINO}")
     if choice:
         return [choice]
-    return [ONNX_RUNTIME, OPENVINO] if has_openvino() else [ONNX_RUNTIME]
+    saturates = info.precision == "int8" and lacks_int8()
+    return [ONNX_RUNTIME, OPENVINO] if has_openvino() and not saturates else [ONNX_RUNTIME]
 
 
 def _precisions(info: EngineInfo, asked: Precision) -> list[str]:

@@ -17,7 +17,7 @@ from psp_runtime.engines.info import EngineInfo, read_info
 from psp_runtime.engines.location import find_engine
 from psp_runtime.engines.onnx_session import OnnxSession
 from psp_runtime.engines.openvino.session import OpenVINOSession
-from psp_runtime.engines.precision import OPENVINO, Precision, check_on_gpu, choose, has_openvino
+from psp_runtime.engines.precision import OPENVINO, Precision, check_on_gpu, choose, has_openvino, lacks_int8
 from psp_runtime.errors import DeviceError, EngineError
 
 __all__ = [
@@ -111,7 +111,9 @@ def _open_onnx(path: Path, info: EngineInfo, asked: Asked) -> Session:
     choice = choose(path, info, asked.precision, asked.runs)
     if choice.library == OPENVINO:
         return OpenVINOSession(path, choice.precision)
-    if choice.precision == "int8" and not has_openvino():
+    if choice.precision == "int8" and (lacking := lacks_int8()):
+        warnings.warn(f"{path.name}: INT8 is slower than FP32 here, it needs {lacking}", stacklevel=3)
+    elif choice.precision == "int8" and not has_openvino():
         install = "pip install 'psp-toolkit[openvino]'"
         warnings.warn(f"{path.name}: ONNX Runtime runs INT8 slower than FP32, OpenVINO faster: {install}", stacklevel=3)
     return OnnxSession(path, asked.device, one_run=asked.runs == 1)

@@ -24,6 +24,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "cuda_devices", lambda: 0)
     monkeypatch.setattr(precision, "has_openvino", lambda: True)
     monkeypatch.setattr(precision, "capabilities", lambda: BF16)
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset({"avx512_vnni"}))
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,26 @@ def test_openvino_opens_once_the_runs_make_up_for_its_start(
     monkeypatch.setattr(precision, "capabilities", lambda: cpu)
     libraries = [choose(ENGINE, tiny_info(precision=stored), runs=one).library for one in range(1, 41)]
     assert libraries == [ONNX_RUNTIME] * (runs - 1) + [OPENVINO] * (41 - runs)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [({"avx2"}, ONNX_RUNTIME), ({"avx2", "avx_vnni"}, OPENVINO), ({"amx_int8"}, OPENVINO), (set(), OPENVINO)],
+)
+def test_int8_is_computed_exactly_where_openvino_would_saturate(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], expected: str
+) -> None:
+    """A CPU without VNNI adds products of 8 bits in 16; of another system's CPU nothing is known."""
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
+    assert choose(ENGINE, tiny_info(precision="int8")) == Choice(expected, "int8")
+    assert choose(ENGINE, tiny_info(precision="fp32")).library == OPENVINO
+
+
+def test_int8_that_does_not_pay_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset({"avx2"}))
+    engine = write_onnx(tmp_path / "psp.onnx", precision="int8")
+    with pytest.warns(UserWarning, match="INT8 is slower than FP32 here, it needs a CPU with AVX-512 VNNI"):
+        open_session(engine, "cpu").close()
 
 
 def test_what_is_asked_for_is_not_a_matter_of_runs() -> None:

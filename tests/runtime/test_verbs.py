@@ -18,6 +18,7 @@ from tiny_engines import write_onnx, write_plan
 from psp_runtime import checkup, console
 from psp_runtime.checkup import Need
 from psp_runtime.cli import VERBS, help_page
+from psp_runtime.engines import precision
 from psp_train.drawn.faces import draw, sample
 
 #: A terminal: columns and rows.
@@ -118,7 +119,8 @@ def test_check_says_which_precisions_pay(
     monkeypatch: pytest.MonkeyPatch, flags: set[str], lacking: str, bf16: str, int8: str
 ) -> None:
     """No flags are those of another system than Linux."""
-    monkeypatch.setattr(checkup, "cpu_flags", lambda: frozenset(flags))
+    for place in (checkup, precision):
+        monkeypatch.setattr(place, "cpu_flags", lambda: frozenset(flags))
     monkeypatch.setattr(checkup, "lacks_bf16", lambda: lacking)
     monkeypatch.setattr(checkup, "has_openvino", lambda: True)
     lines = dict(line.split("  ", 1) for line in checkup.report() if line.startswith("in "))
