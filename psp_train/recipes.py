@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.transforms import MAX_FACTOR
 from psp_runtime.tasks import TASKS, Task, get_task
-from psp_train.networks.config import EncoderKind, LPIPSNetwork
+from psp_train.networks.config import Body, EncoderKind, LPIPSNetwork
 
 Mask = Literal["none", "crop", "labels"]
 Flip = Literal["none", "both", "independent"]
@@ -23,6 +23,7 @@ Optimizer = Literal["ranger", "adam"]
 #: What the fields that name something may be.
 CHOICES: dict[str, tuple[str, ...]] = {
     "encoder": get_args(EncoderKind),
+    "body": get_args(Body),
     "lpips_network": get_args(LPIPSNetwork),
     "mask": get_args(Mask),
     "flip": get_args(Flip),
@@ -30,7 +31,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 #: The terms of the loss: each has its weight in the recipe.
-TERMS = ("l2", "l1", "lpips", "identity", "moco", "w_norm", "l2_crop", "lpips_crop", "mixing", "delta_norm")
+TERMS = ("l2", "l1", "lpips", "identity", "moco", "w_norm", "l2_crop", "lpips_crop")
+TERMS += ("mixing", "delta_norm", "adversarial")
+#: Those that say nothing of how the output should look.
+_REGULARISERS = {"mixing", "adversarial"}
 
 #: The smallest value of each number.
 MINIMUM = dict.fromkeys((*TERMS, "learning_rate", "decay", "seed", "deltas_from", "deltas_every"), 0)
@@ -48,7 +52,8 @@ class Recipe:
     The loss is the sum of the terms below, each times its weight (0: not computed). `l2`, `l1`, `lpips` compare whole
     pictures; `l2_crop`, `lpips_crop` their inner face crop; `identity` and `moco` unit features; `w_norm` keeps latents
     near the average w; `mixing` is the L1 between the output and the output with some styles replaced by those of
-    another picture; `delta_norm` keeps e4e's codes near the first of them. `mask` limits the terms on whole pictures to
+    another picture; `delta_norm` keeps e4e's codes near the first of them, `adversarial` among those of the mapping
+    network, which a discriminator learns to tell. `body` is what the backbone of a ReStyle encoder is. `mask` limits the terms on whole pictures to
     the face: by the inner crop, or by a folder of label maps. `flip`: source and target mirrored together,
     independently, or never. `decay` is the share of the steps, at the end, over which the learning rate falls to zero.
     `render_size` computes the losses on a smaller output, from the generator's first layers: only for generators whose
@@ -59,6 +64,7 @@ class Recipe:
 
     task: Task = TASKS["inversion"]
     encoder: EncoderKind = "psp"
+    body: Body = "irse"
     l2: float = 1.0
     l1: float = 0.0
     lpips: float = 0.8
@@ -69,6 +75,7 @@ class Recipe:
     lpips_crop: float = 0.0
     mixing: float = 0.0
     delta_norm: float = 0.0
+    adversarial: float = 0.0
     lpips_network: LPIPSNetwork = "alex"
     mask: Mask = "none"
     flip: Flip = "both"
@@ -96,9 +103,12 @@ class Recipe:
         self._check_encoder()
 
     def _check_encoder(self) -> None:
-        if (self.delta_norm or self.deltas_every) and self.encoder not in ("e4e", "restyle_e4e"):
-            raise PspError(f"delta_norm and deltas_every are for e4e's encoders, not for {self.encoder}: set them to 0")
+        of_e4e = [name for name in ("delta_norm", "deltas_every", "adversarial") if getattr(self, name)]
+        if of_e4e and self.encoder not in ("e4e", "restyle_e4e"):
+            raise PspError(f"{', '.join(of_e4e)}: for e4e's encoders, not for {self.encoder}: set to 0")
         refines = self.encoder.startswith("restyle_")
+        if self.body != "irse" and not refines:
+            raise PspError(f"body is {self.body}: only ReStyle's encoders have it, not {self.encoder}, set it to irse")
         if self.iterations > 1 and not refines:
             raise PspError(f"iterations is {self.iterations}: a {self.encoder} encoder takes one step, set it to 1")
         if refines and (self.mixing or self.task.input != "rgb"):
@@ -120,8 +130,8 @@ class Recipe:
             raise PspError(f"decay is {self.decay}, expected a share of the steps, 0 to 1")
         if not self.factors or not set(self.factors) <= set(range(1, MAX_FACTOR + 1)):
             raise PspError(f"factors are {self.factors}, expected whole numbers from 1 to {MAX_FACTOR}")
-        if not any(weight for name, weight in self.weights.items() if name != "mixing"):
-            raise PspError("there is no loss: at least one weight other than mixing must be above 0")
+        if not any(weight for name, weight in self.weights.items() if name not in _REGULARISERS):
+            raise PspError("there is no loss: a weight other than mixing and adversarial must be above 0")
 
     @property
     def weights(self) -> dict[str, float]:

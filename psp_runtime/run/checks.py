@@ -57,7 +57,7 @@ def _check_steps(options: Options, info: EngineInfo) -> None:
             raise PspError(f"{flag(name)} is for ReStyle engines, {options.engine} makes its pictures in one step")
     if options.first:
         if options.url:
-            raise PspError("--url and --first contradict each other: the server has one engine of each name")
+            raise PspError("--url and --first contradict each other: the first step is the server's, psp serve --first")
         check_pair(info, read_info(options.first), str(options.first))
 
 

@@ -14,6 +14,7 @@ from psp_runtime.addresses import check_address
 from psp_runtime.engines import contract
 from psp_runtime.engines.info import read_info
 from psp_runtime.engines.location import find_engine
+from psp_runtime.engines.refinement import check_pair
 from psp_runtime.errors import PspError
 from psp_runtime.serving.options import Serve, check
 
@@ -34,10 +35,22 @@ def psp_serve(options: Serve) -> None:
         raise PspError(f"psp-serve needs {', '.join(missing)}: pip install 'psp-toolkit[cpu,serve]'")
     for engine in options.engine:
         contract.require_full(read_info(engine), engine)
+    if options.first:
+        options = replace(options, first=find_engine(options.first, options.device).resolve())
+        _check_first(options)
     address = check_address(options.host, options.port)
     from psp_runtime.serving.server import serve  # a help page does without its libraries
 
     serve(replace(options, engine=[engine.resolve() for engine in options.engine]), address)
+
+
+def _check_first(options: Serve) -> None:
+    assert options.first is not None
+    (engine,) = options.engine
+    info = read_info(engine)
+    if info.part != "step":
+        raise PspError(f"--first is for ReStyle engines, {engine} makes its pictures in one step")
+    check_pair(info, read_info(options.first), options.first.name)
 
 
 app = console.make_app(Serve, psp_serve)

@@ -52,8 +52,10 @@ def zeros(info: EngineInfo, batch: int) -> Arrays:
 
 
 def open_engine(path: Path, name: str, options: Serve) -> Engine:
-    """Open an engine and run it once at batch 1, and at its largest batch. Raises `EngineError`."""
-    pipeline = Pipeline(open_session(path, options.device, precision=options.precision), options.batch)
+    """Open an engine and run it once at batch 1, and at its largest batch. Raises `PspError`."""
+    session = open_session(path, options.device, precision=options.precision)
+    first = open_session(options.first, options.device, precision=options.precision) if options.first else None
+    pipeline = Pipeline(session, options.batch, first=first)
     size = min(pipeline.batch, pipeline.session.max_batch)
     for count in sorted({1, size}):
         run_batches(pipeline.session, zeros(pipeline.info, count), size)

@@ -22,6 +22,9 @@ class Serve:
     """Serve engines over HTTP. Ctrl-C or SIGTERM stops it once every request is answered."""
 
     engine: Annotated[list[Path], typer.Option(help="An engine: .onnx or .trt; several with several --engine.")]
+    first: Annotated[
+        Path | None, typer.Option(help="ReStyle: begin with a step of this engine, as psp run does.", metavar="ENGINE")
+    ] = None
     name: Annotated[
         list[str] | None, typer.Option(help="What it is called in URLs (one: psp, several: as their files).")
     ] = None
@@ -49,7 +52,9 @@ class Serve:
 
 
 def check(options: Serve) -> None:
-    """Raise `PspError` for names that meet, or are none, and for a delay that is none."""
+    """Raise `PspError` for names that meet, or are none, for a delay that is none and for a --first of several."""
+    if options.first and len(options.engine) > 1:
+        raise PspError(f"--first goes with one --engine, given {len(options.engine)}: serve the others apart")
     names = options.names
     if len(names) != len(options.engine):
         raise PspError(f"{len(names)} --name for {len(options.engine)} --engine: expected one for each, or none")

@@ -5,7 +5,7 @@ in the first digits of the file's sha256. All have licences of their own; most a
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +16,8 @@ from torch import nn
 from psp_train.checkpoints.state_files import StateDict, WeightsError, load_strictly, read_state_file
 from psp_train.losses.distances import LPIPS, IdentityDistance, MoCoDistance
 from psp_train.networks.arcface import IR101, IRSE50
-from psp_train.networks.config import LPIPSNetwork
+from psp_train.networks.config import RESNET34_UNITS, LPIPSNetwork, published_config
+from psp_train.networks.encoders import build_encoder
 from psp_train.networks.features import VGG16, AlexNet, ResNet50
 
 PIXEL2STYLE2PIXEL_URL = "https://github.com/eladrich/pixel2style2pixel#pretrained-models"
@@ -59,6 +60,11 @@ FILES = {
         MOCO_URL,
         prefix="module.encoder_q.",
         unused=("fc.",),
+    ),
+    "resnet34": PublishedFile(
+        ("resnet34-b627a593.pth", "resnet34-*.pth"),
+        f"{TORCHVISION_URL}/resnet34-b627a593.pth",
+        unused=("fc.", "conv1.", "bn1."),  # ReStyle's first layer takes six channels
     ),
     "resnet50": PublishedFile(
         ("resnet50-0676ba61.pth", "resnet50-*.pth"), f"{TORCHVISION_URL}/resnet50-0676ba61.pth", unused=("fc.",)
@@ -120,6 +126,21 @@ def resnet50_state(folder: Path | None) -> StateDict:
     return {f"backbone.{key}": value for key, value in _starting_weights(ResNet50, folder, "resnet50").items()}
 
 
+def resnet34_state(folder: Path | None) -> StateDict:
+    """Load the blocks of torchvision's ResNet-34 as ReStyle's `body.*`, to start from; empty without its file."""
+    state = _starting_weights(_resnet34_layers, folder, "resnet34")
+    first = {f"layer{n}": sum(RESNET34_UNITS[: n - 1]) for n in range(1, 5)}
+    parts = {key: key.split(".", 2) for key in state}
+    return {f"body.{first[layer] + int(block)}.{name}": state[key] for key, (layer, block, name) in parts.items()}
+
+
+def _resnet34_layers() -> nn.ModuleDict:
+    """Build the blocks of ResNet-34 under torchvision's names: layer1 to layer4."""
+    blocks = iter(build_encoder(published_config("restyle_psp", body="resnet34")).body)
+    layers = {f"layer{n}": nn.Sequential(*(next(blocks) for _ in range(c))) for n, c in enumerate(RESNET34_UNITS, 1)}
+    return nn.ModuleDict(layers)
+
+
 def irse50_state(folder: Path | None) -> StateDict:
     """Load stem and body of IR-SE50 (`input_layer.*`, `body.*`), to start from; empty where its file is not there.
 
@@ -129,7 +150,7 @@ def irse50_state(folder: Path | None) -> StateDict:
     return {key: value for key, value in state.items() if not key.startswith("output_layer.")}
 
 
-def _starting_weights(kind: type[nn.Module], folder: Path | None, purpose: str) -> StateDict:
+def _starting_weights(kind: Callable[[], nn.Module], folder: Path | None, purpose: str) -> StateDict:
     """Load the weights of a published network to train on; warn, and give none, where its file is not there."""
     names = FILES[purpose].names
     if _first_match(folder, names) is None:
@@ -152,7 +173,7 @@ def _where(folder: Path | None) -> str:
     return f"looked for published weights in {folder}" + ("" if Path(folder).is_dir() else " (no such folder)")
 
 
-def _load(kind: type[Network], folder: Path | None, purpose: str) -> Network:
+def _load(kind: Callable[[], Network], folder: Path | None, purpose: str) -> Network:
     """Build a network and fill it from the file of `purpose`; in evaluation mode, FP32, on the CPU."""
     path = find(folder, [purpose])[purpose]
     with torch.device("meta"):

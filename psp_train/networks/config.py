@@ -59,15 +59,16 @@ class EncoderConfig:
 
 
 def published_config(
-    kind: EncoderKind, input_channels: int = 3, styles: int = 18, style_dim: int = 512
+    kind: EncoderKind, input_channels: int = 3, styles: int = 18, style_dim: int = 512, body: Body = "irse"
 ) -> EncoderConfig:
     """Return the configuration of a kind at its published size: over IR-SE50, or over ResNet-50.
 
-    Of ReStyle's that for faces; `input_channels` are those of the picture alone.
+    Of ReStyle's over `body`; `input_channels` are those of the picture alone.
     """
-    config = EncoderConfig(kind, input_channels, styles, style_dim)
+    config = EncoderConfig(kind, input_channels, styles, style_dim, body=body)
     if config.refines:
-        return replace(config, input_channels=input_channels + 3)
+        units = RESNET34_UNITS if body == "resnet34" else config.units
+        return replace(config, input_channels=input_channels + 3, units=units)
     return replace(config, units=RESNET50_UNITS) if config.resnet else config
 
 

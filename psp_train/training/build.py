@@ -13,7 +13,7 @@ from psp_train.checkpoints.psp import load_encoder
 from psp_train.data import folders
 from psp_train.data.samples import Samples
 from psp_train.drawn import dataset
-from psp_train.losses.published import irse50_state, resnet50_state
+from psp_train.losses.published import irse50_state, resnet34_state, resnet50_state
 from psp_train.networks import PSP, Generator
 from psp_train.networks.config import published_config
 from psp_train.recipes import Recipe
@@ -110,7 +110,8 @@ def build_model(settings: Settings) -> PSP:
 def demo_model(recipe: Recipe) -> tuple[PSP, torch.Tensor]:
     """Build a fresh demo encoder over the bundled generator; give its average w [L,S] too."""
     resnet = recipe.encoder.startswith("resnet")
-    config = replace(demo.encoder_config(recipe.task.name), kind=recipe.encoder, **(DEMO_RESNET if resnet else {}))
+    config = replace(demo.encoder_config(recipe.task.name), kind=recipe.encoder, body=recipe.body)
+    config = replace(config, **(DEMO_RESNET if resnet else {}))
     if config.refines:
         config = replace(config, input_channels=config.input_channels + 3)
     model = PSP(config, demo.GENERATOR, recipe.task.rows(demo.GENERATOR.size))
@@ -125,7 +126,7 @@ def published_model(recipe: Recipe, settings: Settings) -> tuple[PSP, torch.Tens
         raise PspError("give --generator, a StyleGAN2 checkpoint (.pt or .pkl), or --demo for the bundled one")
     generator, average = load_generator(settings.generator, settings.class_index)
     channels, config = recipe.task.channels, generator.config
-    encoder = published_config(recipe.encoder, channels, config.styles, config.style_dim)
+    encoder = published_config(recipe.encoder, channels, config.styles, config.style_dim, recipe.body)
     model = PSP(encoder, config, recipe.task.rows(config.size))
     model.decoder = generator
     return model, average
@@ -155,8 +156,9 @@ def initialise_encoder(model: PSP, settings: Settings) -> None:
             raise PspError(f"--init {settings.init} holds another encoder, {start.config}: expected {wanted}")
         load_matching(start.state_dict(), model.encoder)
     elif settings.weights is not None and not settings.demo:
-        published = resnet50_state if model.encoder.config.resnet else irse50_state
-        load_matching(published(settings.weights), model.encoder)
+        config = model.encoder.config
+        ours = resnet34_state if config.body == "resnet34" else irse50_state
+        load_matching((resnet50_state if config.resnet else ours)(settings.weights), model.encoder)
 
 
 #: The first layer of an encoder, with the normalisation and activation that belong to it.

@@ -93,6 +93,15 @@ def mean_over_processes(values: torch.Tensor, process: Process) -> torch.Tensor:
     return values
 
 
+def gathered(values: torch.Tensor, process: Process) -> torch.Tensor:
+    """Join the tensors [B,...] of all processes, in the order of their ranks: [world B,...]."""
+    if process.world == 1:
+        return values
+    parts = [torch.empty_like(values) for _ in range(process.world)]
+    dist.all_gather(parts, values.contiguous())
+    return torch.cat(parts)
+
+
 class SumOfAll(torch.autograd.Function):
     """The sum of a tensor over all processes; its gradient is the sum of theirs."""
 

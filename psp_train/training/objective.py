@@ -14,6 +14,7 @@ from torch import nn
 from psp_runtime.errors import PspError
 from psp_train.drawn import judges
 from psp_train.losses.distances import INNER_FACE, delta_norm, w_norm
+from psp_train.losses.latent_discriminator import LatentDiscriminator
 from psp_train.losses.published import LPIPS_FILES, find, load_identity, load_lpips, load_moco
 from psp_train.recipes import Recipe
 
@@ -38,13 +39,17 @@ class Rendering:
 
 
 class Objective(nn.Module):
-    """The weighted sum of a recipe's terms. `networks`: frozen distances named "lpips", "identity", "moco"."""
+    """The weighted sum of a recipe's terms. `networks`: frozen distances named "lpips", "identity", "moco".
+
+    `discriminator` is there where a term needs it; it learns elsewhere (`Adversary`).
+    """
 
     def __init__(self, recipe: Recipe, networks: Mapping[str, nn.Module], latent_avg: torch.Tensor) -> None:
         super().__init__()
         self.recipe = recipe
         self.networks = nn.ModuleDict({name: networks[name] for name in recipe.networks})
         self.register_buffer("latent_avg", latent_avg.clone(), persistent=False)
+        self.discriminator = LatentDiscriminator(latent_avg.shape[-1]) if recipe.adversarial else None
 
     def forward(self, rendering: Rendering) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Compute the loss, a scalar, and its terms, unweighted and detached, by the names of the recipe's fields."""
@@ -65,6 +70,11 @@ class Objective(nn.Module):
     def compare_crops(self, network: str, rendering: Rendering) -> torch.Tensor:
         """Do the same on the inner face, which is not masked."""
         return self.networks[network](inner_face(rendering.output), inner_face(rendering.target)).mean()
+
+    def adversarial(self, rendering: Rendering) -> torch.Tensor:
+        """Compute how well the discriminator tells the latents from the mapping network's."""
+        assert self.discriminator is not None
+        return self.discriminator.adversarial(rendering.latents, rendering.deltas)
 
     def latents_norm(self, rendering: Rendering) -> torch.Tensor:
         """Compute the w-norm, around the average w if that is where latents start."""
@@ -108,6 +118,7 @@ TERM_FUNCTIONS: dict[str, Callable[[Objective, Rendering], torch.Tensor]] = {
     "mixing": lambda objective, r: F.l1_loss(r.mixed, r.output),
     "w_norm": lambda objective, r: objective.latents_norm(r),
     "delta_norm": lambda objective, r: delta_norm(r.latents, r.deltas),
+    "adversarial": lambda objective, r: objective.adversarial(r),
 }
 
 

@@ -24,6 +24,7 @@ from psp_train.data.folders import FINGERPRINT_VERSION, fingerprint
 from psp_train.data.samples import Batch, BatchOrder, training_batches
 from psp_train.progress import Progress
 from psp_train.recipes import Recipe
+from psp_train.training.adversary import Adversary
 from psp_train.training.build import Setup
 from psp_train.training.distributed import Process, distribute, mean_over_processes
 from psp_train.training.ranger import Ranger
@@ -50,6 +51,9 @@ class Trainer:
             self.renderer.encoder.compile()
             self.renderer.decoder.compile()
         self.optimizer = make_optimizer(self.recipe, self.model.encoder)
+        self.adversary: Adversary | None = None
+        if self.objective.discriminator is not None:
+            self.adversary = Adversary(self.objective.discriminator, self.model.decoder.map, self.recipe, process)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
         self.folder = RunFolder(settings.out)
         self.best = float("inf")
@@ -107,19 +111,22 @@ class Trainer:
 
         Processes exchange theirs at the last batch of an optimizer step.
         """
-        encoder, sums = self.renderer.encoder, dict[str, torch.Tensor]()
+        encoder, sums, learned = self.renderer.encoder, dict[str, torch.Tensor](), dict[str, torch.Tensor]()
         alone = nullcontext() if last or self.process.world == 1 else encoder.no_sync()
         renderings = self.renderer.renderings(batch.to(self.device), self.coins(step, part))
         with alone:
-            for _ in range(self.recipe.iterations):
+            for iteration in range(self.recipe.iterations):
                 with torch.autocast(self.device.type, AMP[self.settings.amp], enabled=self.settings.amp != "none"):
-                    loss, terms = self.objective(next(renderings))
+                    rendering = next(renderings)
+                    if self.adversary and iteration == 0:
+                        learned["discriminator"] = self.adversary.learn(step, part, rendering.latents, rendering.deltas)
+                    loss, terms = self.objective(rendering)
                 if not torch.isfinite(loss):
                     self.stop_at("loss", step, batch.names, terms)
                 self.scaler.scale(loss / self.recipe.accumulate).backward()
                 for name, value in ({"loss": loss.detach()} | terms).items():
                     sums[name] = sums.get(name, torch.zeros_like(value)) + value / self.recipe.iterations
-        return sums
+        return sums | learned
 
     def coins(self, step: int, part: int) -> torch.Tensor | None:
         """Choose the styles that the mixing regulariser replaces, [B,L] of 0 or 1, by (seed, step, part, rank)."""
@@ -180,7 +187,8 @@ class Trainer:
 
     def state(self, step: int) -> dict[str, Any]:
         """Collect what a checkpoint lacks. Position in the data and all randomness follow from step and seed."""
-        return {
+        adversary = {"adversary": self.adversary.state()} if self.adversary else {}
+        return adversary | {
             "step": step,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -208,6 +216,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.best = state["best"]
+        if self.adversary:
+            self.adversary.load(state["adversary"])
 
     def check_same(self, state: dict[str, Any], checkpoint: Path) -> None:
         """Raise `PspError` where the next batches would not be those of the run without a stop."""

@@ -24,7 +24,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from tiny_engines import write_onnx
 from tiny_family import write_family
-from tiny_steps import write_steps
+from tiny_steps import CARS, write_steps
 
 import psp_runtime
 from psp_runtime.addresses import check_address
@@ -442,3 +442,44 @@ def test_what_a_client_is_told(server: Server) -> None:
         with pytest.raises(EngineError, match=words) as caught:
             connect(url)
         assert "\n" not in str(caught.value)
+
+
+def test_the_first_step_of_another_engine_is_the_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Toonify from a face: psp serve --first is psp run --first."""
+    monkeypatch.chdir(tmp_path)
+    write_steps(tmp_path, "toon", 0.5), write_steps(tmp_path, "face")
+    Path("photo.png").write_bytes(file_of(pixels(1)[0]))
+    made = []
+    running = Server(tmp_path / "toon.onnx", options=("--first", str(tmp_path / "face.onnx")), threads=1)
+    try:
+        for number, where in enumerate((["--url", running.url], ["--engine", "toon.onnx", "--first", "face.onnx"])):
+            monkeypatch.setattr(sys, "argv", ["psp", "run", "photo.png", *where, "-o", f"{number}.png"])
+            with pytest.raises(SystemExit) as end:
+                psp()
+            assert not end.value.code
+            made.append(decoded(Path(f"{number}.png").read_bytes()))
+    finally:
+        assert running.stop() == 0
+    np.testing.assert_array_equal(*made)
+    monkeypatch.setattr(sys, "argv", ["psp", "run", "photo.png", "--engine", "toon.onnx", "-o", "alone.png"])
+    with pytest.raises(SystemExit):
+        psp()
+    assert (decoded(Path("alone.png").read_bytes()) != made[0]).any()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("engines", "words"),
+    [
+        (["steps", "sr"], "--first goes with one --engine, given 2: serve the others apart"),
+        (["sr"], "--first is for ReStyle engines, .*sr.onnx makes its pictures in one step"),
+        (["cars"], "steps.onnx is no engine to go on from: its input_shape is"),
+    ],
+)
+def test_engines_that_no_first_step_goes_with(folder: Path, tmp_path: Path, engines: list[str], words: str) -> None:
+    write_steps(tmp_path, "cars", **CARS)
+    paths = [tmp_path / "cars.onnx" if name == "cars" else folder / f"{name}.onnx" for name in engines]
+    with pytest.raises(PspError, match=words):
+        psp_serve(Serve(engine=paths, first=folder / "steps.onnx"))

@@ -107,7 +107,7 @@ def make_model(settings: Settings) -> PSP:
     torch.manual_seed(recipe.seed)
     styles = TINY_GENERATOR.styles, TINY_GENERATOR.style_dim
     channels = recipe.task.channels + (3 if recipe.encoder.startswith("restyle") else 0)
-    config = EncoderConfig(recipe.encoder, channels, *styles, (1, 1, 1, 1), (4, 6, 8, 12))
+    config = EncoderConfig(recipe.encoder, channels, *styles, (1, 1, 1, 1), (4, 6, 8, 12), recipe.body)
     model.encoder = build_encoder(config).to(memory_format=torch.channels_last)
     model.latent_avg.copy_(model.latent_avg[0].clone())  # a mean w is the same for all styles
     return model

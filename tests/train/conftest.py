@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from training import draw_faces, make_settings, stand_ins, train
 
 from psp_train import cli
 from psp_train.evaluation import cli as eval_cli
-from psp_train.networks.config import EncoderConfig
+from psp_train.networks.config import published_config
 from psp_train.training import build
 
 
@@ -52,7 +53,12 @@ def generator(tmp_path_factory):
 def tiny(monkeypatch):
     """Published sizes become tiny ones, and published losses stand-ins."""
     config = tiny_model().encoder.config
-    monkeypatch.setattr(build, "published_config", lambda *shape: EncoderConfig(*shape, config.units, config.widths))
+
+    def tiny_config(*shape):
+        published = published_config(*shape)
+        return replace(published, units=config.units, widths=config.widths)
+
+    monkeypatch.setattr(build, "published_config", tiny_config)
     monkeypatch.setattr(build, "load_networks", lambda recipe, weights: stand_ins())
 
 

@@ -95,7 +95,7 @@ def test_overrides_have_the_types_of_their_fields():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("l3=1", "NAME one of encoder, l2, l1,"),
+        ("l3=1", "NAME one of encoder, body, l2, l1,"),
         ("task=sketch", "NAME one of"),
         ("l2", "NAME=VALUE"),
         ("=1", "NAME=VALUE"),

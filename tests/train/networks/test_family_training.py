@@ -14,11 +14,16 @@ from psp_export.export import engine_info
 from psp_export.options import Options
 from psp_runtime.errors import PspError
 from psp_train.checkpoints.psp import _trained_iterations, load_checkpoint
+from psp_train.checkpoints.state_files import WeightsError
 from psp_train.losses.distances import delta_norm
+from psp_train.losses.published import resnet34_state
+from psp_train.networks.config import published_config
 from psp_train.networks.encoder import add_first
+from psp_train.networks.encoders import build_encoder
 from psp_train.networks.psp import fed_back, to_input, to_picture
 from psp_train.recipes import VARIANTS, make_recipe
 from psp_train.training import start
+from psp_train.training.build import load_matching
 from psp_train.training.objective import Rendering
 from psp_train.training.validation import grid
 
@@ -106,12 +111,17 @@ def test_gradients_of_two_steps(drawn, tmp_path):
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
-@pytest.mark.parametrize(("task", "variant"), [("inversion", "restyle_e4e"), ("cars", "e4e"), ("cars", "restyle")])
-def test_a_run_is_a_checkpoint_of_its_kind(drawn, tmp_path, task, variant):
-    settings = make_settings(drawn, tmp_path / "run", task, variant, steps=2)
+@pytest.mark.parametrize(
+    ("task", "variant", "body"),
+    [("inversion", "restyle_e4e", "irse"), ("cars", "e4e", "irse")]
+    + [("cars", "restyle", "resnet34"), ("inversion", "restyle_e4e", "resnet34")],
+)
+def test_a_run_is_a_checkpoint_of_its_kind(drawn, tmp_path, task, variant, body):
+    settings = make_settings(drawn, tmp_path / "run", task, variant, steps=2, body=body)
     train(settings)
     loaded = load_checkpoint(tmp_path / "run" / "best.pt")
     assert loaded.encoder.kind == VARIANTS[variant]["encoder"] and loaded.task.name == task
+    assert loaded.encoder.body == body
     assert loaded.model.rows == ((8, 56) if task == "cars" else None)
 
 
@@ -140,7 +150,8 @@ def test_steps_that_a_file_names(tmp_path):
     ("values", "words"),
     [
         (dict(iterations=2), "iterations is 2: a psp encoder takes one step, set it to 1"),
-        (dict(delta_norm=0.1), "delta_norm and deltas_every are for e4e's encoders, not for psp"),
+        (dict(delta_norm=0.1), "delta_norm: for e4e's encoders, not for psp: set to 0"),
+        (dict(body="resnet34"), "body is resnet34: only ReStyle's encoders have it, not psp, set it to irse"),
         (dict(encoder="restyle_psp", mixing=1.0), "a restyle_psp encoder refines pictures in colours, without mixing"),
     ],
 )
@@ -148,3 +159,27 @@ def test_recipes_that_make_no_sense(values, words):
     with pytest.raises(PspError) as caught:
         make_recipe("inversion", None, values)
     assert words in message(caught)
+
+
+def test_resnet34_starts_from_torchvisions_blocks(tmp_path):
+    """A ReStyle encoder of the published size takes the blocks of the file; its first layer, of six channels, stays."""
+    config = published_config("restyle_psp", styles=1, body="resnet34")
+    encoder = build_encoder(config)
+    state = {}
+    for key, value in encoder.body.state_dict().items():
+        block, name = key.split(".", 1)
+        layer = next(n for n in range(4, 0, -1) if int(block) >= (0, 3, 7, 13)[n - 1])
+        state[f"layer{layer}.{int(block) - (0, 3, 7, 13)[layer - 1]}.{name}"] = torch.full_like(value, int(block) + 1)
+    assert {"layer1.0.conv1.weight", "layer3.5.bn2.running_var", "layer4.0.downsample.1.bias"} <= set(state)
+    state |= {"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.weight": torch.zeros(1000, 512)}
+    torch.save(state, tmp_path / "resnet34-b627a593.pth")
+    stem = encoder.conv1.weight.detach().clone()
+    load_matching(resnet34_state(tmp_path), encoder)
+    assert torch.equal(encoder.conv1.weight, stem)
+    for number, block in enumerate(encoder.body, 1):
+        assert all((value == number).all() for value in block.state_dict().values())
+    with pytest.warns(UserWarning, match="starts from random weights: no resnet34-b627a593.pth in"):
+        assert resnet34_state(tmp_path / "empty") == {}
+    torch.save({"layer1.0.conv1.weight": stem}, tmp_path / "resnet34-b627a593.pth")
+    with pytest.raises(WeightsError, match="does not fit resnet34-b627a593.pth"):
+        resnet34_state(tmp_path)
