@@ -53,13 +53,13 @@ class Recipe:
     pictures; `l2_crop`, `lpips_crop` their inner face crop; `identity` and `moco` unit features; `w_norm` keeps latents
     near the average w; `mixing` is the L1 between the output and the output with some styles replaced by those of
     another picture; `delta_norm` keeps e4e's codes near the first of them, `adversarial` among those of the mapping
-    network, which a discriminator learns to tell. `body` is what the backbone of a ReStyle encoder is. `mask` limits the terms on whole pictures to
-    the face: by the inner crop, or by a folder of label maps. `flip`: source and target mirrored together,
-    independently, or never. `decay` is the share of the steps, at the end, over which the learning rate falls to zero.
-    `render_size` computes the losses on a smaller output, from the generator's first layers: only for generators whose
-    first layers are one (the demo's). With `deltas_every`, e4e's offsets from the first code are added one by one: the
-    first at step `deltas_from`, one more every so many steps. ReStyle takes `iterations` steps on a batch, each with a
-    loss and a gradient of its own.
+    network, which a discriminator learns to tell. `body` is what the backbone of a ReStyle encoder is. `mask` limits
+    the terms on whole pictures to the face: by the inner crop, or by a folder of label maps. `flip`: source and target
+    mirrored together, independently, or never. `decay` is the share of the steps, at the end, over which the learning
+    rate falls to zero. `render_size` computes the losses on a smaller output, from the generator's first layers: only
+    for generators whose first layers are one (the demo's). With `deltas_every`, e4e's offsets from the first code are
+    added one by one: the first at step `deltas_from`, one more every so many steps. ReStyle takes `iterations` steps on
+    a batch, each with a loss and a gradient of its own.
     """
 
     task: Task = TASKS["inversion"]

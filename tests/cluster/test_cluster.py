@@ -15,6 +15,7 @@ from cli_runs import PspRun, runner
 from cluster_runs import contents, errors, free_port, wait_for, write_pictures
 from PIL import Image
 from tiny_engines import write_onnx
+from tiny_steps import write_steps
 
 from psp_runtime.cli import _with_values
 from psp_runtime.run.options import Options
@@ -265,3 +266,19 @@ def test_what_a_run_reads_travels_with_it(cluster: None, tmp_path: Path) -> None
         options, engine=tmp_path / "there/engine/psp.onnx", mask=str(tmp_path / "there/mask/mask.png")
     )
     assert {path.name: path.read_bytes() for path in (tmp_path / "there").rglob("*.*")} == wanted
+
+
+def test_steps_of_restyle(cluster: None, psp_run: PspRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number of steps, and one of another engine before them, shape the outputs as those of a plain run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PSP_THREADS", "1")
+    write_pictures(tmp_path / "photos", 3)
+    write_steps(tmp_path, "toon", 0.5), write_steps(tmp_path, "face")
+    how = ["--engine", "toon.onnx", "--first", "face.onnx", "--iterations", 3]
+    code, out, err = psp_run("photos", *how, "--out", "out", "--ray")
+    assert code == 0 and out.startswith("3 pictures in "), err
+    assert psp_run("photos", *how, "--out", "plain")[0] == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "plain") != {}
+    assert psp_run("photos", *how, "--out", "out", "--ray", "host:1")[1].startswith("nothing to do, 3 done before")
+    code, out, _ = psp_run("photos", *how[:4], "--iterations", 1, "--out", "out", "--ray")
+    assert code == 0 and out.startswith("3 pictures in "), "other steps make other pictures"

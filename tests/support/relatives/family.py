@@ -18,8 +18,12 @@ KEY_TABLES = json.loads((GOLDEN / "key_tables.json").read_text())
 FILES = {
     "e4e_64": ("e4e_64", "e4e", "irse", 64, "inversion"),
     "e4e_single": ("e4e_single_64", "w", "irse", 64, "inversion"),
+    "e4e_1024": ("e4e_1024", "e4e", "irse", 1024, "inversion"),
     "e4e_cars": ("e4e_512", "e4e", "irse", 512, "cars"),
     "restyle_psp_64": ("restyle_64", "restyle_psp", "irse", 64, "inversion"),
+    "restyle_e4e_64": ("restyle_64", "restyle_e4e", "irse", 64, "inversion"),
+    "restyle_psp_1024": ("restyle_1024", "restyle_psp", "irse", 1024, "inversion"),
+    "restyle_psp_resnet_256": ("restyle_resnet_256", "restyle_psp", "resnet34", 256, "inversion"),
     "restyle_e4e_resnet_cars": ("restyle_resnet_512", "restyle_e4e", "resnet34", 512, "cars"),
     "restyle_fpn_64": ("restyle_fpn_64", "restyle_fpn", "irse", 64, "inversion"),
     "restyle_fpn_resnet_64": ("restyle_fpn_resnet_64", "restyle_fpn", "resnet34", 64, "inversion"),

@@ -14,8 +14,13 @@ from psp_train.checkpoints.state_files import WeightsError
 from psp_train.networks import PSP, GeneratorConfig
 from psp_train.networks.psp import fed_back, to_picture
 
-#: Of codes and pictures in FP32, over the largest value.
+#: Of codes and pictures, over the largest value.
 GATE = 5e-6
+#: Where the middle crop of a picture begins, by the width of the picture.
+MIDDLE = {256: (116, 64), 512: (180, 172), 1024: (500, 300)}
+#: Goldens whose own rounding leaves little of the gate: the sums of a convolution library would decide, so our side is
+#: in FP64. docs/decisions/family.md has numbers.
+IN_FLOAT64 = ("restyle_e4e_64", "restyle_toonify_64")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,12 +36,20 @@ def check_picture(picture, expected, step=None):
         assert relative_error(picture, at("image")) < GATE
         return
     assert relative_error(F.avg_pool2d(picture, picture.shape[-1] // 64), at("down")) < GATE
-    crops = {"crop0": (0, 0), "crop1": (180, 172), "crop2": (picture.shape[2] - 16, picture.shape[3] - 16)}
+    crops = {
+        "crop0": (0, 0),
+        "crop1": MIDDLE[picture.shape[3]],
+        "crop2": (picture.shape[2] - 16, picture.shape[3] - 16),
+    }
     for name, (y, x) in crops.items():
         assert relative_error(picture[:, :, y : y + 16, x : x + 16], at(name)) < GATE
 
 
-@pytest.mark.parametrize("name", ["e4e_64", "e4e_single", pytest.param("e4e_cars", marks=pytest.mark.goldens)])
+def rarely(*names):
+    return [pytest.param(name, marks=pytest.mark.goldens) for name in names]
+
+
+@pytest.mark.parametrize("name", ["e4e_64", "e4e_single", *rarely("e4e_cars", "e4e_1024")])
 def test_e4e(name):
     model, expected = golden_model(name), golden(name)
     x = image(int(expected["seed"]), len(expected["codes"]), model.input_height)[:1]
@@ -47,7 +60,8 @@ def test_e4e(name):
     assert relative_error(deployed.encoder.offsets(x), codes) < GATE
     assert relative_error(model.encode(x), latents.numpy()) < GATE
     picture = model.synthesize(latents)
-    assert picture.shape[2:] == ((384, 512) if name == "e4e_cars" else (64, 64))
+    size = model.decoder.config.size
+    assert picture.shape[2:] == ((384, 512) if name == "e4e_cars" else (size, size))
     check_picture(picture, expected)
     if name == "e4e_64":
         wanted = to_picture(torch.from_numpy(expected["image"][:1]))
@@ -55,10 +69,16 @@ def test_e4e(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["restyle_psp_64", pytest.param("restyle_e4e_resnet_cars", marks=pytest.mark.goldens)])
+@pytest.mark.parametrize(
+    "name",
+    ["restyle_psp_64"]
+    + rarely("restyle_e4e_64", "restyle_psp_resnet_256", "restyle_psp_1024", "restyle_e4e_resnet_cars"),
+)
 def test_every_step_of_restyle(name):
     model, expected = golden_model(name), golden(name)
     x = image(int(expected["seed"]), 1, model.input_height)
+    if name in IN_FLOAT64:
+        model, x = model.double(), x.double()
     average = fed_back(model.average(x).picture, x)[0]
     assert relative_error(F.avg_pool2d(average, 4), expected["avg_image"]) < GATE
     assert relative_error(average[:, :16, :16], expected["avg_image_crop"]) < GATE
@@ -83,10 +103,10 @@ def test_toonify_from_a_face():
     expected = golden("restyle_toonify_64")
     seed = int(expected["seed"])
     x, face, toon = image(seed), golden_model("restyle_psp_64", seed), golden_model("restyle_psp_64", seed + 1)
+    x, face, toon = x.double(), face.double(), toon.double()
     (begun,) = face.refine(x, 1)
     for number, step in enumerate([begun, *toon.refine(x, 2, begun)]):
-        # The last picture reaches 1.1 only: against FP64 it is wrong by 6.1e-6, the reference's by 2.6e-6.
-        assert relative_error(step.picture, expected["image"][number]) < 2 * GATE
+        assert relative_error(step.picture, expected["image"][number]) < GATE
 
 
 @pytest.mark.parametrize(("size", "height"), [(64, 256), (256, 256), (512, 256), (512, 192)])
