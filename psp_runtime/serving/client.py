@@ -150,5 +150,5 @@ def _import_client() -> Any:
         return importlib.import_module("tritonclient.http")
     except (ImportError, AttributeError) as error:  # gevent built for another Python fails with AttributeError
         raise PspError(
-            f"--url needs tritonclient, which does not load ({error}): pip install 'psp-toolkit[client]'"
+            f"--url needs tritonclient, which does not load ({error}): pip install '.[client]'"
         ) from None
