@@ -46,7 +46,7 @@ NOT_RUN = {
 #: Lines that run until Ctrl-C, and how many seconds they may take to answer: psp ui exports six engines first.
 SERVERS = {r"^psp serve": ("8000", 120), r"^psp ui": ("7860", 900)}
 #: Lines that may warn: what is in them, and of what.
-MAY_WARN = {r"psp\.trt": "there is no GPU", r"--align(?!.*--faces)": "the largest of several faces is taken"}
+MAY_WARN = {r"psp\.trt": "there is no GPU", r"--align|psp align": "faces of a scene are small, and several"}
 #: Lines that make what a page takes for granted, besides what the manual's lines have made.
 GIVEN = {
     "photos": [
