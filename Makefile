@@ -26,7 +26,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The examples of the README as written, in order, in one folder; `make test` only parses them.
+# The examples of the README and the pages as written, in order, in one folder; `make test` only parses them.
 readme: install
 	$(BIN)/python -m pytest -m readme tests/runtime/test_documented_commands.py
 
@@ -38,7 +38,7 @@ goldens: install
 long: install
 	$(BIN)/python -m pytest -m long -s
 
-# The picture grid of the README.
+# The six tasks on the README, docs/tasks.png, and faces with their inversions, docs/inversion.png.
 grid: install
 	$(BIN)/python tools/grid.py
 
@@ -54,9 +54,9 @@ photos: install
 reference: install
 	$(BIN)/python tools/reference.py
 
-# Measure this machine, the baseline on OpenVINO and torch.compile included, and put the result into benchmarks/results, the chart into docs and the table into the README.
+# Measure this machine, the baseline on OpenVINO and torch.compile included, into benchmarks/results, and put what was measured into README.md and docs/speed.md, charts included.
 bench: install
-	$(BIN)/python benchmarks/latency.py --peers --json benchmarks/results --plot docs/latency.png
+	$(BIN)/python benchmarks/latency.py --peers --json benchmarks/results
 	$(BIN)/python benchmarks/table.py
 
 # The same measurement against the last stored one of this kind of machine: exit code 1 where a ratio fell.

@@ -1,10 +1,15 @@
-"""The latency tables of the README, from the results in benchmarks/results.
+"""The speed that README and docs/speed.md show, from the results in benchmarks/results.
 
-    python benchmarks/table.py [--readme README.md] [--results benchmarks/results]
+    python benchmarks/table.py [--root .] [--results benchmarks/results]
 
-For every kind of machine, the newest result of the published model (`latency.py --json benchmarks/results`) becomes one
-table between the markers `<!-- latency -->` and `<!-- /latency -->`, with notes below where networks of others were
-measured; the rest of the file stays as it is. Numbers are only ever copied from results, never typed.
+Read are the newest results of the published model on every kind of machine (`latency.py --json benchmarks/results`).
+
+- docs/speed.md: one table for each, between the markers `<!-- latency -->` and `<!-- /latency -->`, with notes below
+  where networks of others were measured;
+- README.md: what the newest of all says in multiples of eager torch, between `<!-- speed -->` and `<!-- /speed -->`;
+- docs/relative_speed.png and docs/latency.png: the charts of the newest of all.
+
+The rest of the pages stays as it is. Numbers are only ever copied from results, never typed.
 """
 
 import argparse
@@ -13,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from measure import charts
 from measure.backends import OURS
 from measure.report import HEADLINE, NO_ENGINE, ROWS, PaperRow, clock, gflop, has_all_rows
 
@@ -25,23 +31,40 @@ HOW = (
     'They run as torch exports them, constants folded, in the columns "baseline"; in brackets: how many times as fast '
     "as pSp on the same backend, our engine where there is one. Their seconds on a P40 are not compared with."
 )
-START, END = "<!-- latency -->", "<!-- /latency -->"
+#: Names of the markers that stand around what is written: `<!-- speed -->`, `<!-- /speed -->`.
+TABLES, FACTORS = "latency", "speed"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the folder with README.md and docs/")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args(arguments)
     try:
         results = published(read_results(options.results))
         if not results:
             raise PspError(f"no result of the published model in {options.results}: make bench writes one")
-        update(options.readme, "\n\n".join([*(table(result) for result in results), *notes(results)]))
+        publish(results, options.root)
     except PspError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def publish(results: list[dict], root: Path) -> None:
+    """Put results, oldest first, into README, docs/speed.md and their charts."""
+    made = [(page, between_markers(page, marker, text)) for page, marker, text in texts(results, root)]
+    for page, text in made:
+        with replacing(page) as file:
+            file.write(text.encode())
+    charts.relative(results[-1], root / "docs" / "relative_speed.png")
+    charts.latency(results[-1], root / "docs" / "latency.png")
+
+
+def texts(results: list[dict], root: Path) -> list[tuple[Path, str, str]]:
+    """What is to be written: page, name of its markers, text between them."""
+    tables = "\n\n".join([*(table(result) for result in results), *notes(results)])
+    return [(root / "README.md", FACTORS, factors(results[-1])), (root / "docs" / "speed.md", TABLES, tables)]
 
 
 def read_results(folder: Path) -> list[dict]:
@@ -57,11 +80,27 @@ def read_results(folder: Path) -> list[dict]:
 
 
 def published(results: list[dict]) -> list[dict]:
-    """The newest result of each kind of machine for the published model at 1024, batch 1, of all rows."""
+    """The newest result of each kind of machine for the published model at 1024, batch 1, of all rows; oldest first."""
     wanted = {"size": 1024, "batch": 1, "small": False}
     whole = filter(has_all_rows, results)
     newest = {result["machine"]["kind"]: result for result in whole if result["workload"] == wanted}
-    return list(newest.values())
+    return sorted(newest.values(), key=lambda result: result["date"])
+
+
+def factors(result: dict) -> str:
+    """The chart of a result and what it says: how many times as fast as eager torch every side is."""
+    machine = result["machine"]
+    return (
+        f"![Speed of pSp in multiples of eager PyTorch](docs/relative_speed.png)\n\n"
+        f"*One picture at 1024² on {charts.place(result)} ({machine['name']}, {result['date'][:10]}). "
+        f"Baseline, the network as its definition suggests: {_factors(result, ours=False)}. "
+        f"This toolkit: {_factors(result, ours=True)}.*"
+    )
+
+
+def _factors(result: dict, ours: bool) -> str:
+    entries = [entry for entry in charts.headline(result) if entry["ours"] == ours and "x_torch_baseline" in entry]
+    return ", ".join(f"{entry['side'].rpartition(', ')[0]} {charts.times(entry)}" for entry in entries)
 
 
 def table(result: dict) -> str:
@@ -120,15 +159,14 @@ def _cell(entry: dict | None) -> str:
     return f"**{words}** ({speedup:.1f}×, {100 * entry['roofline']:.0f} %)"
 
 
-def update(readme: Path, tables: str) -> None:
-    """Put the tables between the markers. Raises `PspError` where they are missing."""
-    text = readme.read_text() if readme.is_file() else ""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise PspError(f"{readme} has no {START} followed by {END}: put both where the tables shall be")
-    with replacing(readme) as file:
-        file.write(f"{before}{START}\n{tables}\n{END}{after}".encode())
+def between_markers(page: Path, name: str, text: str) -> str:
+    """The page with a text between the markers of a name. Raises `PspError` where they are missing."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = (page.read_text() if page.is_file() else "").partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise PspError(f"{page} has no {start} followed by {end}: put both where the numbers shall be")
+    return f"{before}{start}\n{text}\n{end}{after}"
 
 
 if __name__ == "__main__":

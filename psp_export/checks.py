@@ -49,7 +49,7 @@ def flavour_of(options: Options) -> str | None:
     flavour = choose_flavour()
     if flavour is None and options.backend == "tensorrt":
         raise PspError(
-            "no TensorRT to build a plan with: install psp-toolkit[rtx] (builds without a GPU), or "
-            "psp-toolkit[tensorrt] on a machine with an NVIDIA GPU; or use --backend onnx"
+            "no TensorRT to build a plan with: pip install '.[rtx]' (builds without a GPU), or "
+            "'.[tensorrt]' on a machine with an NVIDIA GPU; or use --backend onnx"
         )
     return flavour

@@ -104,7 +104,7 @@ def _megabytes(size: int) -> str:
 def _require_export_extra() -> None:
     missing = [name for name in ("torch", "onnx", "safetensors", "onnxruntime") if not _installed(name)]
     if missing:
-        raise PspError(f"psp-export needs {', '.join(missing)}: pip install 'psp-toolkit[cpu,export]'")
+        raise PspError(f"psp-export needs {', '.join(missing)}: pip install '.[cpu,export]'")
 
 
 def _installed(module: str) -> bool:

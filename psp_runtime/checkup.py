@@ -67,7 +67,7 @@ def state(need: Need) -> str:
     found = [_found(modules) for modules in need.modules]
     missing = [" or ".join(map(_package, one.split("|"))) for one, words in zip(need.modules, found) if not words]
     if missing:
-        return f"missing {', '.join(missing)}: pip install 'psp-toolkit[{need.extra}]'"
+        return f"missing {', '.join(missing)}: pip install '.[{need.extra}]'"
     words = ", ".join(found)
     return f"{words}, but no GPU to run them" if need.gpu and not gpu_name() else words
 
@@ -108,7 +108,7 @@ def _bf16() -> str:
 def _int8() -> str:
     """Say whether INT8 engines are worth making for this machine."""
     if not has_openvino():
-        return "not worth it without OpenVINO (pip install 'psp-toolkit[openvino]')"
+        return "not worth it without OpenVINO (pip install '.[openvino]')"
     if lacking := lacks_int8():
         return f"runs, but pays only on {lacking}"
     return f"pays, {_gain('int8')}: psp export --int8 makes such engines"

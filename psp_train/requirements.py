@@ -9,4 +9,4 @@ MODULES = ("torch", "safetensors")
 def obstacle(command: str) -> str:
     """Say what is missing for `command` and how to install it; empty where nothing is."""
     missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
-    return f"{command} needs {', '.join(missing)}: pip install 'psp-toolkit[cpu,train]'" if missing else ""
+    return f"{command} needs {', '.join(missing)}: pip install '.[cpu,train]'" if missing else ""

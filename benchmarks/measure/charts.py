@@ -1,4 +1,4 @@
-"""Charts of results: bars of `latency.py`, lines of `scaling.py`."""
+"""Charts of results: bars of `latency.py`, in seconds and in multiples of eager torch, lines of `scaling.py`."""
 
 from pathlib import Path
 
@@ -23,10 +23,9 @@ def latency(result: dict, path: Path) -> None:
 
     Raises `PspError` when no side ran it, and for a picture format it does not know.
     """
-    entries = [entry for entry in result["rows"] if entry["row"] == report.HEADLINE]
+    entries = headline(result)[::-1]
     if not entries:
         raise PspError("no side ran the pSp row: there is nothing to draw")
-    entries.sort(key=lambda entry: entry["seconds"]["median"])
     others = [entry for entry in result["rows"] if "x_psp" in entry]
     paper = next(row.paper for row in report.ROWS if row.name == report.HEADLINE)
     heights = [1.9 + 0.5 * len(entries)] + ([1.2 + 0.5 * len(others)] if others else [])
@@ -62,7 +61,7 @@ def _others(axes: Axes, result: dict, entries: list[dict]) -> None:
 def _bars(axes: Axes, names: list[str], entries: list[dict]) -> None:
     medians = [entry["seconds"]["median"] for entry in entries]
     late = [entry["seconds"]["p95"] - entry["seconds"]["median"] for entry in entries]
-    names = [name.replace(f", {OURS}", ", this toolkit") for name in names]
+    names = [spelled(name) for name in names]
     colours = [ACCENT if entry["ours"] else GREY for entry in entries]
     bars = axes.barh(names, medians, xerr=[[0.0] * len(late), late], color=colours, ecolor=FAINT, height=0.62)
     for bar, entry, extra in zip(bars, entries, late):
@@ -107,6 +106,51 @@ def _scale(axes: Axes, seconds: list[float]) -> None:
     axes.set_xlabel("seconds (logarithmic)" if logarithmic else "seconds", color=INK)
     axes.tick_params(axis="y", length=0, labelsize=10, labelcolor=INK)
     axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def relative(result: dict, path: Path) -> None:
+    """Bars of how many times as fast as eager torch every side runs pSp, slowest first: no seconds, no other machine.
+
+    Raises `PspError` when eager torch was not measured, and for a picture format it does not know.
+    """
+    entries = [entry for entry in headline(result) if "x_torch_baseline" in entry]
+    if not entries:
+        raise PspError("eager torch did not run the pSp row: there is nothing to compare with")
+    figure = Figure(figsize=(9, 0.9 + 0.42 * len(entries)), layout="constrained")
+    axes = figure.subplots()
+    names = [spelled(entry["side"]) for entry in entries]
+    factors = [entry["x_torch_baseline"] for entry in entries]
+    bars = axes.barh(names, factors, color=[ACCENT if entry["ours"] else GREY for entry in entries], height=0.66)
+    axes.bar_label(bars, [times(entry) for entry in entries], padding=6, color=INK, fontweight="bold", fontsize=11)
+    axes.set_xlim(0, 1.1 * max(factors))
+    axes.invert_yaxis()
+    axes.xaxis.set_visible(False)
+    axes.tick_params(axis="y", length=0, labelsize=11, labelcolor=INK)
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"Speed of pSp on {place(result)}", loc="left", fontsize=13, fontweight="bold", color=INK)
+    _save(figure, path)
+
+
+def headline(result: dict) -> list[dict]:
+    """The entries of the pSp row, slowest first."""
+    entries = [entry for entry in result["rows"] if entry["row"] == report.HEADLINE]
+    return sorted(entries, key=lambda entry: -entry["seconds"]["median"])
+
+
+def spelled(side: str) -> str:
+    """What readers call a side: "ONNX Runtime, this toolkit"."""
+    return side.replace(f", {OURS}", ", this toolkit")
+
+
+def times(entry: dict) -> str:
+    """How many times as fast as eager torch a side is: "1×", "2.8×"."""
+    return f"{entry['x_torch_baseline']:.2g}×"
+
+
+def place(result: dict) -> str:
+    """Where a result was measured: "the same 2 CPU cores", "the same GPU"."""
+    machine = result["machine"]
+    return f"the same {machine['threads']} CPU cores" if machine["device"] == "cpu" else "the same GPU"
 
 
 def scaling(result: dict, path: Path) -> None:

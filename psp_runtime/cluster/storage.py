@@ -24,7 +24,7 @@ def import_extra(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise PspError(f"--ray needs Ray Data and pyarrow ({error}): pip install 'psp-toolkit[ray]'") from None
+        raise PspError(f"--ray needs Ray Data and pyarrow ({error}): pip install '.[ray]'") from None
 
 
 @dataclass(frozen=True)

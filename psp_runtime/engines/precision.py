@@ -115,7 +115,7 @@ def capabilities() -> frozenset[str]:
 def lacks_bf16() -> str:
     """Say what this machine lacks to compute in bf16; empty where it can."""
     if not has_openvino():
-        return "OpenVINO (pip install 'psp-toolkit[openvino]')"
+        return "OpenVINO (pip install '.[openvino]')"
     return "" if "BF16" in capabilities() else f"a CPU with {' or '.join(INSTRUCTIONS['bf16'].values())}"
 
 

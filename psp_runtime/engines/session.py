@@ -114,7 +114,7 @@ def _open_onnx(path: Path, info: EngineInfo, asked: Asked) -> Session:
     if choice.precision == "int8" and (lacking := lacks_int8()):
         warnings.warn(f"{path.name}: INT8 is slower than FP32 here, it needs {lacking}", stacklevel=3)
     elif choice.precision == "int8" and not has_openvino():
-        install = "pip install 'psp-toolkit[openvino]'"
+        install = "pip install '.[openvino]'"
         warnings.warn(f"{path.name}: ONNX Runtime runs INT8 slower than FP32, OpenVINO faster: {install}", stacklevel=3)
     return OnnxSession(path, asked.device, one_run=asked.runs == 1)
 

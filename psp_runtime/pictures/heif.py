@@ -12,7 +12,7 @@ from PIL import Image, ImageFile
 from psp_runtime.errors import PictureError
 
 ENDINGS = (".heic", ".heif", ".hif")
-HOW = "pip install 'psp-toolkit[heif]'"
+HOW = "pip install '.[heif]'"
 _NAME = "HEIF"
 #: Brands of HEVC pictures in the first box of the file; AVIF has the same container.
 _BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")

@@ -32,7 +32,7 @@ def psp_serve(options: Serve) -> None:
     options = replace(options, engine=[find_engine(engine, options.device) for engine in options.engine])
     check(options)
     if missing := [module for module in MODULES if importlib.util.find_spec(module) is None]:
-        raise PspError(f"psp-serve needs {', '.join(missing)}: pip install 'psp-toolkit[cpu,serve]'")
+        raise PspError(f"psp-serve needs {', '.join(missing)}: pip install '.[cpu,serve]'")
     for engine in options.engine:
         contract.require_full(read_info(engine), engine)
     if options.first:

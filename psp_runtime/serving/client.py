@@ -149,6 +149,4 @@ def _import_client() -> Any:
     try:
         return importlib.import_module("tritonclient.http")
     except (ImportError, AttributeError) as error:  # gevent built for another Python fails with AttributeError
-        raise PspError(
-            f"--url needs tritonclient, which does not load ({error}): pip install 'psp-toolkit[client]'"
-        ) from None
+        raise PspError(f"--url needs tritonclient, which does not load ({error}): pip install '.[client]'") from None

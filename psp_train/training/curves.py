@@ -132,7 +132,7 @@ def _draw(curves: Curves, name: str) -> "Figure":
     try:
         from matplotlib.figure import Figure  # without pyplot: nothing global, and no display is looked for
     except ImportError:
-        raise PspError("plotting needs matplotlib: pip install 'psp-toolkit[train]'") from None
+        raise PspError("plotting needs matplotlib: pip install '.[train]'") from None
     curves = {term: splits for term, splits in curves.items() if splits}
     columns = min(COLUMNS, len(curves))
     rows = math.ceil(len(curves) / columns)

@@ -158,11 +158,10 @@ def test_table_goes_between_the_markers(measured, tmp_path):
     stored(tmp_path, result, "latency_b.json", "2020-01-02T00:00", workload=published, command="the newer run")
     stored(tmp_path, result, "latency_c.json", "2020-01-03T00:00", command="a small model")
     stored(tmp_path, result, "latency_d.json", "2020-01-01T00:00", workload=published, machine=other)
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{table.START}\nold\n{table.END}\nafter\n")
-    assert table.main(["--readme", str(readme), "--results", str(tmp_path)]) == 0
-    text = readme.read_text()
-    assert text.startswith(f"before\n{table.START}\n|") and text.endswith(f"{table.END}\nafter\n")
+    readme, page = pages(tmp_path, "before\n<!-- {} -->\nold\n<!-- /{} -->\nafter\n")
+    assert table.main(["--root", str(tmp_path), "--results", str(tmp_path)]) == 0
+    text = page.read_text()
+    assert text.startswith("before\n<!-- latency -->\n|") and text.endswith("<!-- /latency -->\nafter\n")
     assert "the newer run" in text and "Another machine" in text
     assert not any(words in text for words in ("old\n", "the older run", "a small model"))
     entry = next(e for e in result["rows"] if e["row"] == report.HEADLINE and e["ours"])
@@ -172,6 +171,27 @@ def test_table_goes_between_the_markers(measured, tmp_path):
     eager, onnx = (f"{report.clock(e['seconds']['median'])} ({e['x_psp']:.1f}× pSp)" for e in peers)
     assert f"| ALAE | 0.207 s | {result['gflop']['alae full']:.3g} | {eager} | {onnx} | no engine |" in text
     assert text.count(report.NO_ENGINE) == 1 and f"- IDInvert: {report.IDINVERT_NOTE}." in text
+    onnx = next(e for e in result["rows"] if e["row"] == report.HEADLINE and e["side"] == "ONNX Runtime, baseline")
+    eager = next(e for e in result["rows"] if e["row"] == report.HEADLINE and e["side"].startswith("PyTorch"))
+    factor = eager["seconds"]["median"] / onnx["seconds"]["median"]
+    text = readme.read_text()
+    assert "PyTorch eager 1×" in text and f"ONNX Runtime {factor:.2g}×" in text
+    assert {Image.open(tmp_path / "docs" / name).format for name in ("relative_speed.png", "latency.png")} == {"PNG"}
+
+
+def pages(root, template):
+    """README and docs/speed.md of a project, each with its marker in a template."""
+    files = [(root / "README.md", "speed"), (root / "docs" / "speed.md", "latency")]
+    (root / "docs").mkdir(exist_ok=True)
+    for file, marker in files:
+        file.write_text(template.format(marker, marker))
+    return [file for file, _ in files]
+
+
+def test_the_pages_say_what_the_stored_results_say():
+    results = table.published(table.read_results(table.ROOT / "benchmarks" / "results"))
+    for page, marker, text in table.texts(results, table.ROOT):
+        assert table.between_markers(page, marker, text) == page.read_text(), f"python benchmarks/table.py makes {page}"
 
 
 def test_a_result_without_the_others_still_makes_a_table(measured, tmp_path):
@@ -182,10 +202,9 @@ def test_a_result_without_the_others_still_makes_a_table(measured, tmp_path):
     gflop = {piece: work for piece, work in result["gflop"].items() if piece.split()[0] not in shapes.PEERS}
     published = {"size": 1024, "batch": 1, "small": False}
     stored(tmp_path, result, workload=published, rows=rows, gflop=gflop)
-    readme = tmp_path / "README.md"
-    readme.write_text(f"{table.START}\n{table.END}\n")
-    assert table.main(["--readme", str(readme), "--results", str(tmp_path)]) == 0
-    text = readme.read_text()
+    _, page = pages(tmp_path, "<!-- {} -->\n<!-- /{} -->\n")
+    assert table.main(["--root", str(tmp_path), "--results", str(tmp_path)]) == 0
+    text = page.read_text()
     assert "| ALAE | 0.207 s | — | — | — | — |" in text and report.NO_ENGINE not in text
     charts.latency(result | {"rows": rows, "gflop": gflop}, tmp_path / "latency.svg")
     assert "Networks of others" not in (tmp_path / "latency.svg").read_text()
@@ -196,7 +215,7 @@ def test_a_result_without_the_others_still_makes_a_table(measured, tmp_path):
     [
         ("no markers", {}, "no result of the published model"),
         ("no markers", {"latency_x.json": "{}"}, "latency_x.json is no result of latency.py"),
-        ("no markers", {"latency_x.json": None}, "put both where the tables shall be"),
+        ("no markers", {"latency_x.json": None}, "put both where the numbers shall be"),
     ],
 )
 def test_table_refuses_in_one_line(measured, tmp_path, capsys, readme, results, message):
@@ -204,7 +223,7 @@ def test_table_refuses_in_one_line(measured, tmp_path, capsys, readme, results, 
     for name, text in results.items():
         whole = measured[1] | {"workload": {"size": 1024, "batch": 1, "small": False}}
         (tmp_path / name).write_text(json.dumps(whole) if text is None else text)
-    assert table.main(["--readme", str(tmp_path / "README.md"), "--results", str(tmp_path)]) == 2
+    assert table.main(["--root", str(tmp_path), "--results", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert (tmp_path / "README.md").read_text() == readme

@@ -135,7 +135,7 @@ def test_a_cpu_without_bf16_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(EngineError, match=words):
         choose(ENGINE, tiny_info(precision="fp16"), "bf16")
     monkeypatch.setattr(precision, "has_openvino", lambda: False)
-    with pytest.raises(EngineError, match=r"lacks OpenVINO \(pip install 'psp-toolkit\[openvino\]'\)$"):
+    with pytest.raises(EngineError, match=r"lacks OpenVINO \(pip install '\.\[openvino\]'\)$"):
         choose(ENGINE, tiny_info(precision="fp16"), "bf16")
 
 

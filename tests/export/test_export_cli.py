@@ -134,7 +134,7 @@ def test_without_the_export_extra(tmp_path):
     hide += "\nu.find_spec = lambda n: None if n in ('torch', 'onnx') else f(n)"
     done = psp_export(cwd=tmp_path, code=hide)
     assert done.returncode == 2
-    assert done.stderr.strip() == "error: psp-export needs torch, onnx: pip install 'psp-toolkit[cpu,export]'"
+    assert done.stderr.strip() == "error: psp-export needs torch, onnx: pip install '.[cpu,export]'"
 
 
 def test_an_unfaithful_engine_exits_3(tmp_path):

@@ -192,6 +192,6 @@ cu.Context.pop()
 @pytest.mark.gpu
 def test_gpu_without_torch():
     """The same files through pycuda alone, and through our loader in pycuda's context."""
-    pytest.importorskip("pycuda", reason="needs pycuda: pip install 'psp-toolkit[tensorrt]'")
+    pytest.importorskip("pycuda", reason="needs pycuda: pip install '.[tensorrt]'")
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ HAS_RTX = choose_flavour() is not None
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory) -> Path:
     if not HAS_RTX:
-        pytest.skip("no TensorRT that builds here: install psp-toolkit[rtx]")
+        pytest.skip("no TensorRT that builds here: pip install '.[rtx]'")
     folder = tmp_path_factory.mktemp("plan")
     options = Options(folder / "psp", "fp16", "auto", max_batch=4)
     export(tiny_checkpoint(), options)
@@ -94,7 +94,7 @@ def test_leftovers_of_an_earlier_export_are_named(tmp_path):
 
 def test_no_tensorrt_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "importable", lambda module: False)
-    with pytest.raises(PspError, match=r"no TensorRT to build a plan with: install psp-toolkit\[rtx\]"):
+    with pytest.raises(PspError, match=r"no TensorRT to build a plan with: pip install '\.\[rtx\]'"):
         export(tiny_checkpoint(), Options(tmp_path / "psp", backend="tensorrt"))
 
 

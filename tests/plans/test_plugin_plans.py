@@ -28,7 +28,7 @@ from psp_runtime.engines.tensorrt import plugins
 from psp_runtime.run.info import describe
 
 FLAVOUR = choose_flavour() or "tensorrt_rtx"
-trt = pytest.importorskip(FLAVOUR, reason="no TensorRT: install psp-toolkit[rtx]")
+trt = pytest.importorskip(FLAVOUR, reason="no TensorRT: pip install '.[rtx]'")
 
 BUILD = """
 import importlib, sys

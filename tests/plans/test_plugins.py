@@ -17,7 +17,7 @@ from psp_runtime.errors import DeviceError, EngineError
 from psp_runtime.kernels import launches
 
 FLAVOUR = choose_flavour() or "tensorrt_rtx"
-trt = pytest.importorskip(FLAVOUR, reason="no TensorRT: install psp-toolkit[rtx]")
+trt = pytest.importorskip(FLAVOUR, reason="no TensorRT: pip install '.[rtx]'")
 
 # What a parser hands to the creator, and a plan too: names with arrays.
 UPFIRDN = {"strides": [2, 2], "pads": [1, 1, 1, 1], "group": [8]}

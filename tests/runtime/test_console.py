@@ -134,7 +134,7 @@ def test_psp_train_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys:
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2
-    assert capsys.readouterr().err == "error: psp-train needs torch: pip install 'psp-toolkit[cpu,train]'\n"
+    assert capsys.readouterr().err == "error: psp-train needs torch: pip install '.[cpu,train]'\n"
 
 
 HOSTILE = "a\x1b[2J\x07\u202egnp.\x9b31m"

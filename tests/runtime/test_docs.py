@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "examples" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ROOMS = ("psp_runtime", "psp_train", "psp_export", "benchmarks", "tools", "tests")
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
@@ -28,10 +28,19 @@ def test_links_lead_to_files_and_headings_that_are_there(page):
         assert not anchor or anchor in anchors(file), target
 
 
+def test_the_index_names_every_page():
+    index = ROOT / "docs" / "README.md"
+    targets = {
+        (index.parent / t.partition("#")[0]).resolve() for t in re.findall(r"\]\(([^)\s]+)\)", index.read_text())
+    }
+    pages = {*index.parent.glob("*.md"), *(index.parent / "reference").glob("*.md"), ROOT / "examples" / "README.md"}
+    assert pages - {index} <= targets
+
+
 @each_page
 def test_paths_and_modules_are_there(page):
     text = page.read_text()
-    for path in re.findall(rf"(?<![\w/.*-])(?:{'|'.join(ROOMS)}|docs)/[\w./-]*\w(?![\w*…])", text):
+    for path in re.findall(rf"(?<![\w/.*-])(?:{'|'.join(ROOMS)}|docs|examples)/[\w./-]*\w(?![\w*…])", text):
         assert (ROOT / path).exists(), path
     for name in re.findall(r"\bpsp_(?:runtime|train|export)(?:\.\w+)+", text):
         assert is_defined(name), name

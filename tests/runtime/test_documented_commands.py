@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gallery
+import photos
 import pytest
 import typer
 
@@ -22,13 +24,14 @@ from psp_runtime.run.values import parse_classes, parse_layers, parse_strengths
 from psp_train.recipes import parse_overrides
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
+README, MANUAL, GALLERY = ROOT / "README.md", ROOT / "docs" / "manual.md", ROOT / "docs" / "gallery.md"
 #: Pages whose blocks show commands; those of the reference show how commands are spelled.
-PAGES = [README, *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent.name != "reference")]
-#: What the README says from there on is to be tried.
-USE = README.read_text(encoding="utf-8").partition("## Use it")[2]
+EXAMPLES = ROOT / "examples" / "README.md"
+PAGES = [README, EXAMPLES, *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent.name != "reference")]
 #: Each program and the function it calls.
 PROGRAMS = dict(re.findall(r'^(psp[\w-]*) = "([\w.]+:\w+)"$', (ROOT / "pyproject.toml").read_text(), re.M))
+#: Pages that are tried after the manual.
+OTHERS = [page for page in PAGES if page not in (README, EXAMPLES, MANUAL, GALLERY)]
 IS_COMMAND = re.compile(rf"(?:{'|'.join(PROGRAMS)})(?= |$)")
 
 #: Lines that are not run: what is in them, and why.
@@ -36,11 +39,23 @@ NOT_RUN = {
     r"^pip install": "changes this Python",
     r"psp_ffhq_encode\.pt|stylegan2-ffhq|pretrained/|runs/inv": "published weights",
     r"^torchrun|--target faces/|TASK": "data of your own, left out in part",
+    r"e4e|restyle|mine\.pt": "checkpoints and directions of others",
     r"s3://": "a bucket and a cluster",
     r"runs/sketch": "600 steps of training, about 20 minutes",
 }
 #: Lines that run until Ctrl-C, and how many seconds they may take to answer: psp ui exports six engines first.
 SERVERS = {r"^psp serve": ("8000", 120), r"^psp ui": ("7860", 900)}
+#: Lines that may warn: what is in them, and of what.
+MAY_WARN = {r"psp\.trt": "there is no GPU", r"--align|psp align": "faces of a scene are small, and several"}
+#: Lines that make what a page takes for granted, besides what the manual's lines have made.
+GIVEN = {
+    "photos": [
+        "rm -r photos && mkdir photos && psp sample photos/1.png --kind scene",
+        "psp sample holiday.jpg --kind scene && psp sample old.jpg --kind scene --seed 1",
+        "cp hair.npy smile.npy && cp super_resolution.onnx sr.onnx && cp psp.onnx inversion.onnx",
+    ],
+    "serving": ["psp sample photo.png && psp sample a.png --seed 1"],
+}
 #: What is read later than the command line, for want of an engine: here for the published 1024² and 19 classes.
 READ_LATER: dict[str, Callable[[Any], Any]] = {
     "strength": parse_strengths,
@@ -107,7 +122,7 @@ def test_commands_are_read(command: str, only_read: None, monkeypatch: pytest.Mo
 
 
 def test_the_commands_of_the_pages_are_found() -> None:
-    assert {"README.md", "gallery.md", "scale.md", "serving.md", "training.md", "ui.md"} <= {
+    assert {"README.md", "manual.md", "gallery.md", "scale.md", "serving.md", "training.md", "ui.md"} <= {
         page.name for page in PAGES if commands(page)
     }
     verbs = {command.split()[1] for command in ALL if command.startswith("psp ")}
@@ -115,23 +130,38 @@ def test_the_commands_of_the_pages_are_found() -> None:
 
 
 def test_the_gallery_has_the_commands_that_make_it() -> None:
-    assert commands(ROOT / "docs" / "gallery.md") == [gallery.command(name) for name in gallery.SHEETS]
+    assert commands(GALLERY) == [gallery.command(name) for name in gallery.SHEETS]
 
 
-def lines_to_try() -> list[str]:
-    """Collect the lines of the README's blocks, from "Use it" on."""
-    return list(filter(None, "".join(blocks(USE)).splitlines()))
+def lines_to_try(page: Path) -> list[str]:
+    """Collect the lines of a page's blocks of commands."""
+    return list(filter(None, "".join(blocks(page.read_text(encoding="utf-8"))).splitlines()))
+
+
+def python_lines(page: Path) -> list[str]:
+    """Spell the Python blocks of a page as lines to run."""
+    found = blocks(page.read_text(encoding="utf-8"), "python")
+    return [f"{shlex.quote(sys.executable)} -c {shlex.quote(block)}" for block in found]
 
 
 def not_run(line: str) -> str:
-    """Say why a line of the README is not run; empty where it is."""
+    """Say why a line is not run; empty where it is."""
     return next((reason for pattern, reason in NOT_RUN.items() if re.search(pattern, line)), "")
 
 
 def test_every_reason_not_to_run_a_line_is_needed() -> None:
-    lines = [*lines_to_try(), *(command for command in ALL)]
-    for pattern in (*NOT_RUN, *SERVERS):
+    lines = [*lines_to_try(README), *lines_to_try(MANUAL), *ALL]
+    for pattern in (*NOT_RUN, *SERVERS, *MAY_WARN):
         assert any(re.search(pattern, line) for line in lines), pattern
+    assert GIVEN.keys() <= {page.stem for page in PAGES}
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page.read_text(), "python")], ids=lambda page: page.stem
+)
+def test_python_blocks_are_python(page: Path) -> None:
+    for block in blocks(page.read_text(encoding="utf-8"), "python"):
+        compile(block, page.name, "exec")  # raises SyntaxError
 
 
 def promised(line: str) -> set[str]:
@@ -155,11 +185,18 @@ class Shell(NamedTuple):
     variables: dict[str, str]
 
     def run(self, line: str) -> None:
-        """Run a line; it must neither fail nor warn, but of a plan where there is no GPU."""
+        """Run a line; it must not fail, nor warn of anything that is not to be expected."""
         how = dict(cwd=self.folder, env=self.variables, capture_output=True, text=True)
         done = subprocess.run(["bash", "-c", line], **how)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-        assert "warning:" not in done.stderr or "psp.trt" in line, f"{line}\n{done.stderr}"
+        expected = any(re.search(pattern, line) for pattern in MAY_WARN)
+        assert expected or "warning:" not in done.stderr, f"{line}\n{done.stderr}"
+
+    def copied(self, name: str) -> "Shell":
+        """Go on in a copy of the folder, with what was made so far."""
+        folder = self.folder.parent / name
+        shutil.copytree(self.folder, folder)
+        return self._replace(folder=folder)
 
     @contextmanager
     def serving(self, line: str, port: str, seconds: int) -> Iterator[None]:
@@ -216,27 +253,35 @@ def run_all(shell: Shell, lines: list[str], check: Callable[[str], AbstractConte
 
 
 @pytest.mark.readme
-def test_the_lines_of_the_readme_run_as_written(shell: Shell) -> None:
+@pytest.mark.parametrize("page", [README, MANUAL], ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_lines_of_readme_and_manual_run_as_written(shell: Shell, page: Path) -> None:
+    here = shell if page == MANUAL else shell.copied(page.stem)
+
     @contextmanager
     def check(line: str) -> Iterator[None]:
-        before = contents(shell.folder)
+        before = contents(here.folder)
         yield
-        after = contents(shell.folder)
+        after = contents(here.folder)
         changed = [path for path in before if after.get(path) != before[path]]
         assert not changed or "--resume" in line, f"{line} changes an earlier file"  # a run that goes on does
         for name in promised(line):
-            path = shell.folder / name
+            path = here.folder / name
             assert path.exists() and path not in before, f"{line} does not make {name}"
 
-    run_all(shell, lines_to_try(), check)
-    for block in blocks(USE, "python"):
-        shell.run(f"{shlex.quote(sys.executable)} -c {shlex.quote(block)}")
+    run_all(here, [*lines_to_try(page), *python_lines(page)], check)
 
 
 @pytest.mark.readme
-@pytest.mark.parametrize("page", [page for page in PAGES[1:] if page.name != "gallery.md"], ids=lambda page: page.stem)
-def test_the_commands_of_a_page_run_after_those_of_the_readme(shell: Shell, page: Path) -> None:
-    run_all(shell, commands(page), lambda line: nullcontext())
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES[1:] if page not in (MANUAL, GALLERY)], ids=lambda page: page.stem
+)
+def test_the_commands_of_a_page_run_after_those_of_the_manual(shell: Shell, page: Path) -> None:
+    lines = [line for line in [*commands(page), *python_lines(page)] if not not_run(line)]
+    if lines:
+        here = shell.copied(page.stem)
+        if page.stem == "photos":
+            photos.draw_photos(here.folder)
+        run_all(here, [*GIVEN.get(page.stem, []), *lines], lambda line: nullcontext())
 
 
 @pytest.mark.readme

@@ -85,7 +85,7 @@ def test_check_says_what_is_missing_for_what(psp: PspRun, monkeypatch: pytest.Mo
     code, out, err = psp("check")
     facts = dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines() if line)
     assert (code, err) == (0, "") and facts["cache"] == "nothing is kept (PSP_CACHE=off, or no home)"
-    assert facts["psp ui"] == "missing gradio: pip install 'psp-toolkit[ui]'"
+    assert facts["psp ui"] == "missing gradio: pip install '.[ui]'"
     version = importlib.metadata.version
     assert facts["run .onnx engines"] == f"onnxruntime {version('onnxruntime')}"
     assert facts["psp train, psp eval"].startswith(f"torch {version('torch')}, safetensors ")
@@ -98,7 +98,7 @@ def test_one_of_two_packages_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psp_runtime.checkup.gpu_name", lambda: "")
     assert checkup.state(need).endswith("json, but no GPU to run them")
     here.remove("tensorrt_rtx")
-    assert checkup.state(need) == "missing tensorrt or tensorrt-rtx: pip install 'psp-toolkit[rtx]'"
+    assert checkup.state(need) == "missing tensorrt or tensorrt-rtx: pip install '.[rtx]'"
 
 
 @pytest.mark.parametrize(

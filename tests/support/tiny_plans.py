@@ -26,6 +26,6 @@ def need_plans_that_run() -> None:
     if flavour is None:
         pytest.skip("needs tensorrt or tensorrt_rtx")
     if not devices.importable("pycuda.driver"):
-        pytest.skip("needs pycuda: pip install 'psp-toolkit[tensorrt]'")
+        pytest.skip("needs pycuda: pip install '.[tensorrt]'")
     if flavour == RTX and "capability 9.0" in gpu_name():
         pytest.skip("TensorRT-RTX is not made for compute capability 9.0")

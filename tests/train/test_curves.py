@@ -143,7 +143,7 @@ def test_bytes_that_are_no_text(tmp_path):
 
 def test_without_matplotlib(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(PspError, match=r"matplotlib: pip install 'psp-toolkit\[train\]'"):
+    with pytest.raises(PspError, match=r"matplotlib: pip install '\.\[train\]'"):
         plot(run)
     assert not (run / "curves.png").exists()
 

@@ -214,7 +214,7 @@ def test_without_torch(psp_eval, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
     code, _, err = psp_eval(*ENGINE, *DATA)
-    assert (code, err) == (2, "error: psp-eval needs torch: pip install 'psp-toolkit[cpu,train]'\n")
+    assert (code, err) == (2, "error: psp-eval needs torch: pip install '.[cpu,train]'\n")
 
 
 def test_a_full_disk_keeps_earlier_results(psp_eval, here, monkeypatch):
