@@ -51,7 +51,7 @@ class Adversary:
 
     def samples(self, rng: np.random.Generator, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw real and fake codes [B,S], new ones and earlier ones: of each of `codes` [B,N,S] one of its rows."""
-        z = torch.from_numpy(rng.standard_normal((len(codes), codes.shape[-1]), np.float32)).to(codes.device)
+        z = torch.from_numpy(rng.standard_normal((len(codes), codes.shape[-1]), np.float32)).to(codes)
         rows = torch.from_numpy(rng.integers(codes.shape[1], size=len(codes))).to(codes.device)
         with torch.no_grad(), torch.autocast(codes.device.type, enabled=False):
             real = self.mapping(z)

@@ -182,9 +182,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def largest_error(found: dict, expected: dict) -> float:
-    """Largest difference of two sets of arrays, relative to the largest value of each array."""
+    """Largest difference of two sets of arrays, relative to the largest value of each array.
+
+    A bias before a normalisation has no gradient but rounding: values below 1e-6 count as that.
+    """
     assert found.keys() == expected.keys()
-    errors = {key: np.abs(found[key] - e).max() / max(np.abs(e).max(), 1e-12) for key, e in expected.items()}
+    errors = {key: np.abs(found[key] - e).max() / max(np.abs(e).max(), 1e-6) for key, e in expected.items()}
     return max(errors.values())
 
 

@@ -30,9 +30,16 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.long)])
-def test_two_processes_are_one_with_twice_the_batch(accumulate, drawn, tmp_path):
-    both = dict(task="frontalization", accumulate=accumulate, steps=4)
+@pytest.mark.parametrize(
+    "both",
+    [
+        dict(task="frontalization"),
+        pytest.param(dict(task="frontalization", accumulate=2), marks=pytest.mark.long),
+        pytest.param(dict(variant="e4e", adversarial=0.1), marks=pytest.mark.slow),  # one discriminator for both
+    ],
+)
+def test_two_processes_are_one_with_twice_the_batch(both, drawn, tmp_path):
+    both = both | dict(steps=4)
     settings = make_settings(drawn, tmp_path / "two", batch_size=1, **both)
     group = dict(WORLD_SIZE=2, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port())
     processes = [start(settings, RANK=rank, LOCAL_RANK=rank, **group) for rank in (0, 1)]
