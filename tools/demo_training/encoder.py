@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from command import training_parser
 from drawings import HELD_OUT_SEED, Drawings
-from examples import Examples
+from known_codes import Examples
 from loop import Training, run, save
 from model import average_w, everywhere, load, render
 from muon import Muon
