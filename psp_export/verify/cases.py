@@ -39,7 +39,8 @@ def pictures(kind: InputKind, classes: int, count: int, seed: int, height: int =
 
 
 def _squares(kind: InputKind, classes: int, count: int, seed: int) -> np.ndarray:
-    drawn, rng = faces(kind, classes, count - 1, seed), np.random.default_rng(seed)
+    drawn = faces(kind, classes, max(count - 1, 1), seed)[: count - 1]  # none where there is the noise alone
+    rng = np.random.default_rng(seed)
     if kind == "labels":
         noise = np.kron(rng.integers(0, classes, (32, 32), dtype=np.uint8), np.ones((8, 8), np.uint8))
     else:
