@@ -454,7 +454,7 @@ def test_upload_mix_and_a_bad_file_in_a_browser(url: str, here: Path) -> None:
         slider.focus()
         slider.press("ArrowRight")
         page.get_by_text("7 pictures in").wait_for()
-        assert shown_command(page).startswith("psp mix b.png --engine psp.onnx --count 7 --seed 7")
+        assert shown_command(page).startswith("psp mix b.png --engine psp.onnx --alpha 1.0 --count 7 --seed 7")
         upload.set_input_files("bad.png")
         page.get_by_text("cannot read bad.png: not a picture of a known format").first.wait_for()
         assert made.count() == 7
