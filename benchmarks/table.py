@@ -92,8 +92,8 @@ def factors(result: dict) -> str:
     machine = result["machine"]
     return (
         f"![Speed of pSp in multiples of eager PyTorch](docs/relative_speed.png)\n\n"
-        f"*One picture at 1024² on {charts.place(result)} ({machine['name']}, {result['date'][:10]}). "
-        f"Baseline, the network as its definition suggests: {_factors(result, ours=False)}. "
+        f"*One picture at 1024² on {charts.place(result)} ({machine['name']}, {result['date'][:10]}).\n"
+        f"Baseline, the network as its definition suggests: {_factors(result, ours=False)}.\n"
         f"This toolkit: {_factors(result, ours=True)}.*"
     )
 
@@ -134,8 +134,8 @@ def _caption(result: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     where = f"{machine['name']}, threads: {machine['threads']}; {versions}; {result['date'][:10]}"
     return (
-        f"*{where}. Median of warm runs at 1024², batch 1, uint8 array to uint8 array. In brackets: times eager "
-        f"PyTorch, and the share of the speed limit measured in the same run. `{result['command']}`*"
+        f"*{where}.\nMedian of warm runs at 1024², batch 1, uint8 array to uint8 array.\nIn brackets: times eager "
+        f"PyTorch, and the share of the speed limit measured in the same run.\n`{result['command']}`*"
     )
 
 

@@ -37,10 +37,10 @@ class Cost(NamedTuple):
 
 
 #: Seconds of the published model at 1024² on two cores; what counts is how many runs make up for a slower start.
-#: Runs: AMD EPYC (Zen 4), medians of turns; FP32 in OpenVINO gains least there of all machines measured, so that none
-#: changes too soon. Opening, with what is kept on disk: estimates, OpenVINO's from 4 s of CPU time on two busy cores of
-#: an AMD EPYC (Zen 3), bf16's taken to be FP32's, INT8's from the size of its file; so is the run of INT8 in ONNX
-#: Runtime, which was slower than its FP32 (0.82 to 0.85). docs/speed.md has what was measured.
+#: Runs: AMD EPYC (Zen 4), medians of turns, INT8's of a prototype; FP32 in OpenVINO gains least there of all machines
+#: measured, so that none changes too soon. Opening, with what is kept on disk: estimates, OpenVINO's from 4 s of CPU
+#: time on two busy cores of an AMD EPYC (Zen 3), bf16's taken to be FP32's, INT8's from the size of its file; so is the
+#: run of INT8 in ONNX Runtime, which was slower than its FP32 (0.82 to 0.85). docs/speed.md has what was measured.
 COSTS = {
     Choice(ONNX_RUNTIME, "fp32"): Cost(0.1, 1.88),
     Choice(ONNX_RUNTIME, "int8"): Cost(0.1, 2.25),
