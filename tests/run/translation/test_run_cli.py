@@ -1,67 +1,24 @@
+"""psp-run as a user meets it: what it writes, where, and what it says."""
+
 import contextlib
 import errno
-import functools
 import json
 import os
-import pty
 import re
-import resource
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runs import Outcome, PspRun, runner
+from cli_runs import PspRun
 from PIL import Image
-from tiny_engines import STYLE_DIM, STYLES, expected_output, write_onnx, write_plan
+from tiny_engines import STYLE_DIM, STYLES, write_plan
+from translation_folder import PIXELS, is_output_of, names, one_error
 
 from psp_runtime.commands import run as app
-from psp_runtime.errors import PictureError, PspError
+from psp_runtime.errors import PictureError
 from psp_runtime.pictures.encoding import save
 from psp_runtime.pictures.loading import SQUEEZED
-from psp_runtime.run import files
 from psp_runtime.run.options import MOST_PIXELS
-
-REPOSITORY = Path(__file__).parents[2]
-PIXELS = np.random.default_rng(0).integers(0, 256, (6, 256, 256, 3), np.uint8)
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with an engine, a picture, and a folder of pictures."""
-    monkeypatch.chdir(tmp_path)
-    write_onnx(tmp_path / "psp.onnx")
-    Image.fromarray(PIXELS[0]).save("image.png")
-    Path("photos").mkdir()
-    for index, pixels in enumerate(PIXELS):
-        Image.fromarray(pixels).save(f"photos/p{index}.png")
-    return tmp_path
-
-
-@pytest.fixture
-def psp_run(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> PspRun:
-    """Run psp-run in this process: exit code, stdout, stderr."""
-    return runner(monkeypatch, capsys)
-
-
-def names(folder: Path | str) -> list[str]:
-    return sorted(path.name for path in Path(folder).iterdir())
-
-
-def is_output_of(path: Path | str, pixels: np.ndarray) -> bool:
-    latents = np.float32(pixels.mean()) * np.arange(32, dtype=np.float32) / 2550
-    difference = np.asarray(Image.open(path)).astype(int) - expected_output(pixels, latents)
-    return bool(np.abs(difference).max() <= 1)
-
-
-def one_error(outcome: Outcome, code: int = 2) -> str:
-    """The text of the one line on stderr; nothing else may be printed."""
-    assert outcome[0] == code and outcome[1] == ""
-    assert outcome[2].startswith("error: ") and outcome[2].count("\n") == 1
-    return outcome[2].removeprefix("error: ").strip()
 
 
 def test_one_picture_goes_to_the_working_folder(psp_run: PspRun) -> None:
@@ -238,155 +195,6 @@ def test_all_bad_exits_with_1_and_a_single_bad_picture_with_2(psp_run: PspRun) -
     assert "cannot read photos/p0.png" in one_error(psp_run("photos/p0.png", "--engine", "psp.onnx"))
 
 
-def damage(how: str, engine: Path) -> Path:
-    """An engine that is none."""
-    whole = engine.read_bytes()
-    if how == "cut in half":
-        engine.write_bytes(whole[: len(whole) // 2])
-    elif how == "empty":
-        engine.write_bytes(b"")
-    elif how == "a picture":
-        return Path("image.png")
-    elif how == "not ours":
-        engine.write_bytes(whole.replace(b"\x03psp\x12", b"\x03abc\x12"))
-    elif how == "corrupt":
-        engine.write_bytes(whole.replace(b"ReduceMean", b"ReduceLean"))
-    elif how == "a part":
-        write_onnx(engine, part="encoder")
-    elif how == "missing":
-        return Path("none.trt")
-    return engine
-
-
-@pytest.mark.parametrize("how", ["cut in half", "empty", "a picture", "not ours", "corrupt", "a part", "missing"])
-def test_bad_engines_come_before_bad_pictures(psp_run: PspRun, here: Path, how: str) -> None:
-    engine = damage(how, here / "psp.onnx")
-    message = one_error(psp_run("none.jpg", "--engine", engine, "--out", "r/"))
-    assert "none.jpg" not in message and engine.name in message
-    # What only opening the engine shows comes after the check that outputs can be written.
-    assert Path("r").exists() == (how == "corrupt")
-    assert not list(here.glob("*_out.png"))
-
-
-def test_outputs_that_meet(psp_run: PspRun, here: Path) -> None:
-    Image.fromarray(PIXELS[1]).save("photos/p1.jpg")
-    message = one_error(psp_run("photos", "--engine", "psp.onnx", "--out", "r"))
-    assert "photos/p1.jpg and photos/p1.png would both become r/p1_out.png" in message
-    assert not Path("r").exists()
-
-
-@pytest.mark.parametrize("out", ["image.png", "./photos/../image.png"])
-def test_an_output_never_overwrites_an_input(psp_run: PspRun, here: Path, out: str) -> None:
-    before = Path("image.png").read_bytes()
-    assert "is an input too" in one_error(psp_run("image.png", "--engine", "psp.onnx", "--out", out))
-    assert Path("image.png").read_bytes() == before
-
-
-def test_outputs_that_meet_under_other_names(psp_run: PspRun, here: Path) -> None:
-    message = one_error(
-        psp_run("image.png", "--engine", "psp.onnx", "--out", here / "x.png", "--grid", "photos/../x.png")
-    )
-    assert "image.png and --grid would both become photos/../x.png" in message and not Path("x.png").exists()
-
-
-def test_names_that_macos_takes_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("sys.platform", "darwin")
-    with pytest.raises(PspError, match="is an input too"):
-        files.check_clashes([("Caf\u00e9.png", tmp_path / "CAFE\u0301.png")], [tmp_path / "caf\u00e9.png"])
-
-
-def test_an_input_elsewhere_named_like_an_output(psp_run: PspRun) -> None:
-    Image.fromarray(PIXELS[1]).save("p0_out.png")
-    message = one_error(psp_run("photos/p0.png", "p0_out.png", "--engine", "psp.onnx"))
-    assert "p0_out.png, the output of photos/p0.png, is an input too" in message
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["photos", "--out", "r.png"], "--out r.png names one picture"),
-        (["image.png", "photos", "--out", "r.png"], "--out r.png names one picture"),
-        (["image.png", "--out", "r.gif"], "must end in one of .png, .jpg"),
-        (["image.png", "--out", "note/"], "note: it is a file, expected a folder"),
-        (["photos", "--out", "note"], "note: it is a file, expected a folder"),
-        (["image.png", "--out", "note/r.png"], "note: it is a file, expected a folder"),
-        (["image.png", "--out", "note/deeper/r.png"], "Not a directory"),
-        (["image.png", "--save-latents", "note/codes.npy"], "note: it is a file"),
-        (["empty"], "no pictures in empty: expected files named .png"),
-        (["none/none.png"], "cannot read none/none.png: No such file"),
-        (["image.png", "--device", "cuda"], "cannot run with --device cuda"),
-        (["image.png", "--format", "jpg", "--out", "r.png"], "--out r.png and --format jpg contradict each other"),
-        (["photos", "--format", "jpg", "--grid", "g.png"], "--format is for single pictures, and only a sheet"),
-        (["image.png", "--quality", "101"], "Invalid value for '--quality'"),
-        (["image.png", "--quality", "0", "--format", "jpg"], "Invalid value for '--quality'"),
-        (["image.png", "--compression", "10"], "Invalid value for '--compression'"),
-        (["image.png", "--quality", "80"], "--quality is for JPEG and WEBP files, this run writes PNG"),
-        (["photos", "--compression", "9", "--format", "webp"], "--compression is for PNG files, this run writes WEBP"),
-        ([""], "one of the arguments is empty"),
-        (["image.png", "--save-latents", ""], "one of the arguments is empty"),
-    ],
-)
-def test_mistakes_are_one_line(
-    psp_run: PspRun, here: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("psp_runtime.engines.devices.cuda_devices", lambda: 0)
-    Path("note").write_text("a file")
-    Path("empty").mkdir()
-    assert message in one_error(psp_run(*arguments, "--engine", "psp.onnx"))
-    assert Path("note").read_text() == "a file" and not list(here.rglob("*_out.png"))
-
-
-def test_a_read_only_folder_is_found_before_inference(
-    psp_run: PspRun, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system", "r/tmp123")
-
-    monkeypatch.setattr("psp_runtime.run.files.tempfile.TemporaryFile", refuse)
-    monkeypatch.setattr("psp_runtime.run.execution.open_session", lambda *_: pytest.fail("opened the engine"))
-    assert one_error(psp_run("photos", "--engine", "psp.onnx", "--out", "r")) == (
-        "cannot write into r: Read-only file system"
-    )
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_write_permission(psp_run: PspRun) -> None:
-    Path("r").mkdir(mode=0o500)
-    assert "cannot write into r: Permission denied" in one_error(
-        psp_run("photos", "--engine", "psp.onnx", "--out", "r")
-    )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["image.png"], "expected one of --engine ENGINE and --url URL"),
-        (["image.png", "--engine", "psp.onnx", "--url", "http://127.0.0.1:1"], "expected one of --engine"),
-        (["--engine", "psp.onnx"], "expected pictures: psp run INPUTS --engine ENGINE"),
-    ],
-)
-def test_incomplete_and_contradicting_commands(psp_run: PspRun, arguments: list[str], message: str) -> None:
-    assert message in one_error(psp_run(*arguments))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--batch", "0"], "'--batch'"),
-        (["--size", "x"], "'--size'"),
-        (["--size", "8192"], "'--size'"),
-        (["--device", "tpu"], "'tpu' is not one of 'auto', 'cuda', 'cpu'"),
-        (["--nonsense"], "No such option: --nonsense"),
-        (["-dash.png"], "No such option: -d"),
-        (["--out"], "'--out' requires an argument"),
-        (["--couple=3"], "'--couple' does not take a value"),
-    ],
-)
-def test_wrong_options_are_one_line_too(psp_run: PspRun, arguments: list[str], message: str) -> None:
-    error = one_error(psp_run("image.png", "--engine", "psp.onnx", *arguments))
-    assert message in error and error.endswith(": see psp-run --help")
-
-
 def test_nothing_at_all_shows_the_help(psp_run: PspRun) -> None:
     code, out, err = psp_run()
     assert code in (0, 2) and "psp-run [OPTIONS] [INPUTS]" in out + err and "--engine" in out + err
@@ -433,75 +241,6 @@ def test_a_failing_save_keeps_earlier_outputs(psp_run: PspRun, here: Path, monke
     message = one_error(psp_run("image.png", "--engine", "psp.onnx"))
     assert message == "cannot write image_out.png: No space left on device"
     assert Path("image_out.png").read_bytes() == b"earlier" and not list(here.glob(".*"))
-
-
-def start(*arguments: str, **options: object) -> "subprocess.Popen[str]":
-    """psp-run as a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-m", "psp_runtime", *arguments]
-    return subprocess.Popen(command, text=True, env=environment, **{"stdout": pipe, "stderr": pipe, **options})
-
-
-def test_a_file_that_may_not_grow(here: Path) -> None:
-    """What a full disk is, without filling one: writing fails in the middle of a file."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-
-    process = start("image.png", "--engine", "psp.onnx", "--save-latents", "c.npy", preexec_fn=limit)
-    out, err = process.communicate(timeout=30)
-    assert one_error((process.returncode, out, err)) == "cannot write image_out.png: File too large"
-    assert not list(here.glob(".*")) and not Path("image_out.png").exists() and not Path("c.npy").exists()
-
-
-def many_pictures(count: int) -> None:
-    for index in range(count):
-        os.link("image.png", f"photos/x{index}.png")
-
-
-def test_ctrl_c_in_the_middle(here: Path) -> None:
-    many_pictures(3000)
-    # A shell that started the tests in the background has Ctrl-C ignored, and children inherit that.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = start("photos", "--engine", "psp.onnx", "--out", "r", preexec_fn=heed)
-    deadline = time.monotonic() + 20
-    while not list(Path("r").glob("*.png")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
-    assert (process.returncode, out, err) == (130, "", "interrupted\n")
-    assert 0 < len(names("r")) < 3000 and not list(Path("r").glob(".*"))
-    for path in Path("r").iterdir():
-        Image.open(path).load()
-
-
-def test_the_progress_bar_is_for_terminals(here: Path) -> None:
-    Path("photos/p1.png").write_bytes(b"")
-    terminal, other_end = pty.openpty()
-    process = start("photos", "--engine", "psp.onnx", "--out", "r", stderr=other_end)
-    out, _ = process.communicate(timeout=30)
-    os.close(other_end)
-    shown = os.read(terminal, 100000).decode()
-    os.close(terminal)
-    assert process.returncode == 1 and out.startswith("5 pictures") and len(names("r")) == 5
-    assert "pictures" in shown and "100%" in shown and "error: cannot read photos/p1.png" in shown
-
-
-def test_a_closed_pipe_is_quiet(here: Path) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    process = start("image.png", "--engine", "psp.onnx", stdout=writer)
-    os.close(writer)
-    assert process.communicate(timeout=30)[1] == ""
-
-
-def test_names_that_are_not_text(here: Path) -> None:
-    name = os.fsdecode(b"caf\xe9")
-    os.rename("image.png", f"{name}.png")
-    process = start(f"{name}.png", "--engine", "psp.onnx")
-    out, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (0, "") and Path(f"{name}_out.png").exists()
 
 
 def test_the_app_has_one_command() -> None:
