@@ -115,14 +115,15 @@ class _Tab:
             chosen["paste_back"] = gr.Checkbox(True, label="Put it back into the photo", visible=False)
         controls.update(chosen)
 
-        def offer(picture: str | None, align: bool) -> list[Any]:
-            count = self.runs.count_faces(picture) if picture and align else 0
+        def offer(upload: dict[str, Any] | None, align: bool) -> list[Any]:
+            picture = self._uploaded(upload)
+            count = self.runs.count_faces(str(picture)) if picture and align else 0
             faces = gr.update(choices=_faces(count), value=LARGEST, visible=count > 1)
             return [faces, *(gr.update(visible=align) for _ in list(chosen)[1:])]
 
         gr.on(
             [controls["align"].change, controls["picture"].change], self._told(offer),
-            [controls["picture"], controls["align"]], list(chosen.values()), **ONE_AT_A_TIME,
+            [controls["picture"], controls["align"]], list(chosen.values()), preprocess=False, **ONE_AT_A_TIME,
         )  # fmt: skip
 
     def _changes(self) -> None:
@@ -185,14 +186,11 @@ class _Tab:
                 face.then(**asked)
 
     def _usable(self, upload: dict[str, Any] | None) -> Any:
-        """Check a picture just given, or None, with a message, for what is none: Gradio would stumble over it later.
-
-        It comes as the browser sent it, so its path must be that of an upload.
-        """
+        """Check a picture just given, or None, with a message, for what is none: Gradio would stumble over it later."""
         if not upload:  # a look at the webcam or the clipboard; what comes from there may be on its way already
             return gr.skip()
-        path = Path(upload.get("path") or "")
-        if not path.resolve().is_relative_to(self.runs.folder.resolve()):
+        path = self._uploaded(upload)
+        if path is None:
             return None
         try:
             load_input(path, self.info)
@@ -200,6 +198,11 @@ class _Tab:
             gr.Warning(self.runs.worded(mistake), title="This picture cannot be used")
             return None
         return gr.skip()
+
+    def _uploaded(self, upload: dict[str, Any] | None) -> Path | None:
+        """Find the file of a picture as the browser sent it, unopened; None for a path that is not of an upload."""
+        path = Path((upload or {}).get("path") or "")
+        return path if path.resolve().is_relative_to(self.runs.folder.resolve()) else None
 
     def _make(self, *given: Any) -> tuple[Any, ...]:
         values = dict(zip(self.controls, given, strict=True))
