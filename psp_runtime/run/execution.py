@@ -125,7 +125,9 @@ class Run:
             return ""
         if "step" in application.notes[0]:
             return f", one after each of {count} steps"
-        return f", {count} steps each" if application.count == 1 else f", {count} steps of each input"
+        if application.count > 1:
+            return f", {count} steps of each input"
+        return f", {count} steps" + (" each" if self.made > 1 else "")
 
     def _limit(self) -> str:
         """Name the stage the others wait for; of a single input all stages wait for each other."""

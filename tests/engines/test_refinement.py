@@ -276,7 +276,7 @@ def test_quiet_is_quiet(here: Path, psp_run, monkeypatch) -> None:
 def test_toonify_from_a_face(here: Path, psp_run) -> None:
     write_steps(here, "toon", scale=0.5, task="toonify")
     code, out, err = psp_run("a.png", "-e", "toon.onnx", "--first", "steps.onnx", "--iterations", 1)
-    assert code == 0 and "2 steps each" in out, err
+    assert code == 0 and ", 2 steps): " in out, err
     note = note_of("a_out.png")
     assert (note["iterations"], note["first"]) == (1, "steps.onnx")
     begun = expected_steps(PIXELS[0], 1)[0]
