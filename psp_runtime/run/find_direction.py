@@ -106,7 +106,7 @@ def _compute(options: Direction, info: EngineInfo) -> None:
     order = ", the strongest first" if count > 1 else ""
     print(
         f"{target}: {counted(count, 'direction')} of {where}{order}; next, "
-        f"psp edit FACE.png --engine {options.engine} --direction {target} --component 0 --strength -5:5:5{replaced}"
+        f"psp edit PICTURE --engine {options.engine} --direction {target} --component 0 --strength -5:5:5{replaced}"
     )
 
 

@@ -111,12 +111,6 @@ def check_engine(engine: Path, name: str) -> None:
             check_picture(done["output"], expected, precision, step)
 
 
-def test_an_engine_against_its_golden(tmp_path: Path) -> None:
-    """The cheapest of those below, without the exporter's own verification."""
-    checkpoint = write_checkpoint(tmp_path / "file.pt", "e4e_single")
-    check_engine(exported(checkpoint, "fp16", "--no-verify"), "e4e_single")
-
-
 @pytest.mark.goldens
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", FILES)
