@@ -20,7 +20,7 @@ from psp_train.networks.psp import fed_back
 GATE = 5e-6
 #: Goldens whose own rounding leaves little of the gate: the order of sums in oneDNN alone would take the rest of it, so
 #: convolutions are products of matrices. docs/decisions/family.md has numbers.
-BY_PRODUCTS = ("restyle_e4e_64", "restyle_toonify_64")
+BY_PRODUCTS = ("restyle_e4e_64", "restyle_psp_1024", "restyle_toonify_64")
 #: Goldens of every step.
 REFINED = ("restyle_psp", "restyle_e4e")
 
