@@ -283,8 +283,8 @@ def test_psnr():
 # ---- Golden picture, end to end ------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_golden_picture_through_the_exported_engine(tmp_path, precision):
     """picture file in, picture out, and mixing: within two levels of the reference's PNG files in FP32."""
     data = golden("picture")
