@@ -177,9 +177,14 @@ def rectify(to: Converter, operator: Any) -> None:
 
 
 def rectify_by_channel(to: Converter, operator: Any) -> None:
-    output = operator.Outputs(0)
+    """A PReLU of slope a: (1 - a) max(x, 0) + a x. ONNX Runtime's own takes more time than all convolutions."""
+    x, output = to.name(operator.Inputs(0)), operator.Outputs(0)
     slopes = to.constant(f"a{output}", to.data(operator.Inputs(1)).reshape(-1, 1, 1))
-    to.add("PRelu", [to.name(operator.Inputs(0)), slopes], to.name(output))
+    to.add("Sub", [to.constant(f"one{output}", np.ones(1)), slopes], f"bend{output}")
+    to.add("Relu", [x], f"positive{output}")
+    to.add("Mul", [f"positive{output}", f"bend{output}"], f"bent{output}")
+    to.add("Mul", [x, slopes], f"straight{output}")
+    to.add("Add", [f"bent{output}", f"straight{output}"], to.name(output))
 
 
 def pad(to: Converter, operator: Any) -> None:

@@ -1,5 +1,6 @@
 """Faces of photos are found, and nothing else is."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "align"
 #: What `tools/convert_face_models.py` writes.
 HASHES = {
     "blazeface": "06978e4540adb4a15a58862c4b90cc75cb7d753350cb76fecf1b711a02958d1c",
-    "facemesh": "e995fcf53ef34e0579c84ea92dab09399707a138d98be402095561a98ef84c6c",
+    "facemesh": "2b7e329e8ab49660380aa209523a5d8ac58bcba7e845f54868024282285cf670",
 }
 #: How near their outputs are to those of TensorFlow Lite.
 LIMITS = {"blazeface": {"boxes": 2e-4, "scores": 2e-4}, "facemesh": {"points": 2e-4, "presence": 2e-4}}
@@ -124,7 +125,21 @@ def test_every_face_of_a_scene_the_largest_first() -> None:
     faces = alignment.find(scene)
     assert len(faces) == 4 and [face.size for face in faces] == sorted((face.size for face in faces), reverse=True)
     assert [face.quad.tolist() for face in alignment.find(scene, most=2)] == [face.quad.tolist() for face in faces[:2]]
-    assert len(look(scene, 1)) > 1  # which a warning can tell of
+    assert look(scene, 1)[1] > 0  # which a warning can tell of
+
+
+def test_meshes_are_laid_on_what_may_be_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two meshes on a face much larger than the others, and one look at the photo; two on each where all are wanted."""
+    runs: Counter[str] = Counter()
+    session = networks.session
+    monkeypatch.setattr(networks, "session", lambda name: runs.update([name]) or session(name))
+    photo = Image.new("RGB", (640, 320), (150, 160, 170))
+    for z, size, place in zip(FACES, (256, 96, 96), ((340, 32), (20, 20), (180, 200))):
+        photo.paste(Image.fromarray(draw(z, size).image), place)
+    largest = alignment.find(photo, most=1)
+    assert len(largest) == 1 and largest[0].quad[:, 0].min() > 320
+    assert runs == {"blazeface": 1, "facemesh": 2}
+    assert len(alignment.find(photo)) == 3 and runs["facemesh"] >= 2 + 6
 
 
 def test_a_hundred_faces() -> None:
