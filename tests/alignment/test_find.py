@@ -1,6 +1,7 @@
 """Faces of photos are found, and nothing else is."""
 
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,7 @@ def test_turned_and_small_faces_are_found() -> None:
         assert len(alignment.find(placed(z, size, angle), most=1)) == 1, (index, size, angle)
 
 
+@cache
 def textures() -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
     y, x = np.mgrid[:480, :640]
