@@ -188,8 +188,13 @@ def rectify_by_channel(to: Converter, operator: Any) -> None:
 
 
 def pad(to: Converter, operator: Any) -> None:
-    output, pads = operator.Outputs(0), to.data(operator.Inputs(1))[[0, 3, 1, 2]]
-    to.add("Pad", [to.name(operator.Inputs(0)), to.integers(f"p{output}", pads.T.ravel())], to.name(output))
+    """Channels of zeros behind the others, as a convolution: ONNX Runtime leaves its blocked layout for a Pad."""
+    before, after = to.data(operator.Inputs(1)).T
+    if before.any() or after[:3].any():
+        raise SystemExit(f"padding by {before.tolist()} and {after.tolist()} is not known: expected more channels")
+    output, count = operator.Outputs(0), to.shape(operator.Inputs(0))[3]
+    weights = to.constant(f"p{output}", np.eye(count + after[3], count)[..., None, None])
+    to.add("Conv", [to.name(operator.Inputs(0)), weights], to.name(output), kernel_shape=[1, 1])
 
 
 def reshape(to: Converter, operator: Any) -> None:
