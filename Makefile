@@ -30,9 +30,9 @@ lint: install
 readme: install
 	$(BIN)/python -m pytest -m readme tests/runtime/test_documented_commands.py
 
-# Every golden of the family on networks of published widths.
+# Every golden of the family on networks of published widths, and every checkpoint from its file to engines.
 goldens: install
-	$(BIN)/python -m pytest -m "goldens or slow" tests/train/networks/test_family.py
+	$(BIN)/python -m pytest -m "goldens or slow" tests/train/networks/test_family.py tests/export/test_family_goldens.py
 
 # Tests that take minutes, crowds and kills at psp serve above all. `make test` leaves them out.
 long: install

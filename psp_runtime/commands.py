@@ -79,7 +79,7 @@ def _on_ray(options: Verb, info: EngineInfo) -> None:
 
 def _report(failed: int, inputs: int) -> None:
     if failed:
-        console.error(f"{failed} of {inputs} pictures could not be used and were skipped")
+        console.error(console.skipped(failed, inputs, "picture"))
         raise typer.Exit(1)
 
 

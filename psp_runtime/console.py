@@ -224,6 +224,16 @@ def printable(text: str) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Write how many there are of something: "1 picture", "2 pictures"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def skipped(failed: int, inputs: int, noun: str) -> str:
+    """Write the last line of a run some of whose inputs could not be used."""
+    return f"{failed} of {counted(inputs, noun)} could not be used and {'was' if failed == 1 else 'were'} skipped"
+
+
 def end(text: object) -> NoReturn:
     """End the program with one `error: …` line, as for a mistake."""
     error(text)

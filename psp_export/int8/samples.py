@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from psp_export.verify.cases import CALIBRATION_SEED, faces
+from psp_runtime.console import counted
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.folders import list_pictures
@@ -39,9 +40,9 @@ def check_folder(folder: Path) -> list[Path]:
     """List the pictures of a folder. Raises `PspError` for one with fewer than `LEAST`."""
     found = list_pictures(folder)
     if len(found.pictures) < LEAST:
-        left_out = found.words()
+        left_out, pictures = found.words(), counted(len(found.pictures), "picture")
         raise PspError(
-            f"--calibrate {folder} holds {len(found.pictures)} pictures, expected at least {LEAST} inputs of the task"
+            f"--calibrate {folder} holds {pictures}, expected at least {LEAST} inputs of the task"
             + (f"; {left_out}" if left_out else "")
         )
     return found.pictures

@@ -19,7 +19,7 @@ from psp_runtime.cluster.artifacts import pack
 from psp_runtime.cluster.connection import connected
 from psp_runtime.cluster.storage import Picture, Place, check_output, find_pictures, import_extra, open_place
 from psp_runtime.cluster.worker import Task, Worker
-from psp_runtime.console import LOCAL_RAY
+from psp_runtime.console import LOCAL_RAY, counted
 from psp_runtime.engines.info import EngineInfo
 from psp_runtime.errors import DeviceError, PspError
 from psp_runtime.run.files import check_name, identity, make_job
@@ -59,11 +59,9 @@ class Outcome:
         """Write one line for people."""
         if not self.workers:
             return f"nothing to do, {self.skipped} done before: {self.out}/"
-        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
-        rate = f"{self.made / self.seconds:.1f} pictures/s, {workers}"
+        rate = f"{self.made / self.seconds:.1f} pictures/s, {counted(self.workers, 'worker')}"
         before = f", {self.skipped} done before" if self.skipped else ""
-        word = "picture" if self.made == 1 else "pictures"
-        return f"{self.made} {word} in {self.seconds:.2f} s ({rate}){before}: {self.out}/"
+        return f"{counted(self.made, 'picture')} in {self.seconds:.2f} s ({rate}){before}: {self.out}/"
 
 
 @dataclass(frozen=True)

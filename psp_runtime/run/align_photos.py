@@ -16,7 +16,7 @@ import typer
 from psp_runtime import console
 from psp_runtime.alignment.faces import Face
 from psp_runtime.alignment.photos import Choice, Framing, NoFaceError, choose, cut
-from psp_runtime.console import INPUT, SAVE, WHERE, Talk, option
+from psp_runtime.console import INPUT, SAVE, WHERE, Talk, counted, option
 from psp_runtime.errors import PictureError, PspError
 from psp_runtime.pictures.encoding import save
 from psp_runtime.pictures.photos import open_photo
@@ -92,10 +92,11 @@ def align_photos(options: Align) -> None:
             elif isinstance(faces, NoFaceError):  # not to be looked at again
                 add(photo, [])
     before = f", {len(photos) - len(waiting)} done before" if len(waiting) < len(photos) else ""
-    words = f"{made} faces of {len(waiting)} photos in {time.perf_counter() - started:.2f} s{before}"
+    seconds = time.perf_counter() - started
+    words = f"{counted(made, 'face')} of {counted(len(waiting), 'photo')} in {seconds:.2f} s{before}"
     print("\n".join([f"{words}: {options.folder}{os.sep}, {table.path}", *filter(None, [listing.words()])]))
     if failed:
-        console.error(f"{failed} of {len(waiting)} photos could not be used and were skipped")
+        console.error(console.skipped(failed, len(waiting), "photo"))
         raise typer.Exit(1)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from psp_runtime import console
+from psp_runtime.console import counted
 from psp_runtime.engines.refinement import RefiningSession
 from psp_runtime.engines.session import open_session
 from psp_runtime.errors import PictureError, PspError
@@ -100,10 +101,9 @@ class Run:
 
     def summary(self) -> str:
         """Write one line for people: how many pictures, how fast, what limited it, and where they are."""
-        word = "picture" if self.made == 1 else "pictures"
         where = f"{self.pipeline.precision}, {self.pipeline.device}"
         rate = f"{self.made / self.seconds:.1f} pictures/s, {where}{self._steps()}{self._limit()}"
-        return f"{self.made} {word} in {self.seconds:.2f} s ({rate}): {self._where()}"
+        return f"{counted(self.made, 'picture')} in {self.seconds:.2f} s ({rate}): {self._where()}"
 
     def remarks(self) -> list[str]:
         """List what else there is to say at the end: what was replaced, what is left out, what is next."""
@@ -118,10 +118,16 @@ class Run:
         return lines
 
     def _steps(self) -> str:
-        """Say how many steps of ReStyle a picture took; stored latents are decoded, which takes one."""
-        session = self.pipeline.session
+        """Say how many steps of ReStyle an input took; stored latents are decoded, which takes one."""
+        session, application = self.pipeline.session, self.application
         count = session.count if isinstance(session, RefiningSession) else self.pipeline.info.iterations
-        return f", {count} steps each" if count > 1 and self.plan.jobs[0].latents is None else ""
+        if count < 2 or self.plan.jobs[0].latents is not None:
+            return ""
+        if "step" in application.notes[0]:
+            return f", one after each of {count} steps"
+        if application.count > 1:
+            return f", {count} steps of each input"
+        return f", {count} steps" + (" each" if self.made > 1 else "")
 
     def _limit(self) -> str:
         """Name the stage the others wait for; of a single input all stages wait for each other."""
@@ -243,7 +249,7 @@ def _with_steps(results: Iterable[Item], count: int, session: RefiningSession) -
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as shown:
-        bar = shown.add_task(f"{session.count} steps a picture", total=count * session.count)
+        bar = shown.add_task(f"{counted(session.count, 'step')} a picture", total=count * session.count)
         session.told = lambda pictures: shown.advance(bar, pictures)
         yield from results
 

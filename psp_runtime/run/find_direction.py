@@ -16,7 +16,7 @@ import typer
 from numpy.typing import NDArray
 
 from psp_runtime.arrays.files import read_array
-from psp_runtime.console import INPUT, MAKE, SAVE, WHERE, Device, Talk, option
+from psp_runtime.console import INPUT, MAKE, SAVE, WHERE, Device, Talk, counted, option
 from psp_runtime.directions import fit_direction
 from psp_runtime.disk import noticing
 from psp_runtime.engines.contract import require_full
@@ -102,9 +102,11 @@ def _compute(options: Direction, info: EngineInfo) -> None:
     found = sefa_directions(options.engine, info, options.layers, count, options.rows_before)
     replaced = _save(target, found)
     rows = np.flatnonzero(found[0].any(1)).tolist()
+    where = f"rows {rows[0]} to {rows[-1]}" if len(rows) > 1 else f"row {rows[0]}"
+    order = ", the strongest first" if count > 1 else ""
     print(
-        f"{target}: {count} directions of rows {rows[0]} to {rows[-1]}, the strongest first; next, "
-        f"psp edit FACE.png --engine {options.engine} --direction {target} --component 0 --strength -5:5:5{replaced}"
+        f"{target}: {counted(count, 'direction')} of {where}{order}; next, "
+        f"psp edit PICTURE --engine {options.engine} --direction {target} --component 0 --strength -5:5:5{replaced}"
     )
 
 
@@ -116,7 +118,8 @@ def _learn(options: Direction, info: EngineInfo, table: Path) -> None:
     if options.latents:
         latents = as_latents(read_array(options.latents), info, f"--latents {options.latents}")
         if len(latents) != len(labels):
-            raise PspError(f"{table} has {len(labels)} rows, {options.latents} the latents of {len(latents)} pictures")
+            pictures = counted(len(latents), "picture")
+            raise PspError(f"{table} has {counted(len(labels), 'row')}, {options.latents} the latents of {pictures}")
     else:
         latents = _encode(options, info, examples)
     found = fit_direction(latents, np.array(labels))

@@ -19,7 +19,7 @@ import numpy as np
 
 from psp_runtime.alignment.finding import find
 from psp_runtime.alignment.pasting import MASKS
-from psp_runtime.console import Device
+from psp_runtime.console import Device, counted
 from psp_runtime.engines.info import read_info
 from psp_runtime.engines.precision import Precision
 from psp_runtime.engines.session import open_session
@@ -210,6 +210,5 @@ def _caption(how: Mapping[str, Any]) -> str:
 
 def _timing(run: Run) -> str:
     pipeline, seconds = run.pipeline, run.engine.seconds
-    what = "1 picture" if run.made == 1 else f"{run.made} pictures"
-    rate = f"{run.made / seconds:.1f} pictures/s"
-    return f"{what} in {seconds:.2f} s of engine time ({rate}, {pipeline.precision}, {pipeline.device})"
+    rate = f"{run.made / seconds:.1f} pictures/s, {pipeline.precision}, {pipeline.device}"
+    return f"{counted(run.made, 'picture')} in {seconds:.2f} s of engine time ({rate})"

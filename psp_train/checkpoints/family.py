@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from psp_runtime.console import counted
 from psp_runtime.tasks import TASKS, Task
 from psp_train.checkpoints.architecture import body_of, input_channels, possible_kinds
 from psp_train.checkpoints.state_files import StateDict, WeightsError
@@ -126,16 +127,26 @@ def stored_task(opts: Mapping[str, Any]) -> Task | None:
     return published.get(name) or TASKS.get(DOMAINS.get(str(name), ""))
 
 
+#: What an encoder that takes so many channels is.
+_CHANNELS_OF = {
+    4: ", as SAM's does (a picture and an age: no engine can be made of it)",
+    REFINED_CHANNELS: ", as ReStyle's does (a picture and what was made of it so far)",
+}
+
+
 def check_channels(path: Path, kind: EncoderKind, state: StateDict, task: Task) -> None:
     """Raise `WeightsError` for an encoder that does not take the pictures of the task."""
     channels = input_channels(state)
     refines = kind.startswith("restyle_")
     if refines and task.input != "rgb":
         raise WeightsError(f"{path} has a {kind} encoder, which refines pictures, and task {task.name} has others")
-    taken = channels - 3 if refines else channels
-    if task.input != "labels" and taken != task.channels:
-        guess = ", as SAM's does (a picture and an age: no engine can be made of it)" if channels == 4 else ""
-        raise WeightsError(f"{path} takes {channels} input channels{guess}, but task {task.name} has {task.channels}")
+    wanted = REFINED_CHANNELS if refines else task.channels
+    if task.input != "labels" and channels != wanted:
+        guess = _CHANNELS_OF.get(channels, "")
+        raise WeightsError(
+            f"{path} takes {counted(channels, 'input channel')}{guess}, but a {kind} encoder of task {task.name} takes "
+            f"{wanted}"
+        )
 
 
 def drop_surplus_heads(state: StateDict, styles: int) -> StateDict:

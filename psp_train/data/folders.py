@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from psp_runtime.console import counted
 from psp_runtime.errors import PspError
 from psp_runtime.pictures.folders import list_pictures, no_pictures, same_name
 from psp_runtime.pictures.loading import CHANNELS, load
@@ -61,8 +62,8 @@ def pairs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     missing = [stem for stem in inputs if stem not in outputs]
     if missing:
         raise PspError(
-            f"{len(missing)} of {len(inputs)} pictures in {source} have no picture of the same name in {target}: "
-            f"the first is {inputs[missing[0]]}"
+            f"{len(missing)} of {counted(len(inputs), 'picture')} in {source} without one of the same name in "
+            f"{target}: the first is {inputs[missing[0]]}"
         )
     return [(path, outputs[stem]) for stem, path in inputs.items()]
 
@@ -97,7 +98,7 @@ def find_samples(task: Task, data: Path, target: Path | None, masks: Path | None
     root = data if target is None else target
     lacking = [b for _, b in found if _stem(b, root) not in maps]
     if lacking:
-        raise PspError(f"{len(lacking)} pictures have no label map in {masks}: the first is {lacking[0]}")
+        raise PspError(f"{counted(len(lacking), 'picture')} without a label map in {masks}: the first is {lacking[0]}")
     return [SampleFiles(a, b, maps[_stem(b, root)]) for a, b in found]
 
 

@@ -190,7 +190,8 @@ def summary(model: ModelUnderTest, values: dict[str, dict[str, float]], runtime:
 def table(report: dict[str, Any], metrics: Sequence[Metric]) -> str:
     """Write a summary as aligned lines."""
     shrunk = f", shrunk by {report['factor']}" if "factor" in report else ""
-    lines = [f"{report['model']}, task {report['task']}: {report['pictures']} pictures of {report['data']}{shrunk}"]
+    pictures = console.counted(report["pictures"], "picture")
+    lines = [f"{report['model']}, task {report['task']}: {pictures} of {report['data']}{shrunk}"]
     lines.append(f"{'metric':<18}{'mean':>10}{'deviation':>11}")
     for metric in metrics:
         row = report["metrics"][metric.name]

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from psp_runtime.console import counted
 from psp_runtime.errors import PspError
 from psp_train import recipes
 from psp_train.drawn.dataset import FACES
@@ -78,5 +79,6 @@ def resumed_settings(run: Path, overrides: dict[str, Any], options: set[str]) ->
         raise PspError(f"--resume continues a run as it was: only --steps can change, not {', '.join(refused)}")
     recipe, done = replace(settings.recipe, **overrides), max(folder.steps(), default=0)
     if recipe.steps < done:
-        raise PspError(f"--steps {recipe.steps}: {run} has done {done} steps already, expected at least as many")
+        steps = counted(done, "step")
+        raise PspError(f"--steps {recipe.steps}: {run} has done {steps} already, expected at least as many")
     return replace(settings, out=run, recipe=recipe)

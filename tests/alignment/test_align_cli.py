@@ -92,7 +92,7 @@ def test_names_that_are_no_text(psp: PspRun, photos: Path) -> None:
     (photos / "scene.png").rename(photos / name)
     (photos / "nobody.jpg").unlink()
     code, out, err = psp("align", "photos", "aligned", "--size", 64, "--faces", 2)
-    assert (code, err) == (0, "") and out.startswith("2 faces of 1 photos")
+    assert (code, err) == (0, "") and out.startswith("2 faces of 1 photo in ")
     assert all((Path("aligned") / f"{name[:-4]}_face{n}.png").is_file() for n in (1, 2))
     assert ", 1 done before" in psp("align", "photos", "aligned", "--size", 64, "--faces", 2)[1]
 

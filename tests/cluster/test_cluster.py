@@ -82,7 +82,7 @@ def test_a_killed_worker_loses_nothing(
     assert code == 1 and out.startswith(f"{PICTURES + 3} pictures in ")
     assert errors(err) == [
         f"error: cannot read {tmp_path / BROKEN}: not a picture of a known format, or damaged from its first bytes",
-        f"error: 1 of {PICTURES + 4} pictures could not be used and were skipped",
+        f"error: 1 of {PICTURES + 4} pictures could not be used and was skipped",
     ]
     monkeypatch.setenv("PSP_THREADS", "1")
     assert psp_run("photos", *how, "--out", "plain")[0] == 1

@@ -209,12 +209,26 @@ def test_notes_say_the_steps_that_were_run(here: Path, psp_run, monkeypatch, cap
 def test_the_sheet_shows_every_step(here: Path, psp_run) -> None:
     code, out, err = psp_run("a.png", "--engine", "steps.onnx", "--iterations", 3, "--grid", "steps.png")
     assert code == 0, err
-    assert "3 pictures" in out and "3 steps each" in out
+    assert out.startswith("3 pictures in ") and ", one after each of 3 steps)" in out
     sheet = read("steps.png")
     assert sheet.shape == (16 + 8, 4 * 20 + 4, 3)
     for step, (latents, _) in enumerate(expected_steps(PIXELS[0], 3)):
         left = 4 + 20 * (step + 1)
         assert close(sheet[4:20, left : left + 16], picture_of(latents))
+
+
+def test_the_summary_counts_pictures_and_steps(here: Path, psp_run, monkeypatch, capsys) -> None:
+    """One picture is none in the plural; several of one input share its steps."""
+    psp = runner(monkeypatch, capsys, "psp")
+    for words, counts in (
+        ("run a.png --iterations 1", ("1 picture in ", "cpu): ")),
+        ("run a.png --iterations 1 --grid one.png", ("1 picture in ", "cpu): one.png")),
+        ("run a.png b.png --iterations 2 --grid two.png", ("4 pictures in ", ", one after each of 2 steps; busy")),
+        ("run a.png --first steps.onnx --grid two.png", ("3 pictures in ", ", one after each of 3 steps): two.png")),
+        ("mix a.png --count 3 --iterations 2 --grid mixed.png", ("3 pictures in ", ", 2 steps of each input): mixed")),
+    ):
+        code, out, err = psp(*words.split(), "--engine", "steps.onnx")
+        assert code == 0 and out.startswith(counts[0]) and counts[1] in out, (words, out, err)
 
 
 def test_a_folder_gets_its_last_pictures_and_latents(here: Path, psp_run, monkeypatch, capsys) -> None:
@@ -262,7 +276,7 @@ def test_quiet_is_quiet(here: Path, psp_run, monkeypatch) -> None:
 def test_toonify_from_a_face(here: Path, psp_run) -> None:
     write_steps(here, "toon", scale=0.5, task="toonify")
     code, out, err = psp_run("a.png", "-e", "toon.onnx", "--first", "steps.onnx", "--iterations", 1)
-    assert code == 0 and "2 steps each" in out, err
+    assert code == 0 and ", 2 steps): " in out, err
     note = note_of("a_out.png")
     assert (note["iterations"], note["first"]) == (1, "steps.onnx")
     begun = expected_steps(PIXELS[0], 1)[0]

@@ -73,7 +73,9 @@ def test_an_engine_of_an_nvidia_generator(folder: Path, engine: Path) -> None:
     assert read_info(engine).checkpoint != load_checkpoint(folder / "psp.pt").sha256
 
 
-def test_semantics_of_its_weights(folder: Path, engine: Path, tmp_path: Path) -> None:
+def test_semantics_of_its_weights(
+    folder: Path, engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """psp direction --sefa: eigenvectors of the weights of the layers asked for, in their rows, or the rows before."""
     convs = load_generator(folder / "toon.pkl")[0].convs
     weights = torch.cat([convs[layer - 1].conv.modulation.weight for layer in (2, 3)]).detach().double()
@@ -89,6 +91,10 @@ def test_semantics_of_its_weights(folder: Path, engine: Path, tmp_path: Path) ->
         assert np.allclose(cosines, 1, atol=1e-6) and np.array_equal(found[:, rows[0]], found[:, rows[1]])
     step = read_direction(out, read_info(engine), "3")
     assert np.array_equal(step, found[3])
+    said = capsys.readouterr().out
+    assert ": 4 directions of rows 1 to 2, the strongest first; next, psp edit" in said
+    find_direction(Direction(engine=engine, sefa=True, layers="3", count=1, out=out))
+    assert ": 1 direction of row 3; next, psp edit" in capsys.readouterr().out
     for layers, message in (
         ("0-9", "--layers 0-9: no convolution reads row 9, expected 0 to 8"),
         ("0", "--rows-before"),

@@ -67,7 +67,7 @@ def test_a_photo_of_a_car(steps, tmp_path, psp_run, monkeypatch):
     photo = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     Image.fromarray(photo).save("car.png")
     code, out, err = psp_run("car.png", "--engine", steps, "--iterations", 2, "--grid", "steps.png", "--out", ".")
-    assert (code, err) == (0, "") and "2 steps each" in out
+    assert (code, err) == (0, "") and "one after each of 2 steps" in out
     assert Image.open("car_out_1.png").size == (64, 48)
     assert Image.open("steps.png").size == (3 * 68 + 4, 48 + 8)
 

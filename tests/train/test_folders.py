@@ -87,7 +87,7 @@ def test_label_maps_of_the_targets(few, tmp_path):
     label_map(tmp_path / "a0.png", [[0]])
     with pytest.raises(PspError) as error:
         folders.find_samples(TASKS["inversion"], few / "faces", None, tmp_path)
-    assert "4 pictures have no label map" in message(error) and "a1.png" in message(error)
+    assert "4 pictures without a label map" in message(error) and "a1.png" in message(error)
 
 
 def test_the_first_bad_label_map_and_its_id_are_named(tmp_path):

@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from models import TINY_GENERATOR
+from pickled.nvidia import seeded, tiny_table, write_torch
 from PIL import Image
 from training import make_settings
 
+from psp_train.checkpoints.psp import load_checkpoint
 from psp_train.recipes import make_recipe
 from psp_train.training.run_folder import RunFolder
 from psp_train.training.settings import Settings
@@ -107,9 +111,12 @@ def test_a_bad_label_map(psp_train, drawn, generator, tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_from_the_beginning_and_on(psp_train, drawn, generator, tiny, tmp_path):
-    """Train, find the folder taken, resume with more steps: from anywhere, and again without naming them."""
-    run = tmp_path / "run"
+def test_a_run_from_the_beginning_and_on(psp_train, drawn, tiny, tmp_path):
+    """Train over a generator of NVIDIA's, find the folder taken, resume with more steps: from anywhere, and again
+    without naming them."""
+    run, generator = tmp_path / "run", tmp_path / "afhqcat.pkl"
+    tensors = seeded(tiny_table(TINY_GENERATOR), 3)
+    write_torch(generator, tensors, conv_clamp=2.0)
     args = ("--task", "sketch", "--data", drawn / "sketches", "--target", drawn / "faces", "--generator", generator)
     every = ("--held-out", 2, "--log-every", 1, "--validate-every", 2, "--save-every", 1, "--workers", 0)
     code, out, err = psp_train(*args, *every, "--out", run, "--steps", 1, "--set", "batch_size=2")
@@ -117,6 +124,10 @@ def test_a_run_from_the_beginning_and_on(psp_train, drawn, generator, tiny, tmp_
     assert out.startswith(f"{run}/") and f"psp export --checkpoint {run}/" in out and out.endswith(f"plot {run}\n")
     named = Path(out.partition(",")[0])
     assert named.is_file() and named.suffix == ".pt"
+    trained = load_checkpoint(named)
+    assert trained.generator == replace(TINY_GENERATOR, conv_clamp=2.0)
+    assert torch.equal(trained.model.decoder.input.input[0], tensors["synthesis.b4.const"])
+    assert torch.equal(trained.model.latent_avg[0], tensors["mapping.w_avg"])
     assert RunFolder(run).steps() == [1]
     before = (run / "metrics.jsonl").read_text()
     assert_mistake(psp_train(*args, "--out", run), "already holds a training", "--resume")

@@ -178,7 +178,7 @@ def test_one_bad_file_of_a_folder_is_skipped(psp_run: PspRun) -> None:
     code, out, err = psp_run("photos", "--engine", "psp.onnx", "--out", "r", "--save-latents", "latents.npy")
     assert code == 1 and out.startswith("5 pictures")
     assert err.splitlines()[0].startswith("error: cannot read photos/p2.png: ")
-    assert err.splitlines()[1:] == ["error: 1 of 6 pictures could not be used and were skipped"]
+    assert err.splitlines()[1:] == ["error: 1 of 6 pictures could not be used and was skipped"]
     assert len(names("r")) == 5 and len(np.load("latents.npy")) == 5
 
 

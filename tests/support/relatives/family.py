@@ -28,6 +28,20 @@ FILES = {
     "restyle_fpn_64": ("restyle_fpn_64", "restyle_fpn", "irse", 64, "inversion"),
     "restyle_fpn_resnet_64": ("restyle_fpn_resnet_64", "restyle_fpn", "resnet34", 64, "inversion"),
 }
+#: Kind and body of an encoder -> its name in `opts["encoder_type"]` of published files.
+TYPES = {
+    ("psp", "irse"): "GradualStyleEncoder",
+    ("e4e", "irse"): "Encoder4Editing",
+    ("w", "irse"): "SingleStyleCodeEncoder",
+    ("restyle_psp", "irse"): "BackboneEncoder",
+    ("restyle_psp", "resnet34"): "ResNetBackboneEncoder",
+    ("restyle_e4e", "irse"): "ProgressiveBackboneEncoder",
+    ("restyle_e4e", "resnet34"): "ResNetProgressiveBackboneEncoder",
+    ("restyle_fpn", "irse"): "GradualStyleEncoder",
+    ("restyle_fpn", "resnet34"): "ResNetGradualStyleEncoder",
+}
+#: Where the middle crop of a picture begins, by the width of the picture.
+MIDDLE = {256: (116, 64), 512: (180, 172), 1024: (500, 300)}
 
 
 def golden(name: str) -> dict[str, np.ndarray]:
@@ -56,3 +70,26 @@ def golden_model(name: str, seed: int | None = None) -> PSP:
 def image(seed: int, batch: int = 1, height: int = 256) -> torch.Tensor:
     """The encoder's input of a golden file, [B,3,H,256] in about [-1,1]."""
     return torch.from_numpy(unit_uniform("image", (batch, 3, height, 256), seed) * np.float32(0.5))
+
+
+def write_checkpoint(path: Path, name: str, seed: int | None = None) -> Path:
+    """The model of a golden file as the published code saves it: e4e's with one size in `opts`, ReStyle's another."""
+    _, kind, body, size, task = FILES[name]
+    opts = {"encoder_type": TYPES[kind, body], "dataset_type": "cars_encode" if task == "cars" else "ffhq_encode"}
+    if kind.startswith("restyle"):
+        opts |= {"output_size": size, "input_nc": 6, "n_iters_per_batch": 5}
+    else:
+        opts |= {"stylegan_size": size, "start_from_latent_avg": True}
+    model = golden_model(name, seed)
+    torch.save({"state_dict": model.state_dict(), "opts": opts, "latent_avg": model.latent_avg}, path)
+    return path
+
+
+def whole_pixels(picture: torch.Tensor, expected: dict[str, np.ndarray], step: int | None = None) -> list[tuple]:
+    """Parts of a picture [B,3,H,W] with what a golden file has of them, after one step of several: all, or crops."""
+    at = (lambda name: expected[name][: len(picture)]) if step is None else (lambda name: expected[name][step])
+    if "image" in expected:
+        return [(picture, at("image"))]
+    height, width = picture.shape[2:]
+    crops = {"crop0": (0, 0), "crop1": MIDDLE[width], "crop2": (height - 16, width - 16)}
+    return [(picture[:, :, y : y + 16, x : x + 16], at(name)) for name, (y, x) in crops.items()]

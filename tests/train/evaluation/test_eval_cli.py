@@ -160,7 +160,7 @@ MISTAKES = [
     ((*ENGINE, "--data", "nowhere"), "no folder nowhere"),
     ((*ENGINE, "--data", "empty"), "no pictures in empty"),
     ((*ENGINE, "--data", "damaged"), "cannot read damaged/a.png"),
-    ((*ENGINE, *DATA, "--target", "one"), "2 of 3 pictures in test have no picture of the same name in one"),
+    ((*ENGINE, *DATA, "--target", "one"), "2 of 3 pictures in test without one of the same name in one"),
     (("--engine", "sketch.onnx", *DATA), "give --target, the folder of their faces"),
     (("--engine", "labels.onnx", *DATA, "--target", "test"), "--data and --target are both test"),
     ((*ENGINE, *DATA, "--factor", "4"), "--factor is for super_resolution without --target"),

@@ -105,7 +105,7 @@ MY_DATA = {"dataset_type": "my_data", "encoder_type": ENCODER_TYPES["psp"]}
         (
             {"opts": MY_DATA},
             "sketch",
-            "takes 3 input channels, but task sketch has 1",
+            "takes 3 input channels, but a psp encoder of task sketch takes 1",
         ),
         ({"opts": {"encoder_type": "ResNetEncoder"}}, "inversion", "'ResNetEncoder'"),
         ({"opts": {"encoder_type": ENCODER_TYPES["w"]}}, "inversion", "those of a 'psp' or 'e4e' encoder"),
