@@ -25,13 +25,18 @@ def climb(path: Path, histograms: Histograms, layout: Layout, gate: Gate) -> tup
 
     Returns the rung, and what the gate found. Raises the `ParityError` of the last rung where none passes.
     """
-    rungs = [rung for rung in RUNGS if layout.kinds["head"] or rung.heads == "all"]
-    for rung in rungs[:-1]:
+    *earlier, last = rungs(layout)
+    for rung in earlier:
         try:
             return rung, gate(quantised(path, histograms, layout, rung), rung)
         except ParityError:
             continue
-    return rungs[-1], gate(quantised(path, histograms, layout, rungs[-1]), rungs[-1])
+    return last, gate(quantised(path, histograms, layout, last), last)
+
+
+def rungs(layout: Layout) -> list[Rung]:
+    """List the rungs that differ for a processor, from fast to exact."""
+    return [rung for rung in RUNGS if layout.kinds["head"] or rung.heads == "all"]
 
 
 def quantised(path: Path, histograms: Histograms, layout: Layout, rung: Rung) -> onnx.ModelProto:

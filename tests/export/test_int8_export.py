@@ -18,7 +18,7 @@ from psp_export.plans.build import RTX, BuildError, choose_flavour
 from psp_export.triton import write_repository
 from psp_export.verify import parity
 from psp_export.verify.parity import ParityError
-from psp_runtime import console
+from psp_runtime import console, load
 from psp_runtime.engines.info import read_info
 from psp_runtime.engines.openvino.session import OpenVINOSession
 from psp_runtime.engines.session import OnnxSession
@@ -91,6 +91,18 @@ def test_every_runtime_gives_the_same_picture(exported):
     assert np.abs(found["latents"] - expected["latents"]).max() < most * np.abs(expected["latents"]).max()
 
 
+@pytest.mark.filterwarnings("ignore:psp.onnx. INT8 is slower:UserWarning")
+@pytest.mark.filterwarnings("ignore:psp.generator.onnx. INT8 is slower:UserWarning")
+def test_parts_compute_in_8_bits_too(exported):
+    """Codes are decoded by the generator alone, and what it gives is the picture of the whole."""
+    images = np.random.default_rng(5).integers(0, 256, (2, 256, 256, 3), np.uint8)
+    with load(exported[0][0].path, "cpu") as pipeline:
+        done = pipeline.translate(images)
+        decoded = pipeline.decode(done.latents)
+        assert pipeline.precision == pipeline.parts.generator.precision == "int8"
+    assert parity.psnr(decoded.astype(int) - done.output) > 50
+
+
 def test_a_triton_repository_of_int8(exported, tmp_path):
     choice = write_repository(tmp_path / "models", exported[0], "psp")
     assert choice.file == exported[0][0].path and read_info(tmp_path / "models/psp/1/model.onnx").precision == "int8"
@@ -161,7 +173,7 @@ def test_a_tensorrt_without_strong_types_builds_no_int8(tmp_path, exported, monk
     [
         (
             dict(precision="int8"),
-            r"--int8 needs pictures to calibrate tiny on: give --calibrate FOLDER with at least 128",
+            r"--int8 needs pictures to calibrate tiny on: give --calibrate FOLDER with at least 10 inputs",
         ),
         (dict(precision="fp16", calibrate=Path("photos")), r"--calibrate photos is for --int8, which is not given"),
         (dict(precision="int8", calibrate=Path("nowhere")), r"no folder nowhere"),

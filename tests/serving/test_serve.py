@@ -353,6 +353,27 @@ def test_an_engine_that_does_not_open_ends_it_in_a_line(engine: Path, tmp_path: 
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
+def test_an_int8_engine_is_served_as_such(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Clients are told what the server computes in."""
+    engine = write_family(tmp_path, "psp", parts=False, precision="int8", processor="cpu")
+    running = Server(engine, threads=1)
+    try:
+        assert connect(f"{running.url}/psp").precision == "int8"
+        with psp_runtime.load(engine, "cpu") as pipeline:
+            expected = pipeline.translate(pixels(1)).output
+        np.testing.assert_array_equal(Caller(running.port).infer(image=pixels(1))[1]["output"], expected)
+    finally:
+        assert running.stop() == 0
+
+
+def test_bf16_that_cannot_be_ends_psp_serve_in_a_line(engine: Path) -> None:
+    command = [sys.executable, "-m", "psp_runtime.serving", "--engine", str(engine), "--port", str(free_port())]
+    command += ["--precision", "bf16"]
+    done = subprocess.run(command, env=environment(1), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "cannot run in bf16: PSP_CPU=onnxruntime computes in FP32" in done.stderr
+
+
 def test_a_second_signal_does_not_wait_for_answers(engine: Path, capfd: pytest.CaptureFixture[str]) -> None:
     running = Server(engine, options=("--delay", "30000", "--batch", "4"), threads=1)
     with ThreadPoolExecutor(1) as pool:
