@@ -5,7 +5,10 @@ All are calibrated on the same few drawn faces: how long an engine takes does no
 `fidelity.py`'s to say. Our engines stay on the first rung of the ladder, unverified.
 """
 
+import contextlib
 import importlib.metadata
+import io
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +20,7 @@ from measure.workloads import Piece, Workload, baseline_engine, baseline_inputs,
 from psp_export.draft import Draft
 from psp_export.graphs.trace import save, set_info
 from psp_export.int8.calibration import calibrate
-from psp_export.int8.ladder import quantised, rungs
+from psp_export.int8.ladder import corrected, rungs
 from psp_export.int8.layouts import CPU, Layout
 from psp_export.int8.samples import Samples
 from psp_export.verify.cases import CALIBRATION_SEED, faces
@@ -32,6 +35,9 @@ from psp_train.seeded import unit_uniform
 BATCHES = 4
 #: What quantises the baseline, by the backend that runs it.
 QUANTISERS = {"onnxruntime": "quantize_static", "openvino": "NNCF"}
+
+#: Of a whole engine.
+OUTPUTS = ("output", "latents")
 
 #: From inputs by name to outputs by name.
 Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
@@ -59,7 +65,7 @@ def our_int8(workload: Workload, piece: Piece, layout: Layout = CPU) -> Path:
 
     def write(folder: Path) -> None:
         feeds = calibration_inputs(single, piece)
-        model = quantised(source, calibrate(source, feeds), layout, rungs(layout)[0])
+        model, _ = corrected(source, calibrate(source, feeds), layout, rungs(layout)[0], feeds)
         seen = Samples(np.concatenate([next(iter(feed.values())) for feed in feeds]), np.empty(0))
         about = {"precision": "int8", "processor": layout.processor, "calibration": seen.to_metadata()}
         Draft(model, replace(read_info(source), **about), folder / "psp")
@@ -118,7 +124,9 @@ def _nncf(source: Path, feeds: list[dict[str, np.ndarray]], folder: Path) -> Non
     import nncf
 
     openvino = import_openvino()
-    model = nncf.quantize(openvino.Core().read_model(source), nncf.Dataset(feeds), subset_size=len(feeds))
+    nncf.set_log_level(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress
+        model = nncf.quantize(openvino.Core().read_model(source), nncf.Dataset(feeds), subset_size=len(feeds))
     openvino.serialize(model, folder / source.with_suffix(".xml").name)
 
 
@@ -140,7 +148,7 @@ def run_in_openvino(path: Path) -> tuple[Run, str]:
     config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": cpu_threads()}
     compiled = import_openvino().Core().compile_model(path, "CPU", config | {"INFERENCE_PRECISION_HINT": "f32"})
     request = compiled.create_infer_request()
-    names = {port: next(name for name in sorted(port.names)) for port in compiled.outputs}
+    names = {port: next(name for name in OUTPUTS if name in port.names) for port in compiled.outputs}
 
     def run(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         results = request.infer(arrays)
