@@ -177,14 +177,24 @@ def rectify(to: Converter, operator: Any) -> None:
 
 
 def rectify_by_channel(to: Converter, operator: Any) -> None:
-    output = operator.Outputs(0)
+    """A PReLU of slope a: (1 - a) max(x, 0) + a x. ONNX Runtime's own takes more time than all convolutions."""
+    x, output = to.name(operator.Inputs(0)), operator.Outputs(0)
     slopes = to.constant(f"a{output}", to.data(operator.Inputs(1)).reshape(-1, 1, 1))
-    to.add("PRelu", [to.name(operator.Inputs(0)), slopes], to.name(output))
+    to.add("Sub", [to.constant(f"one{output}", np.ones(1)), slopes], f"bend{output}")
+    to.add("Relu", [x], f"positive{output}")
+    to.add("Mul", [f"positive{output}", f"bend{output}"], f"bent{output}")
+    to.add("Mul", [x, slopes], f"straight{output}")
+    to.add("Add", [f"bent{output}", f"straight{output}"], to.name(output))
 
 
 def pad(to: Converter, operator: Any) -> None:
-    output, pads = operator.Outputs(0), to.data(operator.Inputs(1))[[0, 3, 1, 2]]
-    to.add("Pad", [to.name(operator.Inputs(0)), to.integers(f"p{output}", pads.T.ravel())], to.name(output))
+    """Channels of zeros behind the others, as a convolution: ONNX Runtime leaves its blocked layout for a Pad."""
+    before, after = to.data(operator.Inputs(1)).T
+    if before.any() or after[:3].any():
+        raise SystemExit(f"padding by {before.tolist()} and {after.tolist()} is not known: expected more channels")
+    output, count = operator.Outputs(0), to.shape(operator.Inputs(0))[3]
+    weights = to.constant(f"p{output}", np.eye(count + after[3], count)[..., None, None])
+    to.add("Conv", [to.name(operator.Inputs(0)), weights], to.name(output), kernel_shape=[1, 1])
 
 
 def reshape(to: Converter, operator: Any) -> None:

@@ -12,7 +12,7 @@ Points = NDArray[np.float64]
 
 # Points of FaceMesh: the two corners of each eye (their mean is nearer to that of dlib's six than the same six are),
 # those of the mouth, and the outline from the forehead clockwise.
-LEFT_EYE, RIGHT_EYE, _MOUTH = [33, 133], [362, 263], [61, 291]
+LEFT_EYE, RIGHT_EYE, MOUTH = [33, 133], [362, 263], [61, 291]
 _OUTLINE = [
     10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
     152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
@@ -60,7 +60,7 @@ class Face:
 def from_mesh(points: Points, score: float) -> Face:
     """Make the face of 468 points [468,2]."""
     left, right = (points[corners].mean(0) for corners in (LEFT_EYE, RIGHT_EYE))
-    return Face(points, quad(left, right, *points[_MOUTH]), score)
+    return Face(points, quad(left, right, *points[MOUTH]), score)
 
 
 def quad(left_eye: ArrayLike, right_eye: ArrayLike, mouth_left: ArrayLike, mouth_right: ArrayLike) -> Points:

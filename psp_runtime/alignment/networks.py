@@ -7,7 +7,7 @@ BlazeFace, short range (Bazarevsky et al. 2019, arXiv 1907.05047) and FaceMesh (
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,6 @@ from psp_runtime.engines.libraries import import_onnxruntime
 FOLDER = Path(__file__).parent / "models"
 #: Width and height of the pictures they take.
 DETECTOR_SIZE, MESH_SIZE = 128, 192
-#: Points of a mesh.
-MESH_POINTS = 468
 #: Score of a detection that is looked at.
 SEEN = 0.5
 #: Two detections in one picture that overlap (intersection over union) as much are of one face.
@@ -48,6 +46,13 @@ class Detection:
         return Detection(self.score, self.box * scale, self.points * scale)
 
 
+class Mesh(NamedTuple):
+    """The points [468,2] of a face, in the order of FaceMesh, and the probability 0..1 that there is one."""
+
+    points: Points
+    presence: float
+
+
 def detect(picture: Image.Image, box: tuple[int, int, int, int]) -> list[Detection]:
     """Find the faces in a box (left, top, right, bottom) of an RGB picture, the surest first, in its positions.
 
@@ -71,11 +76,11 @@ def detect(picture: Image.Image, box: tuple[int, int, int, int]) -> list[Detecti
     return _distinct([Detection(float(scores[one]), p[:2], p[2:]) for one, p in zip(seen, places, strict=True)])
 
 
-def locate(picture: Image.Image, centre: Points, side: float, angle: float) -> tuple[Points, float]:
-    """Find the 468 points [468,2] of the face in a square of a picture, and the probability that there is one.
+def locate(picture: Image.Image, centre: Points, side: float, angle: float) -> Mesh | None:
+    """Lay a mesh on the face in a square of a picture; None where the square lies outside.
 
     `centre` [2] and the points are continuous positions, `side` is in pixels, `angle` says how far the square is turned
-    clockwise, in radians. The order of the points is that of FaceMesh.
+    clockwise, in radians.
     """
     x = np.array([np.cos(angle), np.sin(angle)]) * side / 2
     y = np.array([-x[1], x[0]])
@@ -83,7 +88,7 @@ def locate(picture: Image.Image, centre: Points, side: float, angle: float) -> t
     low = np.maximum(np.floor(corners.min(0)), 0).astype(int)
     high = np.minimum(np.ceil(corners.max(0)), picture.size).astype(int)
     if (high - low < 1).any():
-        return np.tile(centre, (MESH_POINTS, 1)), 0.0
+        return None
     part, shrink = picture.crop((*low, *high)), max(int(side // (2 * MESH_SIZE)), 1)
     part = part.reduce(shrink) if shrink > 1 else part
     places = tuple(((corners - low) / shrink).ravel())
@@ -91,13 +96,16 @@ def locate(picture: Image.Image, centre: Points, side: float, angle: float) -> t
     pixels = np.asarray(square, np.float32)[None] / 255
     found, presence = session("facemesh").run(["points", "presence"], {"image": pixels})
     share = found[0, :, :2].astype(np.float64) * 2 / MESH_SIZE - 1
-    return centre + share[:, :1] * x + share[:, 1:] * y, float(_sigmoid(presence)[0, 0])
+    return Mesh(centre + share[:, :1] * x + share[:, 1:] * y, float(_sigmoid(presence)[0, 0]))
 
 
 def overlap(a: Points, b: Points, least: bool = False) -> float:
     """Divide the intersection of two boxes [2,2] by their union, or by the smaller one."""
-    shared = np.prod(np.maximum(np.minimum(a[1], b[1]) - np.maximum(a[0], b[0]), 0))
-    first, second = np.prod(a[1] - a[0]), np.prod(b[1] - b[0])
+    (left, top), (right, bottom) = a.tolist()  # plain numbers: arrays of two take ten times as long
+    (left_b, top_b), (right_b, bottom_b) = b.tolist()
+    width, height = min(right, right_b) - max(left, left_b), min(bottom, bottom_b) - max(top, top_b)
+    first, second = (right - left) * (bottom - top), (right_b - left_b) * (bottom_b - top_b)
+    shared = max(width, 0.0) * max(height, 0.0)
     whole = min(first, second) if least else first + second - shared
     return float(shared / max(whole, 1e-9))
 

@@ -55,13 +55,14 @@ def choose(photo: Image.Image, name: str, framing: Framing, which: Choice | None
     the faces asked for.
     """
     wanted = which or Choice()
-    faces = look(photo, None if wanted.first else wanted.end)
+    faces, others = look(photo, None if wanted.first else wanted.end)
     chosen = [face.framed(framing.scale) for face in faces[wanted.first : wanted.end]]
     if not chosen:
         found = {0: "no face", 1: "only one face"}.get(len(faces), f"only {len(faces)} faces")
         raise NoFaceError(f"{name}: {found} found, expected a photo of people, from 64 pixels a face")
-    if which is None and len(faces) > 1:
-        warnings.warn(f"{name}: {len(faces)} faces, the largest is taken (--faces all takes every one)", stacklevel=2)
+    if which is None and others:
+        words = f"{name}: {len(faces) + others} faces, the largest is taken (--faces all takes every one)"
+        warnings.warn(words, stacklevel=2)
     for face in chosen:
         if face.size < framing.least:
             words = f"{name}: a face's square is {face.size:.0f} pixels wide, the engine takes {framing.least}"

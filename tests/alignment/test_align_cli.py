@@ -3,6 +3,7 @@
 import csv
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,12 @@ from PIL import Image, ImageCms
 from psp_runtime import alignment
 from psp_runtime.run.align_photos import CORNERS, TABLE
 from psp_train.drawn.samples import draw_scene
+
+
+@cache
+def drawn_scene() -> Image.Image:
+    """A photo of four people, which no test changes."""
+    return Image.fromarray(draw_scene(1, 360))
 
 
 @pytest.fixture
@@ -26,7 +33,7 @@ def photos(psp: PspRun) -> Path:
     """A folder with a scene of four, turned by EXIF, and a photo of nobody."""
     folder = Path("photos")
     folder.mkdir()
-    scene = Image.fromarray(draw_scene(1, 360))
+    scene = drawn_scene()
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its left side
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -46,7 +53,7 @@ def test_crops_and_their_table(psp: PspRun, photos: Path) -> None:
     assert "photos/nobody.jpg: no face found" in err and "1 of 2 photos could not be used" in err
     nobody, *found = rows()
     assert (nobody["file"], nobody["face"], nobody["crop"]) == ("photos/nobody.jpg", "0", "")
-    scene = Image.fromarray(draw_scene(1, 360))
+    scene = drawn_scene()
     for face, row in zip(alignment.find(scene), found, strict=True):
         np.testing.assert_allclose([float(row[name]) for name in CORNERS], face.quad.ravel(), atol=1e-3)
         assert float(row["size"]) == pytest.approx(face.size, abs=0.01)
@@ -59,7 +66,7 @@ def test_faces_are_counted_from_the_largest(psp: PspRun, photos: Path) -> None:
     psp("align", "photos/", "aligned/", "--size", 64, "--faces", "2nd")
     nobody, second = rows()
     assert (nobody["face"], second["face"], second["crop"]) == ("0", "2", "scene.png")
-    faces = alignment.find(Image.fromarray(draw_scene(1, 360)))
+    faces = alignment.find(drawn_scene())
     assert float(second["x0"]) == pytest.approx(faces[1].quad[0][0], abs=1e-3)
 
 
@@ -91,8 +98,8 @@ def test_names_that_are_no_text(psp: PspRun, photos: Path) -> None:
 
 
 def test_what_is_aligned_already_stays_as_it_is(psp: PspRun) -> None:
-    scene = Image.fromarray(draw_scene(0, 720))
-    crop = alignment.crop(scene, alignment.find(scene)[0], 200).picture
+    scene = drawn_scene()
+    crop = alignment.crop(scene, alignment.find(scene, most=1)[0], 200).picture
     crop.save("face.png")
     assert psp("align", "face.png", "aligned", "--size", 200)[0] == 0
     with Image.open("aligned/face.png") as found:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from psp_runtime import alignment
-from psp_runtime.alignment.padding import _median, padded
+from psp_runtime.alignment.padding import _median, gaussian, padded
 from psp_runtime.errors import PictureError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "align"
@@ -57,11 +57,13 @@ def test_a_quad_outside_of_the_picture() -> None:
         alignment.crop(picture("tiny"), CASES["tiny"]["quad"] + np.float64(5000), 64)
 
 
+@pytest.mark.parametrize("side", [100.0, 500.0, 1000.0])  # blurred at every pixel, every second and every fourth one
 @pytest.mark.parametrize("pad", [(9, 9, 9, 9), (200, 30, 40, 1)])
-def test_padding_against_its_formula(pad: tuple[int, int, int, int]) -> None:
+def test_padding_against_its_formula(pad: tuple[int, int, int, int], side: float) -> None:
     """In float64, blurred as a sum over the kernel; also where the pad is wider than the picture."""
     pixels = np.random.default_rng(1).integers(0, 256, (60, 75, 2), np.uint8)
-    found, side = padded(pixels, np.array(pad), 100.0), 100.0
+    found, sigma = padded(pixels, np.array(pad), side), 0.02 * side
+    assert gaussian(sigma).step == max(side // 250, 1)
     left, top, right, bottom = pad
     x = np.pad(pixels.astype(np.float64), ((top, bottom), (left, right), (0, 0)), "reflect")
     height, width = x.shape[:2]
@@ -71,10 +73,11 @@ def test_padding_against_its_formula(pad: tuple[int, int, int, int]) -> None:
         1 - np.minimum(rows / top, (height - 1 - rows) / bottom),
     )[..., None]
     blurred = x
-    taps = np.exp(-0.5 * (np.arange(-8, 9) / (0.02 * side)) ** 2)
+    reach = round(4 * sigma)
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     for axis in (0, 1):
-        around = [(8, 8) if one == axis else (0, 0) for one in range(3)]
-        windows = np.lib.stride_tricks.sliding_window_view(np.pad(blurred, around, "symmetric"), 17, axis)
+        around = [(reach, reach) if one == axis else (0, 0) for one in range(3)]
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(blurred, around, "symmetric"), len(taps), axis)
         blurred = windows @ (taps / taps.sum())
     x = x + (blurred - x) * np.clip(3 * depth + 1, 0, 1)
     x = x + (np.median(x, axis=(0, 1)) - x) * np.clip(depth, 0, 1)

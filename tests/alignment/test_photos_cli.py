@@ -1,5 +1,6 @@
 """Whole photos from the command line: faces found, translated, put back; and every mistake."""
 
+import io
 import json
 import os
 import re
@@ -35,15 +36,22 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def here(engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a photo of four people, lying as cameras store it, and one of nobody."""
-    monkeypatch.chdir(tmp_path)
-    Path("engines").symlink_to(engines)
-    exif = Image.Exif()
+@pytest.fixture(scope="session")
+def party() -> bytes:
+    """A photo of four people, lying as cameras store it."""
+    exif, file = Image.Exif(), io.BytesIO()
     exif[0x0112] = 6
     lying = Image.fromarray(draw_scene(1, 540)).transpose(Image.Transpose.ROTATE_90)
-    lying.save("party.jpg", quality=95, exif=exif, icc_profile=PROFILE)
+    lying.save(file, "JPEG", quality=95, exif=exif, icc_profile=PROFILE)
+    return file.getvalue()
+
+
+@pytest.fixture
+def here(engines: Path, party: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with that photo and one of nobody."""
+    monkeypatch.chdir(tmp_path)
+    Path("engines").symlink_to(engines)
+    Path("party.jpg").write_bytes(party)
     Image.new("RGB", (320, 200), "pink").save("nobody.png")
     np.save("smile.npy", np.full((STYLES, STYLE_DIM), 0.1, np.float32))
     return tmp_path

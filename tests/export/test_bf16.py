@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from models import tiny_checkpoint
 
-from psp_export.export import Options, engine_info, export
+from psp_export.export import Options, engine_info
 from psp_export.verify import bf16
 from psp_export.verify.cases import reference_cases
 from psp_runtime.engines.info import read_info
@@ -22,12 +22,9 @@ NO_WORK = ("Constant", "Parameter", "Result", "Convert")
 
 
 @pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The tiny model in both precisions, its FP16 form verified."""
-    folder = tmp_path_factory.mktemp("engines")
-    for precision in ("fp32", "fp16"):
-        export(tiny_checkpoint(), Options(folder / precision, precision, "onnx", verify=precision == "fp16"))
-    return {precision: folder / f"{precision}.onnx" for precision in ("fp32", "fp16")}
+def engines(exported: Path) -> dict[str, Path]:
+    """The tiny model in both precisions, verified."""
+    return {precision: exported / f"{precision}.onnx" for precision in ("fp32", "fp16")}
 
 
 def read(path: Path) -> object:

@@ -3,7 +3,6 @@
 import json
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -30,16 +29,6 @@ from psp_train.networks.psp import to_input, to_picture
 from psp_train.seeded import unit_uniform
 
 HAS_RTX = choose_flavour() is not None
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Path:
-    """A folder with an FP32 and an FP16 export of the tiny model, parts included."""
-    folder = tmp_path_factory.mktemp("engines")
-    for precision in ("fp32", "fp16"):
-        options = Options(folder / precision, precision, "onnx", max_batch=4, parts=True)
-        export(tiny_checkpoint(), options)
-    return folder
 
 
 def tensors(values) -> dict[str, tuple[str, list]]:
@@ -172,9 +161,9 @@ def test_a_part_is_not_an_engine(exported):
         load(exported / "fp32.encoder.onnx")
 
 
-@pytest.mark.parametrize("task", ["sketch", "segmentation"])
-def test_other_inputs_and_their_plans(tmp_path, task):
-    files = export(tiny_checkpoint(task), Options(tmp_path / "psp", "fp16", "auto"))
+@pytest.mark.parametrize(("task", "precision"), [("sketch", "fp32"), ("segmentation", "fp16")])
+def test_other_inputs_and_their_plans(tmp_path, task, precision):
+    files = export(tiny_checkpoint(task), Options(tmp_path / "psp", precision, "auto"))
     info = read_info(tmp_path / "psp.onnx")
     assert (info.input, info.classes) == {"sketch": ("sketch", 0), "segmentation": ("labels", 19)}[task]
     assert ("psp.trt" in {file.path.name for file in files}) == HAS_RTX
@@ -294,8 +283,8 @@ def test_psnr():
 # ---- Golden picture, end to end ------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.long), "fp16"])
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_golden_picture_through_the_exported_engine(tmp_path, precision):
     """picture file in, picture out, and mixing: within two levels of the reference's PNG files in FP32."""
     data = golden("picture")

@@ -13,11 +13,9 @@ import onnx
 import onnx.version_converter
 import onnxruntime
 import pytest
-from models import tiny_checkpoint
 from onnxruntime import quantization
 from onnxruntime.quantization import CalibrationDataReader
 
-from psp_export.export import Options, export
 from psp_export.graphs.trace import share_initializers
 from psp_export.verify.cases import pictures
 from psp_export.verify.parity import psnr
@@ -32,14 +30,6 @@ FEEDS = {
 NEAR = {"fp32": 60.0, "fp16": 50.0}
 
 
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("engines")
-    for precision in ("fp32", "fp16"):
-        export(tiny_checkpoint(), Options(folder / precision, precision, "onnx", verify=False, parts=True))
-    return folder
-
-
 def run(path: Path) -> list[np.ndarray]:
     return onnxruntime.InferenceSession(path).run(["output", "latents"], FEEDS)
 
@@ -49,9 +39,9 @@ def difference(engine: Path, made: list[np.ndarray]) -> float:
     return psnr(made[0].astype(int) - run(engine)[0])
 
 
-def test_no_node_only_renames_a_constant(engines: Path) -> None:
+def test_no_node_only_renames_a_constant(exported: Path) -> None:
     """`quantize_dynamic` looks for constants by name: "Expected generator.convs.3.fir to be an initializer"."""
-    for file in engines.glob("*.onnx"):
+    for file in exported.glob("*.onnx"):
         graph = onnx.load(file).graph
         constants = {tensor.name for tensor in graph.initializer}
         assert not [node for node in graph.node if node.op_type == "Identity" and node.input[0] in constants], file
@@ -93,9 +83,9 @@ def simpler(engine: Path, made: Path) -> None:
     [(external, "fp16"), (newer_opset, "fp32"), (newer_opset, "fp16"), (slimmer, "fp32"), (simpler, "fp16")],
 )
 def test_tools_that_change_no_value(
-    engines: Path, tmp_path: Path, change: Callable[[Path, Path], None], precision: str
+    exported: Path, tmp_path: Path, change: Callable[[Path, Path], None], precision: str
 ) -> None:
-    engine, made = engines / f"{precision}.onnx", tmp_path / "made.onnx"
+    engine, made = exported / f"{precision}.onnx", tmp_path / "made.onnx"
     change(engine, made)
     assert difference(engine, run(made)) > 90 and len(onnx.load(made).graph.node)
 
@@ -110,32 +100,32 @@ class Faces(CalibrationDataReader):
         return self.left.pop() if self.left else None
 
 
-def test_dynamic_quantisation(engines: Path, tmp_path: Path) -> None:
-    engine, made = engines / "fp32.onnx", tmp_path / "made.onnx"
+def test_dynamic_quantisation(exported: Path, tmp_path: Path) -> None:
+    engine, made = exported / "fp32.onnx", tmp_path / "made.onnx"
     quantization.quantize_dynamic(engine, made, weight_type=quantization.QuantType.QUInt8)
     assert made.stat().st_size < 0.5 * engine.stat().st_size
     assert 40 < difference(engine, run(made)) < 90
 
 
-def test_static_quantisation(engines: Path, tmp_path: Path) -> None:
-    engine, made = engines / "fp32.onnx", tmp_path / "made.onnx"
+def test_static_quantisation(exported: Path, tmp_path: Path) -> None:
+    engine, made = exported / "fp32.onnx", tmp_path / "made.onnx"
     quantization.quantize_static(engine, made, Faces(), op_types_to_quantize=["Conv"])
     assert any(node.op_type == "QuantizeLinear" for node in onnx.load(made).graph.node)
     assert 25 < difference(engine, run(made)) < 90
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_openvino(engines: Path, precision: str) -> None:
+def test_openvino(exported: Path, precision: str) -> None:
     pytest.importorskip("openvino")
-    core, engine = import_openvino().Core(), engines / f"{precision}.onnx"
+    core, engine = import_openvino().Core(), exported / f"{precision}.onnx"
     compiled = core.compile_model(core.read_model(engine), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     made = compiled.create_infer_request().infer(FEEDS)
     assert difference(engine, [made["output"]]) > NEAR[precision]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_opencv(engines: Path, precision: str) -> None:
-    engine = engines / f"{precision}.onnx"
+def test_opencv(exported: Path, precision: str) -> None:
+    engine = exported / f"{precision}.onnx"
     network = pytest.importorskip("cv2").dnn.readNetFromONNX(str(engine))
     for name, value in FEEDS.items():
         network.setInput(value, name)
@@ -161,12 +151,12 @@ ort.env.wasm.numThreads = 1;
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_onnxruntime_web(engines: Path, tmp_path: Path, precision: str) -> None:
+def test_onnxruntime_web(exported: Path, tmp_path: Path, precision: str) -> None:
     """In Node.js, where NODE_PATH leads to the package."""
     node = shutil.which("node")
     if not node or subprocess.run([node, "-e", "require.resolve('onnxruntime-web')"], capture_output=True).returncode:
         pytest.skip("needs Node.js, and the npm package onnxruntime-web in NODE_PATH")
-    image, made, engine = tmp_path / "image", tmp_path / "made", engines / f"{precision}.onnx"
+    image, made, engine = tmp_path / "image", tmp_path / "made", exported / f"{precision}.onnx"
     image.write_bytes(FEEDS["image"].tobytes())
     subprocess.run([node, "-e", IN_NODE, engine, image, made], check=True, timeout=120)
     output = np.frombuffer(made.read_bytes(), np.uint8).reshape(1, 64, 64, 3)

@@ -1,6 +1,5 @@
 """Every application from Python: exact where that is promised, the same from the whole engine and from its parts."""
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -352,50 +351,3 @@ def test_reading_arrays_that_are_none(tmp_path: Path) -> None:
     ):
         with pytest.raises(PspError, match=message):
             read_array(tmp_path / f"{name}.npy")
-
-
-# ---- A trained architecture, exported -------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model of the real architecture, FP32, with its parts."""
-    from models import tiny_checkpoint
-
-    from psp_export.export import Options, export
-
-    folder = tmp_path_factory.mktemp("exported")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        export(tiny_checkpoint(), Options(folder / "psp", "fp32", "onnx", verify=False, parts=True))
-    return folder
-
-
-def test_an_exported_model_gives_the_same_pictures_from_parts(exported: Path) -> None:
-    pixels = load(GOLDEN / "picture.png", "rgb")[None]
-    with psp_runtime.load(exported / "psp.onnx", "cpu") as split:
-        assert split.parts.usable and split.info.styles == 10
-        styles = split.styles(3, seed=7, psi=0.7)
-        from_parts = (
-            split.mix(pixels, styles),
-            split.decode(split.encode(pixels)),
-            split.edit(pixels, styles[0], (1, 2)),
-        )
-        ends = split.interpolate(pixels, pixels[:, ::-1].copy(), 3)[0]
-        np.testing.assert_array_equal(ends[0], split.translate(pixels).output[0])
-        np.testing.assert_array_equal(ends[2], split.translate(pixels[:, ::-1].copy()).output[0])
-        average = split.mix(pixels, split.styles(1, psi=0), layers=range(10), alpha=1)[0]
-        assert levels(average, split.decode(np.tile(split.average_style(), (1, 10, 1)))) <= 1
-    for part in ("encoder", "generator"):
-        (exported / f"psp.{part}.onnx").rename(exported / f"{part}.onnx")
-    with psp_runtime.load(exported / "psp.onnx", "cpu") as whole:
-        assert not whole.parts.usable
-        np.testing.assert_array_equal(whole.styles(3, seed=7, psi=0.7), styles)
-        plain = whole.translate(pixels).output
-        fused = whole.mix(pixels, styles), whole.decode(whole.encode(pixels)), whole.edit(pixels, styles[0], (1, 2))
-        np.testing.assert_array_equal(fused[1], plain)
-        np.testing.assert_array_equal(whole.mix(pixels, styles, alpha=0)[0, 2], plain[0])
-    for one, other in zip(from_parts, fused, strict=True):
-        assert levels(one, other) <= 1
-    assert levels(from_parts[1], plain) <= 1
-    assert levels(fused[0][0, :1], plain) > 1

@@ -1,12 +1,31 @@
-"""A real psp-serve for hostile requests, and what has to hold after each of them."""
+"""Engines to serve; a real psp-serve for hostile requests, and what has to hold after each of them."""
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hostile import PIXELS
 from measure.server import Caller, Server
+from tiny_engines import write_onnx
 from tiny_family import write_family
+from tiny_steps import write_steps
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the engines face, seg, sr and steps; nobody writes into it."""
+    folder = tmp_path_factory.mktemp("engines")
+    write_family(folder, "face", parts=False)
+    write_family(folder, "seg", kind="labels", parts=False)
+    write_onnx(folder / "sr.onnx", task="super_resolution")
+    write_steps(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engine(folder: Path) -> Path:
+    return folder / "face.onnx"
 
 
 @pytest.fixture(scope="session")

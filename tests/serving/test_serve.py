@@ -1,56 +1,30 @@
-"""psp-serve as it runs: what it answers on both faces, how it starts, stops and comes back.
+"""psp-serve as it answers, on both faces.
 
 Requests are written here from the protocol (KServe v2 with binary tensors), so that the client is tested on its own.
 """
 
-import io
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
-import threading
 import time
-import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-import serve as benchmark
-from measure.server import Caller, Server, environment, free_port
+from calls import LABELS, decoded, file_of, get, pixels
+from measure.server import Caller, Server, free_port
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from tiny_engines import write_onnx
-from tiny_family import write_family
-from tiny_steps import CARS, write_steps
 
 import psp_runtime
 from psp_runtime.addresses import check_address
 from psp_runtime.cli import psp
 from psp_runtime.engines.info import read_info
 from psp_runtime.errors import EngineError, PspError
-from psp_runtime.serving.cli import psp_serve
-from psp_runtime.serving.client import connect, parse_url
-from psp_runtime.serving.options import Serve, check
-
-LABELS = np.kron(np.random.default_rng(4).integers(0, 19, (8, 8), np.uint8), np.ones((32, 32), np.uint8))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("engines")
-    write_family(folder, "face", parts=False)
-    write_family(folder, "seg", kind="labels", parts=False)
-    write_onnx(folder / "sr.onnx", task="super_resolution")
-    write_steps(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def engine(folder: Path) -> Path:
-    return folder / "face.onnx"
+from psp_runtime.serving.client import connect
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +37,19 @@ def server(folder: Path):
     assert running.stop() == 0
 
 
-def pixels(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, 256, 256, 3), np.uint8)
+class Paused(NamedTuple):
+    """A client that asked once: its connection, the picture it got, and when that was."""
+
+    remote: psp_runtime.Pipeline
+    picture: np.ndarray
+    since: float
 
 
-def file_of(picture: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
-
-
-def decoded(file: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(file)))
-
-
-def get(server: Server, path: str):
-    return urllib.request.urlopen(f"{server.url}{path}", timeout=30)
+@pytest.fixture(scope="module", autouse=True)
+def paused(server: Server) -> Iterator[Paused]:
+    """One that does nothing while the other tests run: those take longer than the server waits for it."""
+    with connect(server.url) as remote:
+        yield Paused(remote, remote.translate(pixels(1)).output, time.monotonic())
 
 
 def test_it_answers_what_the_pipeline_computes(server: Server, engine: Path) -> None:
@@ -197,15 +168,6 @@ def test_styles_over_http(server: Server, engine: Path) -> None:
         assert remote.info == pipeline.info and remote.device == "cpu"
 
 
-@pytest.mark.slow
-def test_a_client_may_pause(server: Server) -> None:
-    """Connections that do nothing are closed after ten seconds; the client opens another one."""
-    with connect(server.url) as remote:
-        first = remote.translate(pixels(1)).output
-        time.sleep(11)
-        np.testing.assert_array_equal(remote.translate(pixels(1)).output, first)
-
-
 def test_tritonclient_as_it_comes(server: Server, engine: Path) -> None:
     """Metadata, readiness, a request with an id and one output, versions."""
     http = pytest.importorskip("tritonclient.http")
@@ -254,167 +216,6 @@ def test_the_description_is_openapi(server: Server) -> None:
     assert "Error" in description["components"]["schemas"]
 
 
-def test_stop_loses_no_request_and_a_full_queue_refuses(engine: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A batch waits half a second for more pictures, so that requests are certain to be under way at the stop."""
-    options = ("--queue", "3", "--delay", "500", "--batch", "4")
-    running = Server(engine, options=options, threads=1)
-    idle = Caller(running.port)
-    assert idle.infer(image=pixels(1))[0] == 200
-
-    def ask(_: int = 0) -> tuple[int, dict]:
-        return Caller(running.port).infer(image=pixels(1))
-
-    with ThreadPoolExecutor(24) as pool:
-        crowd = list(pool.map(ask, range(24)))
-        assert {status for status, _ in crowd} == {200, 503}
-        assert all("3 requests wait already" in outputs["error"] for status, outputs in crowd if status == 503)
-        futures = [pool.submit(ask) for _ in range(3)]
-        threading.Event().wait(0.2)
-        assert running.stop() == 0
-        assert [future.result()[0] for future in futures] == [200, 200, 200]
-    assert capfd.readouterr().err == ""
-
-
-def wait_ready(server: Server, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if get(server, "/v2/health/ready").status == 200:
-                return
-        except OSError:
-            assert time.monotonic() < end
-            time.sleep(0.05)
-
-
-def is_gone(pid: int, seconds: float = 20) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes():
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def test_a_killed_worker_comes_back_and_ends_with_psp_serve(engine: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    running = Server(engine, threads=1)
-    first = running.worker
-    os.kill(first, signal.SIGKILL)
-    assert is_gone(first)
-    wait_ready(running)
-    second = running.worker
-    assert second != first and Caller(running.port).infer(image=pixels(1))[0] == 200
-    err = capfd.readouterr().err  # later, Python may tell of semaphores that a killed process has left
-    assert err.startswith("warning: the process that serves is replaced: it died") and err.count("\n") == 1
-    running.process.kill()
-    assert running.process.wait(10) == -signal.SIGKILL
-    assert is_gone(second)
-
-
-#: psp-serve with an engine that hangs at its second run: the first one is the warm-up.
-HANGING = "from psp_runtime.serving import server; import hanging; server.load = hanging.load; "
-HANGING += "from psp_runtime.serving.cli import main; main()"
-
-
-def test_a_hung_engine_is_told_and_replaced(engine: Path, tmp_path: Path) -> None:
-    port, hang = free_port(), tmp_path / "hang"
-    variables = environment(1) | {"HANG": str(hang)}
-    variables["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)
-    command = [sys.executable, "-c", HANGING, "--engine", str(engine), "--port", str(port)]
-    process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert f"model psp; next: psp run PICTURE --url http://127.0.0.1:{port}\n" in process.stdout.readline()
-        hang.touch()  # the next batch hangs
-        started = time.monotonic()
-        status, outputs = Caller(port).infer(image=pixels(1))
-        assert status == 503 and "is being started anew" in outputs["error"]
-        assert time.monotonic() - started < 20
-        hang.unlink()
-        assert "model psp" in process.stdout.readline()
-        assert Caller(port).infer(image=pixels(1))[0] == 200
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
-        assert (
-            process.stderr.read()
-            == "warning: the process that serves is replaced: it died, an engine hung, or it took too much memory\n"
-        )
-    finally:
-        process.kill()
-
-
-def test_an_engine_that_does_not_open_ends_it_in_a_line(engine: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "psp.onnx"
-    data = bytearray(engine.read_bytes())
-    middle = data.find(b"MatMul")
-    data[middle : middle + 6] = b"NoSuch"
-    broken.write_bytes(data)
-    command = [sys.executable, "-m", "psp_runtime.serving", "--engine", str(broken), "--port", str(free_port())]
-    done = subprocess.run(command, env=environment(1), capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-
-
-def test_an_int8_engine_is_served_as_such(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Clients are told what the server computes in."""
-    engine = write_family(tmp_path, "psp", parts=False, precision="int8", processor="cpu")
-    running = Server(engine, threads=1)
-    try:
-        assert connect(f"{running.url}/psp").precision == "int8"
-        with psp_runtime.load(engine, "cpu") as pipeline:
-            expected = pipeline.translate(pixels(1)).output
-        np.testing.assert_array_equal(Caller(running.port).infer(image=pixels(1))[1]["output"], expected)
-    finally:
-        assert running.stop() == 0
-
-
-def test_bf16_that_cannot_be_ends_psp_serve_in_a_line(engine: Path) -> None:
-    command = [sys.executable, "-m", "psp_runtime.serving", "--engine", str(engine), "--port", str(free_port())]
-    command += ["--precision", "bf16"]
-    done = subprocess.run(command, env=environment(1), capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "cannot run in bf16: PSP_CPU=onnxruntime computes in FP32" in done.stderr
-
-
-def test_a_second_signal_does_not_wait_for_answers(engine: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    running = Server(engine, options=("--delay", "30000", "--batch", "4"), threads=1)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(Caller(running.port).infer, image=pixels(1))
-        time.sleep(1)
-        started = time.monotonic()
-        running.process.send_signal(signal.SIGINT)
-        time.sleep(1)
-        assert running.process.poll() is None
-        running.process.send_signal(signal.SIGINT)
-        assert running.process.wait(20) == 130 and time.monotonic() - started < 20
-        assert waiting.exception(10) is not None
-    assert capfd.readouterr().err.strip() == "interrupted"
-
-
-@pytest.mark.slow
-def test_benchmark_reports_both_faces_and_every_number_of_callers(
-    engine: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    benchmark.main(["--engine", str(engine), "--pictures", "4", "--repeats", "1", "--requests", "20"])
-    report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    sides = [f"{face} {count}" for face in ("infer", "translate") for count in (1, 4, 16)]
-    assert [row["side"] for row in report["rows"]] == ["bare", *sides]
-    bare = report["rows"][0]["median"]
-    for row in report["rows"]:
-        assert 0 < row["least"] <= row["median"] <= row["most"]
-        assert row["share"] == pytest.approx(row["median"] / bare, abs=0.01)
-    for face in ("infer", "translate"):
-        assert report["long_run"][face]["lost"] == 0 and report["long_run"][face]["first_mib"] > 10
-
-
-def test_mistakes_are_one_line(engine: Path, tmp_path: Path) -> None:
-    for file, delay, words in (
-        (tmp_path / "none.onnx", 2, "no engine at"),
-        (engine.with_name("face.mapping.onnx"), 2, "only the mapping"),
-        *((engine, float(delay), "expected milliseconds, 0 to 60000") for delay in ("inf", "nan", "-1", "1e9")),
-    ):
-        with pytest.raises(PspError, match=words):
-            psp_serve(Serve(engine=[file], delay=delay))
-
-
 def test_addresses(server: Server) -> None:
     for host, port, words in (
         ("127.0.0.1", server.port, f"cannot listen on 127.0.0.1 port {server.port}"),
@@ -429,31 +230,6 @@ def test_addresses(server: Server) -> None:
         assert check_address("0.0.0.0", free_port()) == "0.0.0.0"
 
 
-def test_names_of_engines() -> None:
-    a, b = Path("a.onnx"), Path("b.onnx")
-    assert Serve(engine=[a]).names == ["psp"]
-    assert Serve(engine=[a, b]).names == ["a", "b"]
-    assert Serve(engine=[a, b], name=["x", "y"]).names == ["x", "y"]
-    for engines, names, words in (
-        ([a, b], ["x"], "1 --name for 2 --engine"),
-        ([a, Path("c/a.onnx")], None, "two engines are called a"),
-        ([a], ["a/b"], "--name"),
-        ([a], ["x_mapping"], "--name"),
-    ):
-        with pytest.raises(PspError, match=words):
-            check(Serve(engine=engines, name=names))
-
-
-def test_urls() -> None:
-    assert parse_url("http://host:8000") == (False, "host:8000", "psp")
-    assert parse_url("https://host/sketch/") == (True, "host", "sketch")
-    assert parse_url("http://[::1]:8000/") == (False, "[::1]:8000", "psp")
-    wrong = ("host:8000", "ftp://host", "http://", "http://host/a/b", "http://host/?x", "http://[::1")
-    for url in (*wrong, "http://host:abc", "http://host:99999", "http://name:word@host:8000", "http://host/#x"):
-        with pytest.raises(PspError, match="--url"):
-            parse_url(url)
-
-
 def test_what_a_client_is_told(server: Server) -> None:
     for url, words in (
         (f"{server.url}/none", "model none: expected psp, psp_mapping, seg, seg_mapping, sr, steps, steps_mapping$"),
@@ -465,42 +241,7 @@ def test_what_a_client_is_told(server: Server) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_the_first_step_of_another_engine_is_the_servers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Toonify from a face: psp serve --first is psp run --first."""
-    monkeypatch.chdir(tmp_path)
-    write_steps(tmp_path, "toon", 0.5), write_steps(tmp_path, "face")
-    Path("photo.png").write_bytes(file_of(pixels(1)[0]))
-    made = []
-    running = Server(tmp_path / "toon.onnx", options=("--first", str(tmp_path / "face.onnx")), threads=1)
-    try:
-        for number, where in enumerate((["--url", running.url], ["--engine", "toon.onnx", "--first", "face.onnx"])):
-            monkeypatch.setattr(sys, "argv", ["psp", "run", "photo.png", *where, "-o", f"{number}.png"])
-            with pytest.raises(SystemExit) as end:
-                psp()
-            assert not end.value.code
-            made.append(decoded(Path(f"{number}.png").read_bytes()))
-    finally:
-        assert running.stop() == 0
-    np.testing.assert_array_equal(*made)
-    monkeypatch.setattr(sys, "argv", ["psp", "run", "photo.png", "--engine", "toon.onnx", "-o", "alone.png"])
-    with pytest.raises(SystemExit):
-        psp()
-    assert (decoded(Path("alone.png").read_bytes()) != made[0]).any()
-    capsys.readouterr()
-
-
-@pytest.mark.parametrize(
-    ("engines", "words"),
-    [
-        (["steps", "sr"], "--first goes with one --engine, given 2: serve the others apart"),
-        (["sr"], "--first is for ReStyle engines, .*sr.onnx makes its pictures in one step"),
-        (["cars"], "steps.onnx is no engine to go on from: its input_shape is"),
-    ],
-)
-def test_engines_that_no_first_step_goes_with(folder: Path, tmp_path: Path, engines: list[str], words: str) -> None:
-    write_steps(tmp_path, "cars", **CARS)
-    paths = [tmp_path / "cars.onnx" if name == "cars" else folder / f"{name}.onnx" for name in engines]
-    with pytest.raises(PspError, match=words):
-        psp_serve(Serve(engine=paths, first=folder / "steps.onnx"))
+def test_a_client_may_pause(paused: Paused) -> None:
+    """Connections that do nothing are closed after ten seconds; the client opens another one."""
+    time.sleep(max(0, paused.since + 11 - time.monotonic()))
+    np.testing.assert_array_equal(paused.remote.translate(pixels(1)).output, paused.picture)
