@@ -182,7 +182,6 @@ def test_the_picture_whose_style_is_taken_is_not_replaced(
         (["photos/p0.png", "kept/p0_out.png", "--ray", "--out", "kept"], "kept/p0_out.png, the output of"),
         (["photos", "--ray", "--actors", 3], "has room for 2 workers of 1 cores each"),
         (["photos", "--ray", "--device", "cuda"], "has no GPU"),
-        (["photos", "--ray", "--precision", "bf16"], "cannot run in bf16: PSP_CPU=onnxruntime computes in FP32"),
         (["photos", "--ray", "--precision", "int8"], "is an FP32 engine and has no INT8 form"),
     ],
 )
