@@ -6,7 +6,9 @@
 
 The models are the published architecture on seeded weights. Sides: the baseline (`baseline.py`) in eager
 torch and as torch exports it to ONNX; the files psp-export writes, in ONNX Runtime, OpenVINO and TensorRT; with --peers
-also the baseline on OpenVINO and in torch.compile. Engine files are made in the first run and cached
+also the baseline on OpenVINO and in torch.compile, and in INT8 by ONNX Runtime's quantize_static and by NNCF, where it
+is installed. Each precision the machine has is a side of its own; INT8 is of the whole model alone (`quantised.py`).
+Engine files are made in the first run and cached
 (`workloads.py`). ALAE, IDInvert and the generator of Rotate-and-Render are networks of others (`measure/peers`): they
 run in torch and as torch exports them, constants folded, at their published sides; there is no engine of ours.
 
@@ -17,6 +19,9 @@ its result has been compared with that of our first side. Then those two take tu
 until it had --seconds; so our times are spread over the whole run, between those of all others. Tables show the median
 and the 95th percentile (of fewer than 20 runs: the slowest).
 Thread counts are the libraries' defaults; leave OMP_NUM_THREADS alone, it would slow torch and not ONNX Runtime.
+
+What a side really multiplies in, and the PSNR of its picture to that of our first side, stand behind sides that are not
+FP32. An INT8 picture beyond its gate is a note, and not timed; of others it would be an error.
 
 What is compared. `x paper` is against the paper's seconds on a Tesla P40; `x eager`, `x ONNX` and `x OpenVINO` against
 the baseline on torch, ONNX Runtime and OpenVINO in the same run; `of floor` is the floor of `roofline.py` over
@@ -30,6 +35,7 @@ The last line is JSON. Exit code 1 where a side gives another picture.
 import argparse
 import ctypes
 import datetime
+import functools
 import gc
 import json
 import platform
@@ -53,8 +59,9 @@ from psp_runtime.engines.precision import lacks_bf16
 from psp_runtime.errors import PspError
 
 Result = TypeVar("Result")
-#: How near to each other two sides must be: the gates of the export, and wider ones for bf16, which has 8 bits.
-PICTURES, LATENTS = GATES | {"bf16": 40.0}, LATENTS_GATES | {"bf16": 5e-2}
+#: How near to each other two sides must be: the gates of the export, and wider ones for bf16, which has 8 bits, and for
+#: INT8: seeded weights, few pictures to calibrate on, and on some CPUs sums that saturate.
+PICTURES, LATENTS = GATES | {"bf16": 40.0, "int8": 20.0}, LATENTS_GATES | {"bf16": 5e-2, "int8": 1.0}
 #: Why something was not measured, and what.
 Notes = dict[str, list[str]]
 
@@ -83,8 +90,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--small", action="store_true", help="the widths of the bundled demo model, up to 256 pixels")
     parser.add_argument("--backend", action="append", choices=BACKENDS, help="only these, peers included")
-    parser.add_argument("--precision", action="append", choices=["fp32", "fp16", "bf16"], help="of our engines")
-    parser.add_argument("--peers", action="store_true", help="also the baseline on OpenVINO and torch.compile")
+    parser.add_argument("--precision", action="append", choices=report.PRECISIONS, help="of our engines, and of peers")
+    parser.add_argument("--peers", action="store_true", help="also the baseline on other backends, and in INT8")
     names = [row.name for row in report.ROWS]
     parser.add_argument("--row", action="append", choices=names, help="only these rows of the table")
     parser.add_argument("--engine", type=Path, help="time this engine file alone")
@@ -105,8 +112,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def default_precisions(device: str) -> list[str]:
     """What is timed without --precision: what the device has."""
     if device == "cuda":
-        return ["fp32", "fp16"]
-    return ["fp32"] if lacks_bf16() else ["fp32", "bf16"]
+        return ["fp32", "fp16", "int8"]
+    return ["fp32", "int8"] if lacks_bf16() else ["fp32", "bf16", "int8"]
 
 
 def run(options: argparse.Namespace) -> dict:
@@ -144,8 +151,10 @@ def conditions(options: argparse.Namespace) -> dict:
 
 def time_piece(
     piece: Piece, competitors: list[Side], workload: Workload, seconds: float, notes: Notes
-) -> dict[str, dict[str, float]]:
-    """The times of every side that can run a piece; why the others cannot goes into `notes`.
+) -> dict[str, dict[str, float | str]]:
+    """The times of every side that can run a piece, with what it computes in and its PSNR to our first side.
+
+    Why the others cannot goes into `notes`.
 
     Only two are open at a time, our first one and one other: the baseline alone takes 6 GB in ONNX Runtime.
     """
@@ -154,13 +163,15 @@ def time_piece(
     seeded_checkpoint.cache_clear()
     tidy()
     times: dict[str, Times] = defaultdict(Times)
+    facts: dict[str, dict[str, float | str]] = {}
     first: Opened | None = None
     for side in sorted(filter(None, ready), key=lambda side: side.form != OURS):
-        other = attempt(side, piece, notes, lambda side: Opened(side, side.open(workload, piece)))
+        other = attempt(side, piece, notes, functools.partial(Opened.of, workload, piece, first))
         if other and first:
-            other.compare(first)
             take_turns([first.runner, other.runner], seconds, [times[first.side.name], times[side.name]])
             other.runner.close()
+        if other:
+            facts[side.name] = {"computed": other.runner.computed} | other.fidelity
         first = first or other
         del other
         tidy()
@@ -168,7 +179,7 @@ def time_piece(
         if not times:
             take_turns([first.runner], seconds, [times[first.side.name]])
         first.runner.close()
-    return {side.name: times[side.name].summary() for side in competitors if side.name in times}
+    return {side.name: times[side.name].summary() | facts[side.name] for side in competitors if side.name in times}
 
 
 def attempt(side: Side, piece: Piece, notes: Notes, step: Callable[[Side], Result]) -> Result | None:
@@ -186,20 +197,34 @@ class DifferentPicture(Exception):
 
 
 class Opened:
-    """A side that is open and warm, with the result it gave."""
+    """A side that is open and warm, with the result it gave, and the PSNR of its picture to that of `first`."""
 
-    def __init__(self, side: Side, runner: Runner) -> None:
+    def __init__(self, side: Side, runner: Runner, first: "Opened | None" = None) -> None:
         self.side, self.runner = side, runner
         tidy()  # of what opening took
         self.result = warm(runner.run, side.device)
+        self.fidelity: dict[str, float] = {}
+        if first:
+            self.compare(first)
+            pictures = [one.result["output"].astype(float) for one in (self, first) if "output" in one.result]
+            self.fidelity = {"psnr": round(psnr(pictures[0] - pictures[1]), 1)} if pictures else {}
+
+    @classmethod
+    def of(cls, workload: Workload, piece: Piece, first: "Opened | None", side: Side) -> "Opened":
+        """Open a prepared side."""
+        return cls(side, side.open(workload, piece), first)
 
     def compare(self, other: "Opened") -> None:
-        """Raise `DifferentPicture` where the picture or the latents are not those of the other side."""
+        """Raise `DifferentPicture` where the picture or the latents are not those of the other side.
+
+        In INT8 it is a `PspError`: what a quantiser makes of these weights is no error of ours, nor worth timing.
+        """
         precision = max(self.side.precision, other.side.precision, key=LATENTS.__getitem__)
         for name, array in self.result.items():
             wrong = difference(array, other.result[name], precision)
             if wrong:
-                raise DifferentPicture(f"{self.side.name} differs from {other.side.name} in {name}: {wrong}")
+                words = f"{self.side.name} differs from {other.side.name} in {name}: {wrong}"
+                raise (PspError if precision == "int8" else DifferentPicture)(words)
 
 
 def tidy() -> None:
@@ -261,8 +286,11 @@ def progress(words: str) -> None:
         print(f"\r\033[K{words}", end="", file=sys.stderr, flush=True)
 
 
-def _rounded(times: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    return {side: {name: round(value, 6) for name, value in values.items()} for side, values in times.items()}
+def _rounded(times: dict[str, dict[str, float | str]]) -> dict[str, dict[str, float | str]]:
+    def rounded(value: float | str) -> float | str:
+        return value if isinstance(value, str) else round(value, 6)
+
+    return {side: {name: rounded(value) for name, value in values.items()} for side, values in times.items()}
 
 
 if __name__ == "__main__":

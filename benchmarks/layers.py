@@ -3,6 +3,8 @@
     python benchmarks/layers.py [--size 1024] [--part full] [--form ours] [--top 25]
     python benchmarks/layers.py --engine psp.onnx
 
+With --precision int8 our engine is computed as its file says, in FP32, as psp_runtime does; the baseline of
+--form baseline, quantised by quantize_static, in ONNX Runtime's 8-bit kernels.
 ONNX Runtime's own profiler times the nodes of its optimised graph, which has fused and added some (layout reorders).
 Cost model of a node:
 
@@ -40,7 +42,7 @@ WARM_RUNS = 2
 PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
 #: Nodes ONNX Runtime adds between its own blocked layout and the usual one.
 REORDERS = ("ReorderInput", "ReorderOutput")
-MATRIX_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
+MATRIX_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "QLinearMatMul", "QGemm")
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,17 @@ def main(arguments: list[str] | None = None) -> int:
     device = default_device()
     try:
         path, arrays = target(options, device)
-        limits = roofline.measure(device, options.precision)
-        layers = profile(path, arrays, device, options.runs, limits)
+        by_others = options.form == BASELINE and options.precision == "int8"
+        limits = roofline.measure(
+            device, "fp32" if options.precision == "int8" and not by_others else options.precision
+        )
+        layers = profile(path, arrays, device, options.runs, limits, as_written=not by_others)
     except PspError as error:
         print(error, file=sys.stderr)
         return 2
     show(layers, options.top)
     result = {"benchmark": "layers", "command": " ".join(["python", *sys.argv]), "machine": machine.describe(device)}
-    result |= {"engine": path.name, "form": options.form, "limits": asdict(limits)}
+    result |= {"engine": path.name, "form": options.form, "precision": options.precision, "limits": asdict(limits)}
     print(json.dumps(result | {"layers": [asdict(layer) for layer in layers]}))
     return 0
 
@@ -86,7 +91,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="the widths of the bundled demo model, up to 256 pixels")
     parser.add_argument("--part", choices=["full", "encoder", "generator"], default="full")
     parser.add_argument("--form", choices=[OURS, BASELINE], default=OURS)
-    parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "int8"], default="fp32")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--top", type=int, default=25, help="slowest nodes to list")
@@ -109,13 +114,24 @@ def target(options: argparse.Namespace, device: str) -> tuple[Path, dict[str, np
     return options.engine, inputs
 
 
-def profile(path: Path, arrays: dict[str, np.ndarray], device: str, runs: int, limits: roofline.Limits) -> list[Layer]:
-    """Run an engine under ONNX Runtime's profiler; its nodes in the order in which they ran."""
+def profile(
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    device: str,
+    runs: int,
+    limits: roofline.Limits,
+    as_written: bool = True,
+) -> list[Layer]:
+    """Run an engine under ONNX Runtime's profiler; its nodes in the order in which they ran.
+
+    `as_written` computes INT8 as the file says, as psp_runtime does; otherwise in 8-bit kernels.
+    """
     with tempfile.TemporaryDirectory() as folder:
         runtime = import_onnxruntime()
         settings = runtime.SessionOptions()
         settings.log_severity_level = 3
         settings.enable_profiling = True
+        settings.add_session_config_entry("session.disable_quant_qdq", "1" if as_written else "0")
         settings.profile_file_prefix = str(Path(folder) / "profile")
         # A weight that was packed for its kernel is missing from the profile; the optimised graph still has its shape.
         settings.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
@@ -156,7 +172,10 @@ def layers(events: list[dict], weights: dict[str, list[tuple[int, ...]]], limits
 
 def operations(args: dict, constants: list[tuple[int, ...]]) -> int:
     """2 x multiply-accumulate of one node; 0 for all but convolutions and matrix products."""
-    op, shapes = args["op_name"].removeprefix("Fused"), [_shape(entry) for entry in args["input_type_shape"]]
+    op, shapes = (
+        args["op_name"].removeprefix("Fused").removeprefix("QLinear"),
+        [_shape(entry) for entry in args["input_type_shape"]],
+    )
     inputs, outputs = shapes[0] if shapes else (), _shape(args["output_type_shape"][0])
     if args["op_name"] in MATRIX_PRODUCTS:
         return 2 * math.prod(outputs) * inputs[-1]

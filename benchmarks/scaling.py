@@ -2,8 +2,9 @@
 
     python benchmarks/scaling.py [--plot scaling.png] [--json benchmarks/results]
 
-Two sweeps on one machine: the generator alone from 64 to 1024 pixels at batch 1 (the encoder always sees 256 pixels),
-and the whole model at --batch-size pixels in batches of 1 to 16. Work is 2 x multiply-accumulate of `roofline.py`:
+Two sweeps on one machine, for each --precision after the other: the generator alone from 64 to 1024 pixels at batch 1
+(the encoder always sees 256 pixels), and the whole model at --batch-size pixels in batches of 1 to 16.
+Work is 2 x multiply-accumulate of `roofline.py`:
 32, 91 and 151 GFLOP for the generator at 64, 256 and 1024. At a constant speed both lines of a panel have the same
 shape; a line of time that is flatter at first shows an overhead, one that bends upwards a limit of memory.
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from latency import write_json
 from measure import charts, machine, roofline
 from measure.backends import BACKENDS, OURS, Runner, Side, default_device, session_runner
+from measure.report import PRECISIONS
 from measure.timing import Times, take_turns, warm
 from measure.workloads import MAX_BATCH, SIZES, Piece, Workload, inputs
 
@@ -33,16 +35,19 @@ GENERATOR, WHOLE = Piece("w", "generator"), Piece("psp", "full")
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     device = default_device()
-    side = Side(options.backend, OURS, options.precision, device)
+    sides = [Side(options.backend, OURS, precision, device) for precision in options.precision]
     try:
-        sizes = sweep_sizes(side, [Workload(size, 1, options.small) for size in options.sizes], options.seconds)
-        batches = sweep_batches(side, Workload(options.batch_size, 1, options.small), options.batches, options.seconds)
+        sizes, batches = [], []
+        for side in sides:
+            sizes += sweep_sizes(side, [Workload(size, 1, options.small) for size in options.sizes], options.seconds)
+            whole = Workload(options.batch_size, 1, options.small)
+            batches += sweep_batches(side, whole, options.batches, options.seconds)
         result = {
             "benchmark": "scaling",
             "date": datetime.datetime.now().isoformat(timespec="minutes"),
             "command": " ".join(["python", *sys.argv]),
             "machine": machine.describe(device),
-            "engine": side.name,
+            "engine": sides[0].name,
             "small": options.small,
             "batch_size": options.batch_size,
             "sizes": sizes,
@@ -63,13 +68,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, choices=SIZES, default=256, help="pixels in the sweep of batches")
     parser.add_argument("--small", action="store_true", help="the widths of the bundled demo model, up to 256 pixels")
     parser.add_argument("--backend", choices=[name for name in BACKENDS if name != "torch"], default="onnxruntime")
-    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], default="fp32")
+    parser.add_argument("--precision", action="append", choices=PRECISIONS, help="once or more; default: fp32")
     parser.add_argument("--seconds", type=float, default=3.0, help="for every point")
     parser.add_argument("--json", type=Path, help="also write the result to this file, or dated into this folder")
     parser.add_argument("--plot", type=Path, help="draw the chart into this picture file")
     options = parser.parse_args(arguments)
     options.sizes = sorted(options.sizes or [size for size in SIZES if size <= (256 if options.small else 1024)])
     options.batches = sorted(options.batches)
+    options.precision = list(dict.fromkeys(options.precision or ["fp32"]))
     if not all(1 <= batch <= MAX_BATCH for batch in options.batches):
         parser.error(f"--batches {options.batches}: expected 1 to {MAX_BATCH}")
     if options.small and max(*options.sizes, options.batch_size) > 256:
@@ -85,16 +91,17 @@ def sweep_sizes(side: Side, workloads: list[Workload], seconds: float) -> list[d
             stack.callback(runner.close)
         times = warm_turns(runners, side.device, seconds)
     works = [roofline.work(workload, GENERATOR).gflop for workload in workloads]
-    return [point("size", *values) for values in zip((w.size for w in workloads), times, works)]
+    computed = [runner.computed for runner in runners]
+    return [point(side, "size", *values) for values in zip((w.size for w in workloads), times, works, computed)]
 
 
 def sweep_batches(side: Side, workload: Workload, batches: list[int], seconds: float) -> list[dict]:
     """The whole model in batches of several sizes, one session for all."""
     with closing(side.session(workload, WHOLE)) as session:
         runners = [session_runner(session, inputs(replace(workload, batch=batch), WHOLE)) for batch in batches]
-        times = warm_turns(runners, side.device, seconds)
+        times, computed = warm_turns(runners, side.device, seconds), session.precision
     gflop = roofline.work(workload, WHOLE).gflop
-    return [point("batch", batch, turns, batch * gflop) for batch, turns in zip(batches, times)]
+    return [point(side, "batch", batch, turns, batch * gflop, computed) for batch, turns in zip(batches, times)]
 
 
 def warm_turns(runners: list[Runner], device: str, seconds: float) -> list[Times]:
@@ -106,20 +113,22 @@ def warm_turns(runners: list[Runner], device: str, seconds: float) -> list[Times
     return times
 
 
-def point(key: str, value: int, times: Times, gflop: float) -> dict:
-    """One point of a line."""
+def point(side: Side, key: str, value: int, times: Times, gflop: float, computed: str) -> dict:
+    """One point of the line of a precision; `computed` is what it really multiplied in."""
     summary = times.summary()
     ms = {name: round(1e3 * summary[field], 3) for name, field in (("ms", "median"), ("ms_p95", "p95"))}
-    return {key: value, **ms, "gflop": round(gflop, 3), "gflop_per_second": round(gflop / summary["median"], 2)}
+    facts = {"precision": side.precision, "computed": computed}
+    return facts | {key: value, **ms, "gflop": round(gflop, 3), "gflop_per_second": round(gflop / summary["median"], 2)}
 
 
 def publish(result: dict, options: argparse.Namespace) -> None:
     """Print the tables and the JSON line, write what files were asked for."""
     print(f"{result['engine']} on {result['machine']['name']}, threads: {result['machine']['threads']}")
     for key, points in (("size", result["sizes"]), ("batch", result["batches"])):
-        print(f"\n{key:>6}{'ms':>12}{'p95':>12}{'GFLOP':>10}{'GFLOP/s':>10}")
+        print(f"\n{key:>6}{'ms':>12}{'p95':>12}{'GFLOP':>10}{'GFLOP/s':>10}  precision, computed in")
         for p in points:
-            print(f"{p[key]:6}{p['ms']:12.2f}{p['ms_p95']:12.2f}{p['gflop']:10.1f}{p['gflop_per_second']:10.1f}")
+            times = f"{p[key]:6}{p['ms']:12.2f}{p['ms_p95']:12.2f}{p['gflop']:10.1f}{p['gflop_per_second']:10.1f}"
+            print(f"{times}  {p['precision']}, {p['computed']}")
     if options.plot:
         charts.scaling(result, options.plot)
     if options.json:

@@ -4,9 +4,10 @@
 
 Read are the newest results of the published model on every kind of machine (`latency.py --json benchmarks/results`).
 
-- docs/speed.md: one table for each, between the markers `<!-- latency -->` and `<!-- /latency -->`, with notes below
-  where networks of others were measured;
-- README.md: what the newest of all says in multiples of eager torch, between `<!-- speed -->` and `<!-- /speed -->`;
+- docs/speed.md: one table for each, between the markers `<!-- latency -->` and `<!-- /latency -->`, with another of
+  pSp by precision where more than FP32 was measured, and notes below where networks of others were;
+- README.md: what the newest of all says in multiples of eager torch, precision after precision, between
+  `<!-- speed -->` and `<!-- /speed -->`;
 - docs/relative_speed.png and docs/latency.png: the charts of the newest of all.
 
 The rest of the pages stays as it is. Numbers are only ever copied from results, never typed.
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from measure import charts
 from measure.backends import OURS
-from measure.report import HEADLINE, NO_ENGINE, ROWS, PaperRow, clock, gflop, has_all_rows
+from measure.report import HEADLINE, NO_ENGINE, ROWS, PaperRow, clock, gflop, has_all_rows, precision
 
 from psp_runtime.disk import replacing
 from psp_runtime.errors import PspError
@@ -93,19 +94,42 @@ def factors(result: dict) -> str:
     return (
         f"![Speed of pSp in multiples of eager PyTorch](docs/relative_speed.png)\n\n"
         f"*One picture at 1024² on {charts.place(result)} ({machine['name']}, {result['date'][:10]}).\n"
-        f"Baseline, the network as its definition suggests: {_factors(result, ours=False)}.\n"
-        f"This toolkit: {_factors(result, ours=True)}.*"
+        f"{_factors(result)}*"
     )
 
 
-def _factors(result: dict, ours: bool) -> str:
-    entries = [entry for entry in charts.headline(result) if entry["ours"] == ours and "x_torch_baseline" in entry]
-    return ", ".join(f"{entry['side'].rpartition(', ')[0]} {charts.times(entry)}" for entry in entries)
+def _factors(result: dict) -> str:
+    """A line for the baseline and one for this toolkit, and one for each precision beside FP32."""
+    exact, *others = charts.by_precision(result).values()
+    lines = [f"Baseline, the network as its definition suggests: {_sides(exact, ours=False)}."]
+    lines += [f"This toolkit: {_sides(exact, ours=True)}."]
+    for group in others:
+        words = [("baseline", _sides(group, ours=False)), ("this toolkit", _sides(group, ours=True))]
+        lines.append(f"{_label(group[0])}: {'; '.join(f'{whose}, {sides}' for whose, sides in words if sides)}.")
+    return "\n".join(lines)
+
+
+def _sides(entries: list[dict], ours: bool) -> str:
+    """The backends of some sides, with how many times as fast as eager torch they are."""
+    return ", ".join(f"{_backend(entry)} {charts.times(entry)}" for entry in entries if entry["ours"] == ours)
+
+
+def _backend(entry: dict) -> str:
+    """The backend of a side, and who quantised for it: "OpenVINO with NNCF"."""
+    backend, _, rest = entry["side"].partition(", ")
+    quantiser = rest.partition(" by ")[2]
+    return f"{backend} with {quantiser}" if quantiser else backend
+
+
+def _label(entry: dict) -> str:
+    """What readers call a precision: "bf16", "INT8"."""
+    return precision(entry).replace("int", "INT").replace("fp", "FP")
 
 
 def table(result: dict) -> str:
-    """One Markdown table: rows of the paper, a column for each side, what it ran on below."""
+    """One Markdown table: rows of the paper, a column for each side, what it ran on below; INT8 is of pSp alone."""
     in_order = sorted(result["rows"], key=lambda entry: entry["row"] != HEADLINE)
+    in_order = [entry for entry in in_order if precision(entry) != "int8"]
     sides = {entry["side"]: entry["ours"] for entry in in_order}
     names = [side.replace(OURS, "this toolkit") for side in sides]
     header = ["seconds per picture", "paper, Tesla P40", "work, GFLOP", *names]
@@ -115,7 +139,31 @@ def table(result: dict) -> str:
         work = gflop(result, row).removesuffix(" GFLOP") or "—"
         cells = ["no engine" if row.peer and sides[side] and entries else _cell(entries.get(side)) for side in sides]
         lines.append(_row([row.name, f"{row.paper} s", work, *cells]))
-    return "\n".join([*lines, "", _caption(result)])
+    return "\n".join([*lines, "", _caption(result), *_by_precision(result)])
+
+
+def _by_precision(result: dict) -> Iterator[str]:
+    """A table of pSp on every side, precision after precision; nothing where FP32 alone was measured."""
+    groups = charts.by_precision(result)
+    if len(groups) < 2:
+        return
+    yield "\n" + _row(
+        ["pSp in", "baseline", "this toolkit", "computed in", "seconds", "times eager PyTorch", "dB to FP32"]
+    )
+    yield _row(["---"] * 4 + ["---:"] * 3)
+    for entry in (entry for group in groups.values() for entry in group):
+        whose = ["", _backend(entry)] if entry["ours"] else [_backend(entry), ""]
+        cells = [entry.get("computed", precision(entry)), clock(entry["seconds"]["median"]), charts.times(entry)]
+        yield _row([_label(entry), *whose, *cells, f"{entry['psnr']:.1f}" if "psnr" in entry else "—"])
+    yield from _left_out(result)
+
+
+def _left_out(result: dict) -> Iterator[str]:
+    """Why sides of the pSp row are missing."""
+    for reason, what in result["notes"].items():
+        sides = [words.partition(" on ")[2] for words in what if words.startswith("psp full on ")]
+        if sides:
+            yield f"\n*Not measured: {', '.join(charts.spelled(side) for side in sides)} ({reason}).*"
 
 
 def notes(results: list[dict]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import warnings
 
-from psp_export.int8.samples import LEAST, check_folder
+from psp_export.int8 import samples
 from psp_export.options import Options
 from psp_export.output_files import check_output
 from psp_export.plans.build import check_timing_cache, choose_flavour
@@ -19,7 +19,7 @@ def check(options: Options) -> None:
     if options.calibrate and options.precision != "int8":
         raise PspError(f"--calibrate {options.calibrate} is for --int8, which is not given")
     if options.calibrate:
-        check_folder(options.calibrate)
+        samples.check_folder(options.calibrate)
     flavour = flavour_of(options)
     check_timing_cache(options.timing_cache, flavour)
     unused = [
@@ -37,8 +37,8 @@ def check_pictures(checkpoint: Checkpoint, options: Options) -> None:
     """Raise `PspError` for an INT8 export of other weights than the bundled ones without pictures to calibrate on."""
     if options.precision == "int8" and options.calibrate is None and checkpoint.license != DEMO_LICENSE:
         raise PspError(
-            f"--int8 needs pictures to calibrate {checkpoint.name} on: give --calibrate FOLDER with at least {LEAST} "
-            f"inputs of the task {checkpoint.task.name}"
+            f"--int8 needs pictures to calibrate {checkpoint.name} on: give --calibrate FOLDER with "
+            f"{samples.expected()}, here {checkpoint.task.name}"
         )
 
 

@@ -16,7 +16,7 @@ class Options:
     """What to export, and how.
 
     `output` is what the names of all files begin with; `precision` is "fp32", "fp16" or "int8", `backend` "auto",
-    "onnx" or "tensorrt", `opset` 17 to 20. INT8 is calibrated on the pictures in the folder `calibrate`, at least 128
+    "onnx" or "tensorrt", `opset` 17 to 20. INT8 is calibrated on the pictures in the folder `calibrate`, at least 144
     inputs of the task; the bundled models do without, on drawn faces. A plan serves batches of 1 to `max_batch`; it is
     built in `workspace` MiB of scratch memory, with kernel timings kept in the file `timing_cache`, with an effort of
     `optimization_level`, 0 to 5, and tuned for batches of `tune_batch`. With `parts`, encoder and generator are also
@@ -36,7 +36,7 @@ class Options:
     parts: Annotated[bool, option(MAKE, "Also write encoder and generator separately.", "--parts")] = False
     calibrate: Annotated[
         Path | None,
-        option(INPUT, "INT8: 128 or more inputs of the task. Default: drawn faces.", metavar="FOLDER"),
+        option(INPUT, "INT8: 144 or more inputs of the task. Default: drawn faces.", metavar="FOLDER"),
     ] = None
     custom_ops: Annotated[
         bool, option(MAKE, "FIR filters and activations as custom nodes: CUDA kernels in TensorRT.", "--custom-ops")

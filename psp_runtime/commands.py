@@ -88,7 +88,10 @@ def _info() -> typer.Typer:
 
     @app.command(no_args_is_help=True, cls=console.Command)
     def info(engine: Annotated[Path, typer.Argument(help="An .onnx or .trt file.")]) -> None:
-        """Print what an engine says about itself. Needs neither a GPU nor an inference library."""
+        """Print what an engine says about itself, and what it would compute in here.
+
+        Needs neither a GPU nor an inference library.
+        """
         found = find_engine(engine)
         print(describe(found, read_info(found)))
 

@@ -2,7 +2,7 @@
 
 Baseline: `baseline.py`, in eager torch, and as the ONNX file torch's exporter makes of it; for the networks of others,
 those of `peers/`. Ours: the files psp-export writes. ONNX files open with psp_runtime's own sessions on both sides, so
-that only the graph differs.
+that only the graph differs; but those of other quantisers open as they were made for (`quantised.py`).
 Everything takes and gives host arrays, as the engine contract (docs/design.md) has them.
 """
 
@@ -18,7 +18,9 @@ from unittest import mock
 import numpy as np
 import torch
 
+from measure.quantised import QUANTISERS, RUN_IN, lacks_quantiser, our_int8, quantised_baseline
 from measure.workloads import (
+    FULL,
     Piece,
     Workload,
     baseline_engine,
@@ -29,8 +31,10 @@ from measure.workloads import (
     our_engine,
     our_plan,
     peer_plan,
+    plan_of,
     seeded_checkpoint,
 )
+from psp_export.int8.layouts import GPU
 from psp_runtime.engines import contract, onnx_session
 from psp_runtime.engines.devices import cuda_devices, importable
 from psp_runtime.engines.openvino import session as openvino_session
@@ -52,11 +56,15 @@ BACKENDS = {
 
 
 class Runner(NamedTuple):
-    """A piece that is open: `run` it, ask for the seconds of the last run on the device, `close` it."""
+    """A piece that is open: `run` it, ask for the seconds of the last run on the device, `close` it.
+
+    `computed` is what it really multiplies in.
+    """
 
     run: Callable[[], dict[str, np.ndarray]]
     device_seconds: Callable[[], float | None]
     close: Callable[[], None]
+    computed: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -72,12 +80,18 @@ class Side:
     def name(self) -> str:
         """What tables and results call it."""
         words = f"{BACKENDS[self.backend]}, {self.form}"
-        return words if self.precision == "fp32" else f"{words}, {self.precision.upper()}"
+        maker = f" by {QUANTISERS[self.backend]}" if self.quantised_by_others else ""
+        return words if self.precision == "fp32" else f"{words}, {self.precision.upper()}{maker}"
+
+    @property
+    def quantised_by_others(self) -> bool:
+        """Whether it is the baseline in INT8."""
+        return self.form == BASELINE and self.precision == "int8"
 
     @property
     def optional(self) -> bool:
         """What people would run instead of this toolkit; timed only where it is asked for, because it takes minutes."""
-        return self.form == BASELINE and self.backend in ("openvino", "torch.compile")
+        return self.form == BASELINE and (self.backend in ("openvino", "torch.compile") or self.precision == "int8")
 
     @property
     def compiler(self) -> str:
@@ -96,7 +110,9 @@ class Side:
             return "the Python package openvino is not installed"
         if self.precision == "bf16" and (lacking := lacks_bf16()):
             return f"bf16 needs {lacking}"
-        return ""
+        if self.precision == "int8" and piece != FULL:
+            return "INT8 is measured of the whole model alone: each piece is calibrated for minutes"
+        return lacks_quantiser(self.backend) if self.quantised_by_others else ""
 
     def prepared(self, workload: Workload, piece: Piece) -> "Side":
         """Itself, with the engine file of a piece in the cache. Raises `PspError` when the piece cannot run here."""
@@ -121,8 +137,14 @@ class Side:
 
     def engine(self, workload: Workload, piece: Piece) -> Path:
         """The engine file of a piece, from the cache or made now."""
+        if self.quantised_by_others:
+            return quantised_baseline(workload, piece, self.backend)
         if self.form == BASELINE:
             return (peer_plan if self.backend == "tensorrt" else baseline_engine)(workload, piece)
+        if self.precision == "int8":
+            if self.backend == "tensorrt":
+                return plan_of(our_int8(workload, piece, GPU), workload, piece, "int8")
+            return our_int8(workload, piece)
         stored = "fp32" if self.precision == "bf16" else self.precision  # bf16 is of the run, not of the file
         return (our_plan if self.backend == "tensorrt" else our_engine)(workload, piece, stored)
 
@@ -137,14 +159,17 @@ def default_device() -> str:
 
 
 def sides(device: str, backends: list[str], precisions: list[str]) -> list[Side]:
-    """Every side of some backends. The baseline is FP32: in half precision it overflows."""
+    """Every side of some backends. The baseline is never FP16: it overflows."""
     found = [Side("torch", BASELINE, device=device), Side("onnxruntime", BASELINE, device=device)]
-    found += [Side("onnxruntime", OURS, precision, device) for precision in precisions if precision != "bf16"]
     if device == "cuda":
+        found += [Side("onnxruntime", OURS, precision, device) for precision in precisions if precision != "int8"]
         found += [Side("tensorrt", OURS, precision, device) for precision in precisions]
     else:
+        found += [Side("onnxruntime", OURS, precision) for precision in precisions if precision != "bf16"]
         found += [Side("openvino", BASELINE), Side("openvino", OURS)]
-        found += [Side("openvino", OURS, "bf16")] if "bf16" in precisions else []
+        asked = [precision for precision in ("bf16", "int8") if precision in precisions]
+        found += [Side("openvino", form, precision) for precision in asked for form in (BASELINE, OURS)]
+        found += [Side("onnxruntime", BASELINE, "int8")] if "int8" in asked else []
     found.append(Side("torch.compile", BASELINE, device=device))
     return [side for side in found if side.backend in backends]
 
@@ -214,6 +239,10 @@ class _GPUClock:
 
 
 def _open_engine(side: Side, workload: Workload, piece: Piece) -> Runner:
+    if side.quantised_by_others:
+        run, computed = RUN_IN[side.backend](side.engine(workload, piece))
+        arrays = side.inputs(workload, piece)
+        return Runner(lambda: run(arrays), no_device_time, lambda: None, computed)
     return session_runner(side.session(workload, piece), side.inputs(workload, piece))
 
 
@@ -225,9 +254,8 @@ def open_file(path: Path, device: str, arrays: dict[str, np.ndarray]) -> Runner:
 def session_runner(session: Session, arrays: dict[str, np.ndarray]) -> Runner:
     """An open session with the inputs it shall run on."""
     plan = isinstance(session, TensorRTSession)
-    return Runner(
-        lambda: session.run(arrays), (lambda: session.last_ms / 1e3) if plan else no_device_time, session.close
-    )
+    seconds = (lambda: session.last_ms / 1e3) if plan else no_device_time
+    return Runner(lambda: session.run(arrays), seconds, session.close, session.precision)
 
 
 def no_device_time() -> None:

@@ -14,6 +14,10 @@ INK, FAINT, GREY, ACCENT, PAPER = "#1d2733", "#5b6673", "#b4bcc6", "#0b6fd3", "#
 FORMATS = ("png", "svg", "pdf")
 #: Bars that differ more than this need a logarithmic axis to be seen.
 LOG_BEYOND = 20
+#: Lines of time, by precision.
+LINES = {"fp32": "o-", "fp16": "^-", "bf16": "D-", "int8": "v-"}
+#: Between two precisions, in bars.
+GAP = 0.5
 
 
 def latency(result: dict, path: Path) -> None:
@@ -114,18 +118,22 @@ def _scale(axes: Axes, seconds: list[float]) -> None:
 
 
 def relative(result: dict, path: Path) -> None:
-    """Bars of how many times as fast as eager torch every side runs pSp, slowest first: no seconds, no other machine.
+    """Bars of how many times as fast as eager torch every side runs pSp: no seconds, no other machine.
 
+    Precision after precision, in each the slowest first: from the baseline to this toolkit.
     Raises `PspError` when eager torch was not measured, and for a picture format it does not know.
     """
-    entries = [entry for entry in headline(result) if "x_torch_baseline" in entry]
-    if not entries:
+    groups = by_precision(result)
+    if not groups:
         raise PspError("eager torch did not run the pSp row: there is nothing to compare with")
-    figure = Figure(figsize=(9, 0.9 + 0.42 * len(entries)), layout="constrained")
+    entries = [entry for group in groups.values() for entry in group]
+    figure = Figure(figsize=(9, 0.9 + 0.42 * len(entries) + 0.25 * (len(groups) - 1)), layout="constrained")
     axes = figure.subplots()
-    names = [spelled(entry["side"]) for entry in entries]
+    gaps = [GAP * number for number, group in enumerate(groups.values()) for _ in group]
+    places = [index + gap for index, gap in enumerate(gaps)]
     factors = [entry["x_torch_baseline"] for entry in entries]
-    bars = axes.barh(names, factors, color=[ACCENT if entry["ours"] else GREY for entry in entries], height=0.66)
+    bars = axes.barh(places, factors, color=[ACCENT if entry["ours"] else GREY for entry in entries], height=0.66)
+    axes.set_yticks(places, [spelled(entry["side"]) for entry in entries])
     axes.bar_label(bars, [times(entry) for entry in entries], padding=6, color=INK, fontweight="bold", fontsize=11)
     axes.set_xlim(0, 1.1 * max(factors))
     axes.invert_yaxis()
@@ -140,6 +148,13 @@ def headline(result: dict) -> list[dict]:
     """The entries of the pSp row, slowest first."""
     entries = [entry for entry in result["rows"] if entry["row"] == report.HEADLINE]
     return sorted(entries, key=lambda entry: -entry["seconds"]["median"])
+
+
+def by_precision(result: dict) -> dict[str, list[dict]]:
+    """The entries of the pSp row that are compared with eager torch: precision -> entries, slowest first."""
+    entries = [entry for entry in headline(result) if "x_torch_baseline" in entry]
+    groups = {name: [one for one in entries if report.precision(one) == name] for name in report.PRECISIONS}
+    return {name: group for name, group in groups.items() if group}
 
 
 def spelled(side: str) -> str:
@@ -164,7 +179,8 @@ def scaling(result: dict, path: Path) -> None:
     by_size, by_batch = figure.subplots(1, 2)
     _time_and_work(by_size, result["sizes"], "size", "side of the picture in pixels")
     by_size.set_xscale("log", base=2)
-    by_size.set_xticks([point["size"] for point in result["sizes"]], [str(p["size"]) for p in result["sizes"]])
+    sizes = sorted({point["size"] for point in result["sizes"]})
+    by_size.set_xticks(sizes, list(map(str, sizes)))
     by_size.set_title("generator, batch 1", loc="left", fontsize=11, color=INK)
     _time_and_work(by_batch, result["batches"], "batch", "pictures in a batch")
     by_batch.set_xticks([point["batch"] for point in result["batches"]])
@@ -177,18 +193,27 @@ def scaling(result: dict, path: Path) -> None:
 
 
 def _time_and_work(axes: Axes, points: list[dict], key: str, label: str) -> None:
-    """Milliseconds on the left and GFLOP on the right, scaled so that equal speed makes the lines meet at the end."""
-    x, last = [point[key] for point in points], points[-1]
+    """Milliseconds on the left, a line for each precision, and GFLOP on the right.
+
+    They are scaled so that equal speed makes the lines of the first precision meet at the end.
+    """
+    groups = {name: [point for point in points if point.get("precision", "fp32") == name] for name in LINES}
+    groups = {name: group for name, group in groups.items() if group}
+    first = next(iter(groups.values()))
+    x, last = [point[key] for point in first], first[-1]
     work = axes.twinx()
-    (time_line,) = axes.plot(x, [point["ms"] for point in points], "o-", color=ACCENT, label="time")
-    (work_line,) = work.plot(x, [point["gflop"] for point in points], "s--", color=FAINT, label="work")
+    lines = []
+    for name, group in groups.items():
+        label = "time" if len(groups) == 1 else f"time, {name.upper()}"
+        lines += axes.plot(x, [point["ms"] for point in group], LINES[name], color=ACCENT, label=label)
+    lines += work.plot(x, [point["gflop"] for point in first], "s--", color=FAINT, label="work")
     top = 1.12 * max(point["ms"] for point in points)
     axes.set_ylim(0, top)
     work.set_ylim(0, top * last["gflop"] / last["ms"])
     axes.set_xlabel(label, color=INK)
     axes.set_ylabel("milliseconds", color=ACCENT)
     work.set_ylabel("GFLOP (2 × multiply-accumulate)", color=FAINT)
-    axes.legend(handles=[time_line, work_line], frameon=False, loc="upper left")
+    axes.legend(handles=lines, frameon=False, loc="upper left")
     for side in (axes, work):
         side.spines["top"].set_visible(False)
 

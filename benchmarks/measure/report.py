@@ -11,8 +11,8 @@ from measure.backends import BASELINE, OURS, Side
 from measure.roofline import Limits, Work
 from measure.workloads import FULL, GENERATOR, Piece, Workload
 
-#: Times of a piece: side name -> `timing.Times.summary`.
-Pieces = dict[Piece, dict[str, dict[str, float]]]
+#: Times of a piece: side name -> `timing.Times.summary`, and what the side computes in and how near it comes.
+Pieces = dict[Piece, dict[str, dict[str, float | str]]]
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,28 @@ def rows(
             floor = limits[side.precision].floor(needed, workload.batch, side.precision)
             bases = _bases_of_peer(side, psp) if row.peer else _bases(row, times, workload)
             found.append(
-                {"row": row.name, "side": side.name, "ours": side.form == OURS, "seconds": values}
+                {"row": row.name, "side": side.name, "ours": side.form == OURS, "precision": side.precision}
+                | {"seconds": values}
+                | _facts(pieces[row.pieces[0]][side.name] if len(row.pieces) == 1 else {})
                 | {name: _ratio(base, values["median"]) for name, base in bases.items()}
                 | {"roofline": round(floor / values["median"], 4)}
             )
     return found
+
+
+def _facts(piece: dict[str, float | str]) -> dict[str, float | str]:
+    """What the side of a row with one piece computes in, and the PSNR of its picture to that of our first side."""
+    return {name: piece[name] for name in ("computed", "psnr") if name in piece}
+
+
+#: From exact to fast.
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+
+def precision(entry: dict) -> str:
+    """What a side of a result computes in; results of before November 29, 2026 have it in the side's name alone."""
+    named = (name for name in ("fp16", "bf16") if entry["side"].endswith(f", {name.upper()}"))
+    return entry.get("precision") or next(named, "fp32")
 
 
 def _times(pieces: Pieces, row: PaperRow, sides: list[Side]) -> dict[Side, dict[str, float]]:
@@ -115,8 +132,11 @@ def _times(pieces: Pieces, row: PaperRow, sides: list[Side]) -> dict[Side, dict[
 
 
 def _bases(row: PaperRow, times: dict[Side, dict[str, float]], workload: Workload) -> dict[str, float]:
-    """What is compared with: the paper, and the baseline on each backend that ran it."""
-    baselines = {f"x_{side.backend}_baseline": t["median"] for side, t in times.items() if side.form == BASELINE}
+    """What is compared with: the paper, and the baseline in FP32 on each backend that ran it."""
+    exact = {
+        side.backend: t["median"] for side, t in times.items() if (side.form, side.precision) == (BASELINE, "fp32")
+    }
+    baselines = {f"x_{backend}_baseline": median for backend, median in exact.items()}
     return {"x_paper": row.paper * workload.batch} | baselines
 
 
@@ -140,7 +160,7 @@ def show(result: dict) -> Iterator[str]:
     )
     yield f"{workload['size']} px, batch {workload['batch']}; measured limits: {limits}\n"
     ratios = {key: words for key, words in RATIOS.items() if any(key in entry for entry in result["rows"])}
-    yield f"{'':34}{'median':>10}{'p95':>10}{'device':>10}" + "".join(f"{words:>12}" for words in ratios.values())
+    yield f"{'':50}{'median':>10}{'p95':>10}{'device':>10}" + "".join(f"{words:>12}" for words in ratios.values())
     for row in ROWS:
         words = "; ".join(filter(None, [gflop(result, row), row.note]))
         yield f"{row.name}: {row.paper} s in the paper" + (f" ({words})" if words else "")
@@ -163,7 +183,14 @@ def _line(entry: dict, ratios: list[str]) -> str:
     seconds = entry["seconds"]
     times = "".join(f"{clock(seconds[name]) if name in seconds else '':>10}" for name in ("median", "p95", "device"))
     words = "".join(f"{f'{entry[ratio]:.2f}x' if ratio in entry else '':>12}" for ratio in ratios)
-    return f"  {entry['side']:32}{times}{words}".rstrip()
+    return f"  {entry['side']:48}{times}{words}{_how(entry)}".rstrip()
+
+
+def _how(entry: dict) -> str:
+    """What a side that is not FP32 really computes in, and how near it comes to our first side."""
+    if precision(entry) == "fp32" or "computed" not in entry:
+        return ""
+    return f"  computes in {entry['computed']}" + (f", {entry['psnr']:.1f} dB" if "psnr" in entry else "")
 
 
 def clock(seconds: float) -> str:

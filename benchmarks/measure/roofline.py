@@ -24,7 +24,7 @@ from measure.workloads import Piece, Workload, baseline_inputs, configs, size_of
 from psp_runtime.engines.libraries import import_onnxruntime
 from psp_train.networks import PSP
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
 #: Sides of the square matrices tried: which one is fastest differs between machines.
 MATRICES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
 COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
@@ -80,31 +80,44 @@ def work(workload: Workload, piece: Piece) -> Work:
 def measure(device: str, precision: str) -> Limits:
     """Both limits, the best of a few trials, with torch's threads. A CPU computes FP16 engines in FP32.
 
-    On a CPU also ONNX Runtime multiplies: the library behind torch reaches half of some AMD processors' speed.
+    On a CPU also ONNX Runtime multiplies: the library behind torch reaches half of some AMD processors' speed, and
+    multiplies 8 bits fast on some processors alone.
     """
     dtype = DTYPES["fp32" if device == "cpu" and precision == "fp16" else precision]
-    speeds = [_matmul(side, dtype, device) for side in MATRICES[device]]
-    if device == "cpu" and dtype == torch.float32:
-        speeds += [_onnx_matmul(side) for side in MATRICES[device]]
+    speeds = []
+    if device == "cpu" and dtype in (torch.float32, torch.int8):
+        speeds += [_onnx_matmul(side, dtype) for side in MATRICES[device]]
+    if device == "cuda" or dtype != torch.int8:
+        speeds += [_matmul(side, dtype, device) for side in MATRICES[device]]
     return Limits(max(speeds), _copy(device))
 
 
 def _matmul(side: int, dtype: torch.dtype, device: str) -> float:
+    if dtype == torch.int8:
+        a, b = (torch.randint(-128, 128, (side, side), device=device, dtype=dtype) for _ in range(2))
+        return 2 * side**3 / 1e9 / _fastest(lambda: torch._int_mm(a, b), device)
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
     return 2 * side**3 / 1e9 / _fastest(lambda: torch.mm(a, b, out=out), device)
 
 
-def _onnx_matmul(side: int) -> float:
-    a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [side, side]) for name in "abc")
-    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", [a, b], [c])
+def _onnx_matmul(side: int, dtype: torch.dtype = torch.float32) -> float:
+    """Of 8 bits the first factor is unsigned, which all processors that multiply 8 bits have an instruction for."""
+    operation, types, kinds = {
+        torch.float32: ("MatMul", (np.float32, np.float32), (TensorProto.FLOAT,) * 3),
+        torch.int8: ("MatMulInteger", (np.uint8, np.int8), (TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32)),
+    }[dtype]
+    a, b, c = (helper.make_tensor_value_info(name, kind, [side, side]) for name, kind in zip("abc", kinds))
+    graph = helper.make_graph([helper.make_node(operation, ["a", "b"], ["c"])], "product", [a, b], [c])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    matrix = np.random.default_rng(0).standard_normal((side, side), np.float32)
-    return 2 * side**3 / 1e9 / _fastest(lambda: session.run(None, {"a": matrix, "b": matrix}), "cpu")
+    rng, shape = np.random.default_rng(0), (side, side)
+    matrix = rng.standard_normal(shape, np.float32) if dtype == torch.float32 else rng.integers(0, 128, shape)
+    factors = {name: matrix.astype(kind) for name, kind in zip("ab", types)}
+    return 2 * side**3 / 1e9 / _fastest(lambda: session.run(None, factors), "cpu")
 
 
 def _copy(device: str) -> float:

@@ -113,20 +113,23 @@ def inputs(workload: Workload, piece: Piece) -> dict[str, np.ndarray]:
 def our_engine(workload: Workload, piece: Piece, precision: str) -> Path:
     """The .onnx file `psp-export --parts` writes for a piece. The batch of the workload does not matter: dynamic."""
     model = replace(workload, batch=1)
-    folder = cached(f"ours-{_name(model, piece)}-{precision}", functools.partial(_export_ours, model, piece, precision))
+    folder = cached(
+        f"ours-{model_name(model, piece)}-{precision}", functools.partial(_export_ours, model, piece, precision)
+    )
     return folder / f"{_stem(piece)}.onnx"
 
 
 def our_plan(workload: Workload, piece: Piece, precision: str) -> Path:
     """A plan of `our_engine`, tuned for the batch of the workload. Raises `PspError` where no TensorRT can build it."""
-    return _plan(our_engine(workload, piece, precision), workload, piece, precision)
+    return plan_of(our_engine(workload, piece, precision), workload, piece, precision)
 
 
-def _plan(source: Path, workload: Workload, piece: Piece, precision: str) -> Path:
+def plan_of(source: Path, workload: Workload, piece: Piece, precision: str) -> Path:
+    """A plan of an ONNX file of a piece. Raises `PspError` where no TensorRT can build it."""
     flavour = choose_flavour()
     if flavour is None:
         raise PspError("no TensorRT is installed")
-    name = f"plan-{_name(workload, piece)}-{piece.part}-{precision}-batch{workload.batch}-{flavour}"
+    name = f"plan-{model_name(workload, piece)}-{piece.part}-{precision}-batch{workload.batch}-{flavour}"
     target, maker = source.with_suffix(".trt").name, _plan_maker(flavour)
     timings = cache_folder() / f"{hashlib.sha256(maker.encode()).hexdigest()[:HASH_LENGTH]}.timing"
 
@@ -140,7 +143,7 @@ def _plan(source: Path, workload: Workload, piece: Piece, precision: str) -> Pat
 
 def peer_plan(workload: Workload, piece: Piece) -> Path:
     """A plan of the file of a peer. Raises `PspError` where no TensorRT can build it."""
-    return _plan(baseline_engine(workload, piece), workload, piece, "fp32")
+    return plan_of(baseline_engine(workload, piece), workload, piece, "fp32")
 
 
 def _plan_maker(flavour: str) -> str:
@@ -155,7 +158,7 @@ def baseline_engine(workload: Workload, piece: Piece) -> Path:
     """
     if piece.kind in NOT_EXPORTABLE:
         raise PspError(f"the baseline of {piece.kind} cannot be exported: {NOT_EXPORTABLE[piece.kind]}")
-    name = f"reference-{_name(workload, piece)}-{piece.part}-batch{workload.batch}"
+    name = f"reference-{model_name(workload, piece)}-{piece.part}-batch{workload.batch}"
     return cached(name, functools.partial(_export_reference, workload, piece)) / f"{_stem(piece)}.onnx"
 
 
@@ -202,14 +205,16 @@ def _sources() -> str:
     files = [*folders[0].rglob("*.py"), folders[1] / "seeded.py"]
     for folder in ("networks", "ops", "drawn"):  # drawn faces calibrate the FP16 engines
         files += (folders[1] / folder).glob("*.py")
-    files += [Path(__file__).with_name("baseline.py"), Path(__file__), *(Path(__file__).parent / "peers").glob("*.py")]
+    files += [Path(__file__).with_name(name) for name in ("baseline.py", "workloads.py", "quantised.py")]
+    files += [*(Path(__file__).parent / "peers").glob("*.py")]
     digest = hashlib.sha256(f"{torch.__version__} {onnx.__version__}".encode())
     for file in sorted(files):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
-def _name(workload: Workload, piece: Piece) -> str:
+def model_name(workload: Workload, piece: Piece) -> str:
+    """What folders of the cache call the model of a piece: "1024-psp"."""
     return f"{workload.size}-{piece.kind}{'-small' if workload.small else ''}"
 
 

@@ -32,5 +32,6 @@ def open_probe(path: Path) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.enable_mem_pattern = False
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # 8 bits as they are written
     options.execution_order = runtime.ExecutionOrder.PRIORITY_BASED  # that of the nodes: reduced, then freed
     return runtime.InferenceSession(str(path), options, ["CPUExecutionProvider"])

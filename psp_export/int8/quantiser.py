@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,8 +10,9 @@ import numpy as np
 import onnx
 
 from psp_export.draft import Draft
+from psp_export.int8.bias import Means
 from psp_export.int8.calibration import Histograms, calibrate
-from psp_export.int8.ladder import climb, quantised
+from psp_export.int8.ladder import climb, corrected, quantised
 from psp_export.int8.layouts import Layout, Rung
 from psp_export.int8.samples import Samples
 from psp_export.output_files import Written
@@ -22,6 +24,8 @@ from psp_train.networks import PSP
 #: Every so many-th picture has styles mixed in, as some of those that users translate.
 MIXED_EVERY = 4
 HELD_OUT_SEED, CALIBRATION_SEED = 21, 22
+#: Biases are corrected on every so many-th picture that is calibrated on: a mean needs fewer than an extreme.
+CORRECTED_EVERY = 4
 
 
 class Source(NamedTuple):
@@ -31,15 +35,25 @@ class Source(NamedTuple):
     info: EngineInfo
 
 
+class Attempt(NamedTuple):
+    """The whole engine on a rung of the ladder: its file, the means its parts are corrected with, how near it comes."""
+
+    draft: Draft
+    means: dict[str, Means]
+    parity: Parity | None
+
+
 @dataclass(frozen=True)
 class Quantiser:
-    """What the INT8 files of a model are made of: FP32 files, the whole first; where values lie; held-out cases.
+    """What the INT8 files of a model are made of.
 
-    Without `cases` nothing is verified, and the ladder stays at its first rung.
+    FP32 files, the whole first; where values lie; the inputs that biases are corrected on; held-out cases. Without
+    `cases` nothing is verified, and the ladder stays at its first rung.
     """
 
     sources: Sequence[Source]
     histograms: Histograms
+    inputs: Sequence[dict[str, np.ndarray]]
     calibration: dict[str, int | str]
     cases: Sequence[Case]
     say: Callable[..., object]
@@ -49,25 +63,26 @@ class Quantiser:
 
         Raises `ParityError` where no rung of the ladder passes the gates.
         """
-        source, *parts = self.sources
-        found: list[Draft] = []
-
-        def gate(model: onnx.ModelProto, rung: Rung) -> Parity | None:
-            self.say(f"quantising for the {layout.processor.upper()}, {rung}")
-            found[:] = [self._draft(model, source, layout, stem)]
-            return compare(whole(found[0].session()), found[0].info, self.cases) if self.cases else None
-
-        rung, parity = climb(source.path, self.histograms, layout, gate)
+        rung, (whole_draft, means, parity) = climb(layout, partial(self._attempt, layout, stem))
         drafts = [
-            self._draft(quantised(part.path, self.histograms, layout, rung), part, layout, stem) for part in parts
+            self._draft(quantised(part.path, self.histograms, layout, rung, means), part, layout, stem)
+            for part in self.sources[1:]
         ]
         if parity:
-            found[0].verified(parity)
+            whole_draft.verified(parity)
         if parity and drafts:
             together = compare(chained(*(draft.session() for draft in drafts)), drafts[0].info, self.cases)
             for draft in drafts:
                 draft.verified(together)
-        return [draft.written(str(rung)) for draft in (*found, *drafts)]
+        return [draft.written(str(rung)) for draft in (whole_draft, *drafts)]
+
+    def _attempt(self, layout: Layout, stem: Path, rung: Rung) -> Attempt:
+        """Write the whole engine on a rung. Raises `ParityError` where it does not pass the gates."""
+        self.say(f"quantising for the {layout.processor.upper()}, {rung}")
+        source = self.sources[0]
+        model, means = corrected(source.path, self.histograms, layout, rung, self.inputs)
+        draft = self._draft(model, source, layout, stem)
+        return Attempt(draft, means, compare(whole(draft.session()), draft.info, self.cases) if self.cases else None)
 
     def _draft(self, model: onnx.ModelProto, source: Source, layout: Layout, stem: Path) -> Draft:
         made_with = {"processor": layout.processor, "calibration": self.calibration}
@@ -86,7 +101,7 @@ def prepare(
     if verify:
         say(f"computing the reference of {len(samples.held_out)} held-out pictures")
         cases = [case(psp, info, inputs) for inputs in _feeds(psp, info, samples.held_out, HELD_OUT_SEED)]
-    return Quantiser(sources, histograms, samples.to_metadata(), cases, say)
+    return Quantiser(sources, histograms, feeds[::CORRECTED_EVERY], samples.to_metadata(), cases, say)
 
 
 def _feeds(psp: PSP, info: EngineInfo, pictures: np.ndarray, seed: int) -> list[dict[str, np.ndarray]]:

@@ -16,7 +16,7 @@ from psp_runtime.tasks import INPUT_SIZE, get_task
 from psp_train.data.samples import degrade
 from psp_train.recipes import Recipe
 
-#: Pictures a folder has at least. Fewer leave the rare large values out, and the worst picture pays for it.
+#: Pictures calibrated on at least. Fewer leave the rare large values out, and the worst picture pays for it.
 LEAST = 128
 #: Pictures that are not calibrated on.
 HELD_OUT = 16
@@ -36,13 +36,18 @@ class Samples:
         return {"pictures": len(self.calibration), "sha256": hashlib.sha256(self.calibration.tobytes()).hexdigest()}
 
 
+def expected() -> str:
+    """Say what a folder must hold."""
+    return f"at least {LEAST + HELD_OUT} inputs of the task ({LEAST} to calibrate on, {HELD_OUT} to judge the engine)"
+
+
 def check_folder(folder: Path) -> list[Path]:
-    """List the pictures of a folder. Raises `PspError` for one with fewer than `LEAST`."""
+    """List the pictures of a folder. Raises `PspError` for one that leaves fewer than `LEAST` to calibrate on."""
     found = list_pictures(folder)
-    if len(found.pictures) < LEAST:
+    if len(found.pictures) < LEAST + HELD_OUT:
         left_out, pictures = found.words(), counted(len(found.pictures), "picture")
         raise PspError(
-            f"--calibrate {folder} holds {pictures}, expected at least {LEAST} inputs of the task"
+            f"--calibrate {folder} holds {pictures}, expected {expected()}"
             + (f"; {left_out}" if left_out else "")
         )
     return found.pictures

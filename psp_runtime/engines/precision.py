@@ -71,7 +71,7 @@ def choose(path: Path, info: EngineInfo, asked: Precision = "auto", runs: int | 
     if best is not None and best.precision == "bf16" and lacks_bf16():  # asked last: OpenVINO is imported for it
         best = _quickest(libraries, [one for one in precisions if one != "bf16"], runs)
     if best is None:
-        raise EngineError(f"{path} cannot run in {asked}: {_obstacle(libraries)}")
+        raise EngineError(f"{path} cannot run in {asked}: {_obstacle(libraries, info)}")
     return best
 
 
@@ -135,6 +135,7 @@ def _libraries(info: EngineInfo) -> list[str]:
     """List the libraries that may run an engine here.
 
     An INT8 engine is left to ONNX Runtime, which computes it exactly, where OpenVINO would be neither exact nor fast.
+    So is one with custom operations, which OpenVINO does not open.
     """
     choice = os.environ.get("PSP_CPU", "")
     if choice not in ("", ONNX_RUNTIME, OPENVINO):
@@ -142,7 +143,8 @@ def _libraries(info: EngineInfo) -> list[str]:
     if choice:
         return [choice]
     saturates = info.precision == "int8" and lacks_int8()
-    return [ONNX_RUNTIME, OPENVINO] if has_openvino() and not saturates else [ONNX_RUNTIME]
+    openvino = has_openvino() and not saturates and not info.custom_ops
+    return [ONNX_RUNTIME, OPENVINO] if openvino else [ONNX_RUNTIME]
 
 
 def _precisions(info: EngineInfo, asked: Precision) -> list[str]:
@@ -170,8 +172,10 @@ def _seconds(cost: Cost, runs: int | None) -> float:
     return cost.run if runs is None else cost.opening + runs * cost.run
 
 
-def _obstacle(libraries: list[str]) -> str:
+def _obstacle(libraries: list[str], info: EngineInfo) -> str:
     """Say why bf16 cannot be had."""
+    if info.custom_ops and OPENVINO not in libraries:
+        return "OpenVINO does not open its custom operations: export it without --custom-ops"
     if has_openvino() and OPENVINO not in libraries:
         return f"PSP_CPU={ONNX_RUNTIME} computes in FP32: unset it, or set PSP_CPU={OPENVINO}"
     return f"this machine lacks {lacks_bf16()}"

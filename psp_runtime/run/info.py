@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-from psp_runtime.engines import contract, fields
+from psp_runtime.engines import contract, devices, fields
 from psp_runtime.engines.info import EngineInfo
+from psp_runtime.engines.precision import OPENVINO, Choice, choose, lacks_bf16, lacks_int8
+from psp_runtime.engines.session import plan_obstacle
+from psp_runtime.errors import EngineError
 
 
 def describe(path: Path, info: EngineInfo) -> str:
@@ -18,6 +21,7 @@ def describe(path: Path, info: EngineInfo) -> str:
         "mixed layers": f"{_ranges(info.mix_layers)} at {info.mix_alpha:g}",
         "largest batch": str(info.max_batch),
         "precision": info.precision,
+        "runs here in": runs_here(path, info),
         **_int8(info),
         "made with": f"{info.backend} {info.backend_version}",
         "made for": info.device or "any device",
@@ -28,6 +32,35 @@ def describe(path: Path, info: EngineInfo) -> str:
     }
     width = max(map(len, rows)) + 2
     return "\n".join(f"{label:<{width}}{value}" for label, value in rows.items())
+
+
+def runs_here(path: Path, info: EngineInfo) -> str:
+    """Say what an engine computes in on this machine without `--precision`, in which library, and what it lacks."""
+    if path.suffix.lower() != ".onnx":
+        obstacle = plan_obstacle(path, info)
+        return f"nothing: it needs {obstacle}" if obstacle else f"{info.precision}, {info.backend} on the GPU"
+    if info.part == "mapping":
+        return "fp32, ONNX Runtime on the CPU"
+    if devices.cuda_devices():
+        return f"{info.precision}, ONNX Runtime on the GPU"
+    try:
+        choice, single = choose(path, info), choose(path, info, runs=1)
+    except EngineError as error:
+        return f"nothing: {error}"
+    words = _library(choice) + (f"; a single picture in {_library(single)}" if single != choice else "")
+    return words + _lacking(info, choice)
+
+
+def _library(choice: Choice) -> str:
+    return f"{choice.precision}, {'OpenVINO' if choice.library == OPENVINO else 'ONNX Runtime'} on the CPU"
+
+
+def _lacking(info: EngineInfo, choice: Choice) -> str:
+    """Say why an engine is not as fast here as it was made to be; empty where it is."""
+    if info.precision == "fp16" and choice.precision == "fp32" and (lacking := lacks_bf16()):
+        return f"; half precision needs {lacking}"
+    lacking = lacks_int8() if info.precision == "int8" else ""
+    return f"; slower than FP32: 8 bits need {lacking}" if lacking else ""
 
 
 def _tensors(info: EngineInfo) -> dict[str, str]:

@@ -12,6 +12,7 @@ import table
 from measure import (
     backends,
     charts,
+    quantised,
     report,
     roofline,
     timing,
@@ -32,6 +33,8 @@ FULL, GENERATOR = workloads.FULL, workloads.GENERATOR
 PIECES = (FULL, GENERATOR, Piece("naive_wplus", "encoder"))
 ROWS = [row.name for row in report.ROWS if row.name != "W encoder"]  # exports take seconds
 PEERS = [row for row in report.ROWS if row.peer]
+SIDES = ["PyTorch eager, baseline", "ONNX Runtime, baseline", "ONNX Runtime, ours"]
+INT8_SIDES = ["ONNX Runtime, ours, INT8", "ONNX Runtime, baseline, INT8 by quantize_static"]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,7 @@ def measured(tmp_path_factory):
         patch.setattr(layers, "default_device", lambda: "cpu")
         patch.setattr(scaling, "GENERATOR", GENERATOR)
         options = ["--small", "--size", "64", "--seconds", "0.01", "--backend", "torch", "--backend", "onnxruntime"]
+        options += ["--precision", "fp32", "--precision", "int8"]
         options += [word for row in ROWS for word in ("--row", row)]
         result = latency.run(latency.parse(options))
         yield folder, result, options
@@ -64,7 +68,7 @@ def test_latency_measures_every_row(measured, capsys):
         assert f"{row.name}: {row.paper} s in the paper" in text
     assert "timing of pSp inversion" in text and "not measured: naive_wplus encoder on ONNX Runtime, baseline" in text
     entries = [entry for entry in result["rows"] if entry["row"] == report.HEADLINE]
-    assert [entry["side"].split(", ")[1] for entry in entries] == ["baseline", "baseline", "ours"]
+    assert [entry["side"] for entry in entries] == [*SIDES, *INT8_SIDES]
     assert {entry["row"] for entry in result["rows"]} == set(ROWS)
     for entry in result["rows"]:
         assert 0 < entry["seconds"]["median"] <= entry["seconds"]["p95"] and entry["roofline"] > 0
@@ -84,6 +88,61 @@ def test_networks_of_others_are_compared_with_psp_alone(measured, capsys):
     text = "\n".join(report.show(result))
     assert report.NO_ENGINE in text and all(row.note in text for row in PEERS)
     assert f"({result['gflop']['alae full']:.3g} GFLOP; " in text
+
+
+def test_int8_is_a_side_of_its_own(measured, capsys):
+    """Of the whole model alone, with what it computes in and how near it comes."""
+    _, result, _ = measured
+    entries = [entry for entry in result["rows"] if entry["precision"] == "int8"]
+    assert {entry["row"] for entry in entries} == {"pSp inversion", "pSp frontalization"}
+    assert [entry["side"] for entry in entries[:2]] == INT8_SIDES
+    for entry in entries:
+        assert entry["computed"] == "int8" and 20 < entry["psnr"] < 60 and entry["x_torch_baseline"] > 0
+    ours, others = (int8_of(side).engine(SMALL, FULL) for side in (backends.OURS, backends.BASELINE))
+    info = read_info(ours)
+    assert (info.precision, info.processor, info.calibration["pictures"]) == ("int8", "cpu", quantised.BATCHES)
+    assert read_info(others).precision == "int8"
+    whole = workloads.our_engine(SMALL, FULL, "fp32").stat().st_size
+    assert ours.stat().st_size < 0.4 * whole  # narrow layers, so more is left in FP32 than of the published widths
+    assert any("each piece is calibrated" in reason for reason in result["notes"])
+    text = "\n".join(report.show(result))
+    assert f"computes in int8, {entries[0]['psnr']:.1f} dB" in text
+
+
+def int8_of(form):
+    return backends.Side("onnxruntime", form, "int8")
+
+
+@pytest.mark.parametrize("form", [backends.OURS, backends.BASELINE])
+def test_int8_in_openvino(measured, form):
+    """What NNCF makes of the baseline, where it is installed; ours everywhere."""
+    side = backends.Side("openvino", form, "int8")
+    if obstacle := side.obstacle(FULL):
+        assert form == backends.BASELINE
+        pytest.skip(obstacle)
+    runner = side.prepared(SMALL, FULL).open(SMALL, FULL)
+    assert runner.computed == "int8" and runner.run()["output"].shape == (1, 64, 64, 3)
+    runner.close()
+
+
+def test_a_missing_quantiser_is_a_note(measured, monkeypatch):
+    monkeypatch.setattr(quantised, "importable", lambda name: False)
+    notes: latency.Notes = {}
+    side = backends.Side("openvino", backends.BASELINE, "int8")
+    assert latency.time_piece(FULL, [side], SMALL, 0.0, notes) == {}
+    reason = "the Python package nncf is not installed: pip install nncf"
+    assert notes == {reason: ["psp full on OpenVINO, baseline, INT8 by NNCF"]}
+    lines = "\n".join(table._left_out(measured[1] | {"notes": notes}))
+    assert lines == f"\n*Not measured: OpenVINO, baseline, INT8 by NNCF ({reason}).*"
+
+
+def test_a_quantiser_that_fails_is_a_note(measured, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("no such layer\nTraceback")
+
+    monkeypatch.setattr(quantised, "_quantize_static", fail)
+    with pytest.raises(PspError, match="^quantize_static refuses the baseline: no such layer$"):
+        quantised.quantised_baseline(Workload(64, 2, small=True), FULL, "onnxruntime")
 
 
 def test_engine_files_come_from_the_cache(measured, monkeypatch):
@@ -131,16 +190,34 @@ def test_layers_of_an_engine(measured, capsys):
     assert {"encoder/stages.2", "generator/convs.1"} <= {layers.Layer(**layer).part for layer in found}
 
 
+@pytest.mark.parametrize(
+    ("form", "operators"), [("ours", {"QuantizeLinear", "DequantizeLinear"}), ("baseline", {"QLinearConv"})]
+)
+def test_layers_of_int8(measured, capsys, form, operators):
+    """Ours as written, products in FP32; the baseline in 8-bit kernels. The work is that of FP32."""
+    arguments = ["--small", "--size", "64", "--runs", "1", "--precision", "int8", "--form", form]
+    assert layers.main(arguments) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["precision"] == "int8" and operators <= {layer["op"] for layer in result["layers"]}
+    work = roofline.work(SMALL, FULL).gflop
+    assert 0.9 * work <= sum(layer["gflop"] for layer in result["layers"]) < 1.5 * work
+
+
 def test_scaling_has_both_sweeps(measured, tmp_path, capsys):
     options = ["--small", "--sizes", "64", "--batches", "1", "2", "--batch-size", "64", "--seconds", "0.01"]
+    options += ["--precision", "fp32", "--precision", "int8"]
     assert scaling.main([*options, "--plot", str(tmp_path / "scaling.svg"), "--json", str(tmp_path / "s.json")]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert json.loads((tmp_path / "s.json").read_text()) == result
-    assert [point["batch"] for point in result["batches"]] == [1, 2]
+    points = [(point["precision"], point["computed"], point["batch"]) for point in result["batches"]]
+    assert points == [(precision, precision, batch) for precision in ("fp32", "int8") for batch in (1, 2)]
+    assert [point["precision"] for point in result["sizes"]] == ["fp32", "int8"]
     assert result["batches"][1]["gflop"] == pytest.approx(2 * result["batches"][0]["gflop"], abs=2e-3)
     assert result["sizes"][0]["gflop"] == pytest.approx(roofline.work(SMALL, GENERATOR).gflop, abs=1e-3)
     svg = (tmp_path / "scaling.svg").read_text()
     assert svg.startswith("<?xml") and "</svg>" in svg
+    earlier = [{name: value for name, value in point.items() if name != "precision"} for point in result["batches"][:2]]
+    charts.scaling(result | {"sizes": result["sizes"][:1], "batches": earlier}, tmp_path / "earlier.svg")
 
 
 # What is made of results
@@ -177,6 +254,38 @@ def test_table_goes_between_the_markers(measured, tmp_path):
     text = readme.read_text()
     assert "PyTorch eager 1×" in text and f"ONNX Runtime {factor:.2g}×" in text
     assert {Image.open(tmp_path / "docs" / name).format for name in ("relative_speed.png", "latency.png")} == {"PNG"}
+
+
+def test_a_precision_is_a_group_from_the_baseline_to_ours(measured, tmp_path):
+    """A line of the README, a table of the page, bars of the chart; not where FP32 alone was measured."""
+    _, result, _ = measured
+    published = {"size": 1024, "batch": 1, "small": False}
+    exact = [entry for entry in result["rows"] if entry["precision"] == "fp32"]
+    ours, others = (next(e for e in charts.headline(result) if e["side"] == side) for side in INT8_SIDES)
+    texts = {}
+    for name, rows in (("fp32", exact), ("int8", result["rows"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        stored(folder, result, workload=published, rows=rows)
+        readme, page = pages(folder, "<!-- {} -->\n<!-- /{} -->\n")
+        assert table.main(["--root", str(folder), "--results", str(folder)]) == 0
+        texts[name] = readme.read_text() + page.read_text()
+    line = f"INT8: baseline, ONNX Runtime with quantize_static {charts.times(others)}; this toolkit, ONNX Runtime"
+    assert f"{line} {charts.times(ours)}.*" in texts["int8"] and "INT8" not in texts["fp32"]
+    cells = ["INT8", "", "ONNX Runtime", "int8", report.clock(ours["seconds"]["median"]), charts.times(ours)]
+    assert f"| {' | '.join(cells)} | {ours['psnr']:.1f} |" in texts["int8"] and "| pSp in |" not in texts["fp32"]
+    groups = charts.by_precision(result)
+    assert [len(group) for group in groups.values()] == [3, 2] and list(groups) == ["fp32", "int8"]
+    sizes = [Image.open(tmp_path / name / "docs" / "relative_speed.png").height for name in texts]
+    assert sizes[1] > sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("side", "precision"),
+    [("ONNX Runtime, ours", "fp32"), ("TensorRT, ours, FP16", "fp16"), ("OpenVINO, ours, BF16", "bf16")],
+)
+def test_older_results_have_the_precision_in_the_name(side, precision):
+    assert report.precision({"side": side}) == precision
 
 
 def pages(root, template):

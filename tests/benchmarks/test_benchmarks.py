@@ -26,7 +26,13 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 SMALL = Workload(64, 1, small=True)
 EAGER, ONNX_BASELINE = "PyTorch eager, baseline", "ONNX Runtime, baseline"
+OURS = ["ONNX Runtime, ours", "ONNX Runtime, ours, INT8"]
 OPENVINO = ["OpenVINO, baseline", "OpenVINO, ours"]
+QUANTISED = [
+    "OpenVINO, baseline, INT8 by NNCF",
+    "OpenVINO, ours, INT8",
+    "ONNX Runtime, baseline, INT8 by quantize_static",
+]
 FULL, GENERATOR, ENCODER = workloads.FULL, workloads.GENERATOR, Piece("psp", "encoder")
 
 
@@ -130,9 +136,10 @@ def test_rows_are_sums_and_ratios_of_medians():
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        ([], [EAGER, ONNX_BASELINE, "ONNX Runtime, ours", "OpenVINO, ours"]),
-        (["--peers"], [EAGER, ONNX_BASELINE, "ONNX Runtime, ours", *OPENVINO, "torch.compile, baseline"]),
-        (["--backend", "openvino"], OPENVINO),
+        ([], [EAGER, ONNX_BASELINE, *OURS, "OpenVINO, ours", "OpenVINO, ours, INT8"]),
+        (["--peers"], [EAGER, ONNX_BASELINE, *OURS, *OPENVINO, *QUANTISED, "torch.compile, baseline"]),
+        (["--backend", "openvino"], [*OPENVINO, *QUANTISED[:2]]),
+        (["--peers", "--precision", "fp32"], [EAGER, ONNX_BASELINE, OURS[0], *OPENVINO, "torch.compile, baseline"]),
     ],
 )
 def test_peers_are_timed_where_they_are_asked_for(monkeypatch, arguments, names):
@@ -141,9 +148,10 @@ def test_peers_are_timed_where_they_are_asked_for(monkeypatch, arguments, names)
     monkeypatch.setattr(roofline, "measure", lambda *_: roofline.Limits(1, 1))
     monkeypatch.setattr(roofline, "work", lambda *_: roofline.Work(1, 1))
     monkeypatch.setattr(latency, "default_device", lambda: "cpu")
+    monkeypatch.setattr(latency, "lacks_bf16", lambda: "a CPU with AMX")
     latency.run(latency.parse(arguments))
     assert timed.keys() == {piece for row in report.ROWS for piece in row.pieces}
-    peers = [name.replace("ours", "baseline") for name in names if "compile" not in name]
+    peers = [name.replace("ours", "baseline") for name in names if "compile" not in name and "INT8" not in name]
     for piece, sides in timed.items():
         assert [side.name for side in sides] == (list(dict.fromkeys(peers)) if piece.peer else names)
 
@@ -196,6 +204,10 @@ def test_other_pictures_are_not_timed(monkeypatch):
         opened(ours, output=good["output"] + np.uint8(9)).compare(opened(eager))
     with pytest.raises(latency.DifferentPicture, match="in latents: a relative error of 1.0e-02"):
         opened(eager, latents=1.01 * good["latents"]).compare(opened(eager))
+    in_int8 = backends.Side("onnxruntime", backends.OURS, "int8")
+    opened(in_int8, output=good["output"] + np.uint8(20)).compare(opened(eager))
+    with pytest.raises(PspError, match="INT8 differs from PyTorch eager.*: 18.0 dB"):  # a note, not an end
+        opened(in_int8, output=good["output"] + np.uint8(32)).compare(opened(eager))
     with pytest.raises(latency.DifferentPicture):
         opened(ours, latents=np.nan * good["latents"]).compare(opened(eager))
 
@@ -244,8 +256,14 @@ def test_bf16_is_a_side_of_openvino_where_the_cpu_has_it(monkeypatch: pytest.Mon
     monkeypatch.setattr(latency, "lacks_bf16", lambda: "")
     precisions = latency.default_precisions("cpu")
     found = [side for side in backends.sides("cpu", ["openvino"], precisions) if side.form == backends.OURS]
-    assert [side.name for side in found] == ["OpenVINO, ours", "OpenVINO, ours, BF16"]
+    assert [side.name for side in found] == ["OpenVINO, ours", "OpenVINO, ours, BF16", "OpenVINO, ours, INT8"]
     monkeypatch.setattr(backends, "lacks_bf16", lambda: "a CPU with AMX")
     assert found[1].obstacle(FULL) == "bf16 needs a CPU with AMX"
     monkeypatch.setattr(latency, "lacks_bf16", lambda: "a CPU with AMX")
-    assert latency.default_precisions("cpu") == ["fp32"]
+    assert latency.default_precisions("cpu") == ["fp32", "int8"]
+    assert latency.default_precisions("cuda") == ["fp32", "fp16", "int8"]
+
+
+def test_a_gpu_runs_int8_in_tensorrt_alone():
+    found = [side.name for side in backends.sides("cuda", ["onnxruntime", "tensorrt"], ["fp32", "int8"])]
+    assert found == [ONNX_BASELINE, "ONNX Runtime, ours", "TensorRT, ours", "TensorRT, ours, INT8"]

@@ -62,9 +62,10 @@ def test_floor_is_the_slower_of_arithmetic_and_memory():
 def test_a_cpu_is_as_fast_as_its_faster_library(monkeypatch, by_torch, by_onnx_runtime):
     """The one behind torch reaches half of what ONNX Runtime does on some AMD processors."""
     monkeypatch.setattr(roofline, "_matmul", lambda side, dtype, device: by_torch)
-    monkeypatch.setattr(roofline, "_onnx_matmul", lambda side: by_onnx_runtime)
+    monkeypatch.setattr(roofline, "_onnx_matmul", lambda side, dtype: by_onnx_runtime)
     monkeypatch.setattr(roofline, "COPIED_BYTES", {"cpu": 1 << 20})
     assert roofline.measure("cpu", "fp16").gflops == 430
+    assert roofline.measure("cpu", "int8").gflops == by_onnx_runtime
 
 
 def test_onnx_runtime_multiplies_what_is_counted(monkeypatch):
@@ -74,6 +75,9 @@ def test_onnx_runtime_multiplies_what_is_counted(monkeypatch):
     assert roofline._onnx_matmul(64) == 64**3 / 1e9
     matrix = np.random.default_rng(0).standard_normal((64, 64), np.float32)
     np.testing.assert_allclose(seen[0][0], matrix.astype(np.float64) @ matrix, atol=1e-4)
+    roofline._onnx_matmul(64, torch.int8)
+    levels = np.random.default_rng(0).integers(0, 128, (64, 64))
+    np.testing.assert_array_equal(seen[1][0], levels @ levels)
 
 
 @pytest.mark.filterwarnings("ignore:You are using the legacy")

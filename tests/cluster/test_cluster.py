@@ -1,5 +1,6 @@
 """Folders on a Ray cluster: a real one on this machine, an actor of it killed, other filesystems than the local one."""
 
+import json
 import os
 import signal
 import subprocess
@@ -181,6 +182,7 @@ def test_the_picture_whose_style_is_taken_is_not_replaced(
         (["photos/p0.png", "kept/p0_out.png", "--ray", "--out", "kept"], "kept/p0_out.png, the output of"),
         (["photos", "--ray", "--actors", 3], "has room for 2 workers of 1 cores each"),
         (["photos", "--ray", "--device", "cuda"], "has no GPU"),
+        (["photos", "--ray", "--precision", "int8"], "is an FP32 engine and has no INT8 form"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -266,6 +268,19 @@ def test_what_a_run_reads_travels_with_it(cluster: None, tmp_path: Path) -> None
         options, engine=tmp_path / "there/engine/psp.onnx", mask=str(tmp_path / "there/mask/mask.png")
     )
     assert {path.name: path.read_bytes() for path in (tmp_path / "there").rglob("*.*")} == wanted
+
+
+def test_an_int8_engine(cluster: None, psp_run: PspRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers compute in what a plain run does, and say so in every file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PSP_THREADS", "1")
+    write_pictures(tmp_path / "photos", 2)
+    engine = write_onnx(tmp_path / "psp.onnx", precision="int8", processor="cpu")
+    code, out, err = psp_run("photos", "--engine", engine, "--precision", "int8", "--out", "out", "--ray")
+    assert code == 0 and out.startswith("2 pictures in "), err
+    assert psp_run("photos", "--engine", engine, "--out", "plain")[0] == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "plain") != {}
+    assert json.loads(Image.open("out/p00_out.png").text["psp"])["computed"] == "int8"
 
 
 def test_steps_of_restyle(cluster: None, psp_run: PspRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

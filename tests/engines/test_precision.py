@@ -81,6 +81,17 @@ def test_int8_is_computed_exactly_where_openvino_would_saturate(
     assert choose(ENGINE, tiny_info(precision="fp32")).library == OPENVINO
 
 
+@pytest.mark.parametrize("stored", ["fp32", "fp16", "int8"])
+def test_custom_operations_are_left_to_onnx_runtime(stored: str) -> None:
+    """OpenVINO opens none: by itself nothing fails, and bf16 is refused in a line."""
+    info = tiny_info(precision=stored, custom_ops=True)
+    assert choose(ENGINE, info).library == ONNX_RUNTIME
+    words = r"^psp\.onnx cannot run in bf16: OpenVINO does not open its custom operations: export it without "
+    if stored != "int8":
+        with pytest.raises(EngineError, match=words):
+            choose(ENGINE, info, "bf16")
+
+
 def test_int8_that_does_not_pay_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset({"avx2"}))
     engine = write_onnx(tmp_path / "psp.onnx", precision="int8")

@@ -10,7 +10,7 @@ from models import tiny_checkpoint
 from PIL import Image
 
 from psp_export import cli
-from psp_export.export import Exporter, Options, export
+from psp_export.export import Exporter, Options, deployable, export
 from psp_export.graphs.inspect import stored_precision
 from psp_export.int8 import layouts, samples
 from psp_export.plans import build
@@ -18,7 +18,7 @@ from psp_export.plans.build import RTX, BuildError, choose_flavour
 from psp_export.triton import write_repository
 from psp_export.verify import parity
 from psp_export.verify.parity import ParityError
-from psp_runtime import console
+from psp_runtime import console, load
 from psp_runtime.engines.info import read_info
 from psp_runtime.engines.openvino.session import OpenVINOSession
 from psp_runtime.engines.session import OnnxSession
@@ -52,11 +52,36 @@ def photos(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory, photos):
+def calibrated(tmp_path_factory, photos):
+    """The tiny model calibrated once for all: FP32 files of the whole and its parts, ranges, held-out cases; stages."""
+    stem, told = tmp_path_factory.mktemp("calibrated") / "psp", []
+    options = Options(stem, "int8", "onnx", parts=True, calibrate=photos)
+    exporter = Exporter(tiny_checkpoint(), options, stem, lambda *words: told.append(words))
+    return exporter._calibrated(deployable(exporter.model, exporter.info)), told
+
+
+@pytest.fixture
+def calibrated_before(calibrated, monkeypatch):
+    """Exports find the tiny model calibrated."""
+    use(calibrated, monkeypatch)
+
+
+def use(calibrated, patch):
+    def found(exporter, module):
+        exporter.cases = list(calibrated[0].cases)
+        return replace(calibrated[0], say=exporter.say)
+
+    patch.setattr(Exporter, "_calibrated", found)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, photos, calibrated):
     """The tiny model in INT8 with its parts: the files, and the stages that were told."""
-    told = []
+    told = list(calibrated[1])
     options = Options(tmp_path_factory.mktemp("int8") / "psp", "int8", "onnx", parts=True, calibrate=photos)
-    return export(tiny_checkpoint(), options, lambda *words: told.append(words)), told
+    with pytest.MonkeyPatch.context() as patch:
+        use(calibrated, patch)
+        return export(tiny_checkpoint(), options, lambda *words: told.append(words)), told
 
 
 def test_files_say_what_they_are(exported):
@@ -91,12 +116,24 @@ def test_every_runtime_gives_the_same_picture(exported):
     assert np.abs(found["latents"] - expected["latents"]).max() < most * np.abs(expected["latents"]).max()
 
 
+@pytest.mark.filterwarnings("ignore:psp.onnx. INT8 is slower:UserWarning")
+@pytest.mark.filterwarnings("ignore:psp.generator.onnx. INT8 is slower:UserWarning")
+def test_parts_compute_in_8_bits_too(exported):
+    """Codes are decoded by the generator alone, and what it gives is the picture of the whole."""
+    images = np.random.default_rng(5).integers(0, 256, (2, 256, 256, 3), np.uint8)
+    with load(exported[0][0].path, "cpu") as pipeline:
+        done = pipeline.translate(images)
+        decoded = pipeline.decode(done.latents)
+        assert pipeline.precision == pipeline.parts.generator.precision == "int8"
+    assert parity.psnr(decoded.astype(int) - done.output) > 50
+
+
 def test_a_triton_repository_of_int8(exported, tmp_path):
     choice = write_repository(tmp_path / "models", exported[0], "psp")
     assert choice.file == exported[0][0].path and read_info(tmp_path / "models/psp/1/model.onnx").precision == "int8"
 
 
-def test_a_gate_that_fails_leaves_nothing(tmp_path, photos, monkeypatch):
+def test_a_gate_that_fails_leaves_nothing(tmp_path, photos, calibrated_before, monkeypatch):
     """Down the whole ladder, then one line; what was there before stays."""
     (tmp_path / "psp.onnx").write_bytes(b"earlier")
     monkeypatch.setitem(parity.MEAN_GATES, "int8", 90.0)
@@ -110,8 +147,9 @@ def test_a_gate_that_fails_leaves_nothing(tmp_path, photos, monkeypatch):
     assert (tmp_path / "psp.onnx").read_bytes() == b"earlier"
 
 
-def test_custom_operations_stay_as_they_are(tmp_path, photos):
+def test_custom_operations_stay_as_they_are(tmp_path, photos, monkeypatch):
     """The FIR is theirs then, and not one of the layers in 8 bits."""
+    monkeypatch.setattr(samples, "MOST", 1)
     options = Options(tmp_path / "psp", "int8", "onnx", calibrate=photos, custom_ops=True, verify=False)
     full, _ = export(tiny_checkpoint(), options)
     info, graph = read_info(full.path), onnx.load(full.path).graph
@@ -125,14 +163,12 @@ def test_custom_operations_stay_as_they_are(tmp_path, photos):
 
 
 @NEEDS_RTX
-def test_a_plan_of_the_symmetric_form(tmp_path, photos):
+def test_a_plan_of_the_symmetric_form(tmp_path, calibrated):
     """Built without a GPU: its metadata, its size, and the types of the layers TensorRT was given."""
     import tensorrt_rtx as trt
 
-    common = dict(calibrate=photos, verify=False)
-    plain = Exporter(tiny_checkpoint(), Options(tmp_path / "f", "int8", **common), tmp_path / "f", print)
-    plain.write_onnx()
-    gpu = plain.quantiser.write(layouts.GPU, plain._folder("gpu") / "psp")[0]
+    quantiser = replace(calibrated[0], sources=calibrated[0].sources[:1], cases=[])
+    (gpu,) = quantiser.write(layouts.GPU, tmp_path / "psp")
     info = build.build_plan(gpu.path, tmp_path / "psp.trt", RTX)
     assert (info.precision, info.processor, info.backend) == ("int8", "gpu", RTX)
     assert read_info(tmp_path / "psp.trt") == info and info.calibration["pictures"] == CALIBRATED
@@ -144,7 +180,7 @@ def test_a_plan_of_the_symmetric_form(tmp_path, photos):
     assert {one.get_output(0).dtype for one in quantised} == {trt.int8}
     dequantised = {one.get_output(0).name for one in layers if one.type == trt.LayerType.DEQUANTIZE}
     fed = [one for one in convolutions if one.get_input(0).name in dequantised]
-    kinds = layouts.kinds(onnx.load(plain.quantiser.sources[0].path).graph, layouts.GPU, "all")
+    kinds = layouts.kinds(onnx.load(quantiser.sources[0].path).graph, layouts.GPU, "all")
     assert len(fed) == sum("Conv" in name for name in kinds) > 20
     del parser
 
@@ -161,7 +197,7 @@ def test_a_tensorrt_without_strong_types_builds_no_int8(tmp_path, exported, monk
     [
         (
             dict(precision="int8"),
-            r"--int8 needs pictures to calibrate tiny on: give --calibrate FOLDER with at least 128",
+            r"--int8 needs pictures to calibrate tiny on: give --calibrate FOLDER with at least 10 inputs",
         ),
         (dict(precision="fp16", calibrate=Path("photos")), r"--calibrate photos is for --int8, which is not given"),
         (dict(precision="int8", calibrate=Path("nowhere")), r"no folder nowhere"),
@@ -174,11 +210,13 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, changes, expected):
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
-def test_bundled_weights_need_no_folder(tmp_path):
+def test_bundled_weights_need_no_folder(tmp_path, monkeypatch):
     """Drawn faces take its place."""
+    monkeypatch.setattr(samples, "LEAST", 1)
+    monkeypatch.setattr(samples, "HELD_OUT", 1)
     bundled = replace(tiny_checkpoint(), license=DEMO_LICENSE)
     full, _ = export(bundled, Options(tmp_path / "psp", "int8", "onnx", verify=False))
-    assert read_info(full.path).calibration["pictures"] == CALIBRATED
+    assert read_info(full.path).calibration["pictures"] == 1
 
 
 def test_the_command_says_what_does_not_go_together(tmp_path, monkeypatch, capsys):

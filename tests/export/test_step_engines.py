@@ -1,5 +1,6 @@
 """Engines of ReStyle and of cars: exported, verified in every step, run as users do, built as plans."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ from models import tiny_checkpoint
 from PIL import Image
 
 from psp_export.export import Exporter, Options, export
+from psp_export.int8 import samples
 from psp_export.plans.build import RTX, build_plan, choose_flavour
 from psp_export.verify.cases import pictures, reference_cases
 from psp_export.verify.parity import ParityError, compare, psnr, whole
 from psp_runtime import load, read_info
 from psp_runtime.engines.session import OnnxSession
 from psp_runtime.run.info import describe
+from psp_train.checkpoints.psp import DEMO_LICENSE
 from psp_train.networks.psp import to_input, to_picture
 
 
@@ -60,6 +63,23 @@ def test_every_step_as_torch_makes_it(steps):
         difference = done.output[:, number].astype(int) - to_picture(step.picture).numpy()
         assert psnr(difference) > 50
     assert np.abs(decoded.astype(int) - done.output[:, -1]).max() <= 1
+
+
+def test_steps_in_int8(tmp_path, monkeypatch):
+    """Calibrated on every step, and every step is compared; each goes on from what the INT8 engine gave."""
+    monkeypatch.setattr(samples, "LEAST", 3)
+    monkeypatch.setattr(samples, "HELD_OUT", 1)
+    checkpoint = replace(tiny_checkpoint("cars", "restyle_e4e", "resnet34"), license=DEMO_LICENSE)
+    full, _ = export(checkpoint, Options(tmp_path / "cars", "int8", "onnx", max_batch=2))
+    info = read_info(full.path)
+    assert (info.part, info.precision, info.calibration["pictures"]) == ("step", "int8", 3)
+    images = pictures("rgb", 0, 1, 3, 192)
+    with load(full.path) as pipeline:
+        assert pipeline.precision == "int8"
+        done = pipeline.refine(images)
+    steps = checkpoint.model.refine(to_input(torch.from_numpy(images), "rgb", 3))
+    found = [psnr(done.output[:, n].astype(int) - to_picture(step.picture).numpy()) for n, step in enumerate(steps)]
+    assert len(found) == 5 and min(found) > 35
 
 
 def test_a_photo_of_a_car(steps, tmp_path, psp_run, monkeypatch):

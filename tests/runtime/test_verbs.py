@@ -18,7 +18,8 @@ from tiny_engines import write_onnx, write_plan
 from psp_runtime import checkup, console
 from psp_runtime.checkup import Need
 from psp_runtime.cli import VERBS, help_page
-from psp_runtime.engines import precision
+from psp_runtime.engines import devices, precision
+from psp_runtime.run import info
 from psp_train.drawn.faces import draw, sample
 
 #: A terminal: columns and rows.
@@ -215,6 +216,59 @@ def test_info_without_a_gpu_and_without_opening(psp: PspRun, here: Path) -> None
     assert facts["made with"] == "tensorrt 10.13.2" and facts["made for"] == "sm_90"
     assert facts["parity"] == "not verified" and facts["mixed layers"] == "2-3 at 0.5"
     assert "psnr 61.5, max 1" in psp("info", "psp.onnx")[1]
+
+
+@pytest.mark.parametrize(
+    ("stored", "flags", "bf16", "expected"),
+    [
+        ("fp32", {"avx2"}, "", "fp32, OpenVINO on the CPU; a single picture in fp32, ONNX Runtime on the CPU"),
+        ("fp16", {"avx512_bf16"}, "", "bf16, OpenVINO on the CPU; a single picture in fp32, ONNX Runtime on the CPU"),
+        (
+            "fp16",
+            {"avx2"},
+            "a CPU with AMX",
+            "fp32, OpenVINO on the CPU; a single picture in fp32, ONNX Runtime on the CPU; half precision needs a CPU "
+            "with AMX",
+        ),
+        (
+            "int8",
+            {"avx512_vnni"},
+            "",
+            "int8, OpenVINO on the CPU; a single picture in int8, ONNX Runtime on the CPU",
+        ),
+        (
+            "int8",
+            {"avx2"},
+            "",
+            "int8, ONNX Runtime on the CPU; slower than FP32: 8 bits need a CPU with AVX-512 VNNI or AVX-VNNI or AMX "
+            "INT8",
+        ),
+    ],
+)
+def test_info_says_what_runs_on_this_machine(
+    psp: PspRun, monkeypatch: pytest.MonkeyPatch, stored: str, flags: set[str], bf16: str, expected: str
+) -> None:
+    """Beside what is stored; the session that opens agrees."""
+    monkeypatch.delenv("PSP_CPU")
+    monkeypatch.setattr(devices, "cuda_devices", lambda: 0)
+    monkeypatch.setattr(precision, "has_openvino", lambda: True)
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(flags))
+    for module in (precision, info):
+        monkeypatch.setattr(module, "lacks_bf16", lambda: bf16)
+    write_onnx(Path("engine.onnx"), precision=stored)
+    facts = dict(re.split(r"  +", line, maxsplit=1) for line in psp("info", "engine.onnx")[1].splitlines())
+    assert facts["precision"] == stored and facts["runs here in"] == expected
+
+
+def test_info_of_what_cannot_run_here(psp: PspRun, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "cuda_devices", lambda: 0)
+    write_plan(here / "psp.trt")
+    assert re.search(
+        r"^runs here in +nothing: it needs an NVIDIA GPU with its driver$", psp("info", "psp.trt")[1], re.M
+    )
+    monkeypatch.setenv("PSP_CPU", "tpu")
+    words = psp("info", "psp.onnx")[1]
+    assert re.search(r"^runs here in +nothing: PSP_CPU=tpu: expected onnxruntime or openvino$", words, re.M)
 
 
 def test_info_of_no_engine(psp: PspRun) -> None:

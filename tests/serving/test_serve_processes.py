@@ -15,9 +15,12 @@ import pytest
 import serve as benchmark
 from calls import decoded, file_of, get, pixels
 from measure.server import Caller, Server, environment, free_port
+from tiny_family import write_family
 from tiny_steps import write_steps
 
+import psp_runtime
 from psp_runtime.cli import psp
+from psp_runtime.serving.client import connect
 
 
 def test_stop_loses_no_request_and_a_full_queue_refuses(engine: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -117,6 +120,27 @@ def test_an_engine_that_does_not_open_ends_it_in_a_line(engine: Path, tmp_path: 
     done = subprocess.run(command, env=environment(1), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_an_int8_engine_is_served_as_such(tmp_path: Path) -> None:
+    """Clients are told what the server computes in."""
+    engine = write_family(tmp_path, "psp", parts=False, precision="int8", processor="cpu")
+    running = Server(engine, threads=1)
+    try:
+        assert connect(f"{running.url}/psp").precision == "int8"
+        with psp_runtime.load(engine, "cpu") as pipeline:
+            expected = pipeline.translate(pixels(1)).output
+        np.testing.assert_array_equal(Caller(running.port).infer(image=pixels(1))[1]["output"], expected)
+    finally:
+        assert running.stop() == 0
+
+
+def test_bf16_that_cannot_be_ends_psp_serve_in_a_line(engine: Path) -> None:
+    command = [sys.executable, "-m", "psp_runtime.serving", "--engine", str(engine), "--port", str(free_port())]
+    command += ["--precision", "bf16"]
+    done = subprocess.run(command, env=environment(1), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "cannot run in bf16: PSP_CPU=onnxruntime computes in FP32" in done.stderr
 
 
 def test_a_second_signal_does_not_wait_for_answers(engine: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_family(folder, "sr", task="super_resolution")
     write_family(folder, "inpaint", task="inpainting")
     write_family(folder, "seg", kind="labels", task="segmentation")
+    write_family(folder, "int8", precision="int8", processor="cpu")
     write_steps(folder)
     return folder
 
@@ -164,6 +165,19 @@ def test_captions_timing_and_warnings(runs: Runs) -> None:
     assert re.fullmatch(r"4 pictures in \d+\.\d\d s of engine time \(\d+\.\d pictures/s, fp32, cpu\)", shown.timing)
     assert shown.warnings == [SQUEEZED]
     assert warnings.showwarning.__module__ != "psp_runtime.ui.runs"
+
+
+def test_the_page_says_what_an_int8_engine_computes_in(here: Path) -> None:
+    page = Runs(here / "page", precision="int8")
+    assert page.run(Path("engines/int8.onnx"), asked("random styles")).timing.endswith(", int8, cpu)")
+    page.close()
+
+
+def test_bf16_that_cannot_be_is_one_line_on_the_page(here: Path) -> None:
+    page = Runs(here / "page", precision="bf16")
+    with pytest.raises(EngineError, match=r"psp\.onnx cannot run in bf16: PSP_CPU=onnxruntime computes in FP32: .*$"):
+        page.run(Path("engines/psp.onnx"), asked("one picture"))
+    page.close()
 
 
 @pytest.mark.parametrize(
