@@ -47,8 +47,7 @@ def check_folder(folder: Path) -> list[Path]:
     if len(found.pictures) < LEAST + HELD_OUT:
         left_out, pictures = found.words(), counted(len(found.pictures), "picture")
         raise PspError(
-            f"--calibrate {folder} holds {pictures}, expected {expected()}"
-            + (f"; {left_out}" if left_out else "")
+            f"--calibrate {folder} holds {pictures}, expected {expected()}" + (f"; {left_out}" if left_out else "")
         )
     return found.pictures
 
