@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test floors lint readme goldens long grid gallery photos reference bench bench-check ptx
+.PHONY: install demo test floors lint readme goldens long grid gallery photos examples ui-pictures reference bench bench-check ptx
 
 install: .venv/installed
 
@@ -49,6 +49,14 @@ gallery: install
 # Whole photos before and after, docs/photos.
 photos: install
 	$(BIN)/python tools/photos.py
+
+# What the web demo can be tried on, psp_runtime/ui/examples.
+examples: install
+	PYTHONPATH=tools $(BIN)/python tools/web_demo/examples.py
+
+# The web demo in a browser, docs/ui. Needs Chromium.
+ui-pictures: install
+	$(BIN)/python tools/web_demo/pictures.py
 
 # The reference of the Python API and of the commands, docs/reference.
 reference: install

@@ -4,7 +4,7 @@ Shapes: B pictures, N styles or steps, L styles of the engine, S style dim, H W 
 input: 256x256, of cars 192x256.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from types import TracebackType
 from typing import Any, NamedTuple, overload
@@ -82,6 +82,8 @@ class Pipeline:
                 one.close()
             raise
         self.parts = Parts(session, runs)
+        #: Called with the number of pictures after every run of the engine; what it raises ends the work.
+        self.told: Callable[[int], object] = lambda pictures: None
         self._batch = batch
         self._average: NDArray[np.float32] | None = None
 
@@ -143,7 +145,7 @@ class Pipeline:
         it, the layers the task mixes (`info.mix_layers`) by `info.mix_alpha`. Without both, nothing is mixed.
         Raises `PspError` for other types and shapes, and for class ids the engine does not know.
         """
-        done = run_batches(self.session, full_inputs(self.info, pixels, style, alpha), self.batch)
+        done = self._run(self.session, full_inputs(self.info, pixels, style, alpha))
         return Translation(done["output"], done["latents"])
 
     def encode(self, source: Source) -> NDArray[np.float32]:
@@ -356,7 +358,7 @@ class Pipeline:
         return output.reshape(*latents.shape[:2], *output.shape[1:])
 
     def _run(self, session: Session, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return run_batches(session, inputs, self.batch)
+        return run_batches(session, inputs, self.batch, self.told)
 
 
 def _are_latents(source: Source) -> bool:

@@ -4,7 +4,7 @@ The libraries are imported when an engine opens, never with the package: each ma
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -148,11 +148,19 @@ def plan_obstacle(path: Path, info: EngineInfo) -> str:
     return "" if devices.importable("pycuda.driver") else "the Python package pycuda"
 
 
-def run_batches(session: Session, inputs: Mapping[str, NDArray[Any]], batch: int) -> Arrays:
-    """Run an engine on any number of pictures, at most `batch` in one run."""
+def run_batches(
+    session: Session,
+    inputs: Mapping[str, NDArray[Any]],
+    batch: int,
+    told: Callable[[int], object] = lambda pictures: None,
+) -> Arrays:
+    """Run an engine on any number of pictures, at most `batch` in one run; `told` hears of how many after each."""
     count, step = len(next(iter(inputs.values()))), min(batch, session.max_batch)
     batches = ({name: array[i : i + step] for name, array in inputs.items()} for i in range(0, count, step))
-    parts = list(session.run_many(batches))
+    parts: list[Arrays] = []
+    for part in session.run_many(batches):
+        parts.append(part)
+        told(len(next(iter(part.values()))))
     if len(parts) == 1:
         return parts[0]
     if not parts:

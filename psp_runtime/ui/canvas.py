@@ -3,12 +3,10 @@
 Pictures are uint8 [H,W,3] RGB; label maps uint8 [H,W], ids of the 19 CelebAMask-HQ classes.
 """
 
-from html import escape
-
 import numpy as np
 from numpy.typing import NDArray
 
-from psp_runtime.pictures.label_classes import IDS, NAMES, PALETTE
+from psp_runtime.pictures.label_classes import IDS, PALETTE
 from psp_runtime.pictures.sheets import shown
 from psp_runtime.pictures.sketching import sketch
 from psp_runtime.tasks import INPUT_SIZE
@@ -38,17 +36,6 @@ _FACE = (
 def brush_colours() -> list[str]:
     """List the palette as a brush takes it, #rrggbb in the order of the ids."""
     return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in PALETTE]
-
-
-def legend() -> str:
-    """Say which colour is which class, as HTML."""
-    cell = "white-space:nowrap;margin-right:0.9em"
-    swatch = "display:inline-block;width:0.9em;height:0.9em;border-radius:2px;vertical-align:-0.1em;background:"
-    cells = (
-        f'<span style="{cell}"><span style="{swatch}{colour}"></span> {escape(name)}</span>'
-        for colour, name in zip(brush_colours(), NAMES, strict=True)
-    )
-    return f'<div style="font-size:0.8em;line-height:1.7">{" ".join(cells)}</div>'
 
 
 def blank() -> Pixels:

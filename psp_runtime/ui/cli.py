@@ -49,16 +49,16 @@ def psp_ui(
 ) -> None:
     """Show exported pSp engines on a web page: upload or draw, mix, interpolate, download. Ctrl-C ends it.
 
-    Without --engine, the bundled demo models are exported first, once.
+    Without --engine, it shows the bundled demo models: each is exported when it is first used, once.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise PspError("psp-ui needs Gradio: pip install 'psp-toolkit[cpu,ui]'")
+        raise PspError("psp-ui needs Gradio: pip install '.[cpu,ui]'")
     given = [find_engine(path, device) for path in engine or []]
     _check_engines(given)
     check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="psp-ui-") as folder:
-        engines = given or demo_engines(Path(folder))
-        _serve(engines, Runs(Path(folder), device, precision), (host, port), allow or [])
+        demo = {} if given else demo_engines(Path(folder))
+        _serve(given or list(demo), Runs(Path(folder), device, precision, demo), (host, port), allow or [])
 
 
 def _check_engines(engines: list[Path]) -> None:
@@ -77,7 +77,8 @@ def _serve(engines: list[Path], runs: Runs, address: tuple[str, int], allowed: l
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from starlette.middleware import Middleware
 
-    from psp_runtime.ui.page import CSS, make_page
+    from psp_runtime.ui.page import make_page
+    from psp_runtime.ui.style import css, theme
 
     guards: list[Any] = [Middleware(OnlyKnownHosts, address[0], allowed), Middleware(UploadQuota, uploads)]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -85,10 +86,11 @@ def _serve(engines: list[Path], runs: Runs, address: tuple[str, int], allowed: l
     try:
         _, url, _ = page.launch(
             server_name=address[0], server_port=address[1], share=False, ssr_mode=False, quiet=True, show_error=True,
-            css=CSS, max_file_size=LARGEST, footer_links=[], run_history=False, prevent_thread_lock=True,
-            app_kwargs={"middleware": guards},
+            css=css(), theme=theme(), max_file_size=LARGEST, footer_links=[], run_history=False,
+            prevent_thread_lock=True, app_kwargs={"middleware": guards},
         )  # fmt: skip
-        print(f"{url} shows {', '.join(str(engine) for engine in engines)}; Ctrl-C ends it", flush=True)
+        shown = "the bundled demo models" if runs.demo else ", ".join(map(str, engines))
+        print(f"{url} shows {shown}; Ctrl-C ends it", flush=True)
         while not threading.Event().wait(1):  # on Windows, Ctrl-C does not reach a wait without an end
             pass
     finally:
