@@ -19,6 +19,8 @@ TASKS = ("inversion", "sketch", "segmentation", "super_resolution", "inpainting"
 #: What all of them have in common: the pixels of their pictures, their styles, and how wide faces are framed.
 SIZE, STYLES, STYLE_DIM, CROP_SCALE = 256, 14, 64, 1.28
 _PARTS = ("mapping", "encoder", "generator")
+#: Lines that `psp-export` writes for such a model, one after each stage; for the bar alone.
+STAGES = 7
 
 
 def demo_engines(temporary: Path) -> dict[Path, EngineInfo]:
@@ -59,10 +61,11 @@ def _check_export() -> None:
         )
 
 
-def export_demo(engine: Path, told: Callable[[str], object]) -> None:
+def export_demo(engine: Path, told: Callable[[str, int, int], object]) -> None:
     """Export a demo model by `psp-export`, as a process of its own: this package runs without PyTorch.
 
-    `told` hears twice a second what is being done; what it raises ends the export. Raises `PspError` where that fails.
+    `told` hears twice a second what is being done, how many stages are, and of how many; what it raises ends the
+    export. Raises `PspError` where that fails.
     """
     engine.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "psp_export", "--task", engine.stem, "--fp16", "--parts", "--backend", "onnx"]
@@ -74,7 +77,7 @@ def export_demo(engine: Path, told: Callable[[str], object]) -> None:
         reader.start()
         try:
             while reader.is_alive():
-                told(f"Preparing the {task} model, which takes about 15 seconds the first time")
+                told(f"Preparing the {task} model, once for all", min(len(lines), STAGES), STAGES)
                 reader.join(0.5)
         except BaseException:
             export.kill()

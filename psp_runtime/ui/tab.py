@@ -221,5 +221,5 @@ class Tab:
 def _told(progress: Any) -> Callable[[str, int | None, int | None], object]:
     """Show the steps of a run as Gradio does."""
     return lambda words, done, total: progress(
-        (done, total) if done is not None and total else 0, desc=words, unit="pictures"
+        (done, total) if done is not None and total else 0, desc=words, unit="steps"
     )

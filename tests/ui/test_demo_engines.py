@@ -40,8 +40,8 @@ def test_a_demo_engine_is_named_at_once_and_made_once(tmp_path: Path, monkeypatc
     assert [info.task for info in engines.values()] == list(TASKS) and not any(map(is_whole, engines))
     started: list[str] = []
 
-    def export(engine: Path, told: Callable[[str], object]) -> None:
-        told("Preparing")
+    def export(engine: Path, told: Callable[[str, int, int], object]) -> None:
+        told("Preparing", 1, 7)
         started.append(engine.stem)
         engine.parent.mkdir(exist_ok=True)
         write_family(engine.parent, engine.stem, task=engine.stem)
@@ -58,25 +58,26 @@ def test_a_demo_engine_is_named_at_once_and_made_once(tmp_path: Path, monkeypatc
 
 
 def test_an_export_says_what_it_does_and_can_be_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(monkeypatch, "import time; time.sleep(60)")
+    stand_in(monkeypatch, "import sys, time; print('0.1 s loading', file=sys.stderr, flush=True); time.sleep(60)")
     watch, heard = Watch(), []
 
     def told(words: str, done: Any, total: Any) -> None:
-        heard.append(words)
-        watch.end()
+        heard.append((words, done, total))
+        if done:
+            watch.end()
 
     watch.begin(told)
     started = time.monotonic()
     with pytest.raises(Cancelled):
         export_demo(tmp_path / "super_resolution.onnx", watch.step)
-    assert heard == ["Preparing the super resolution model, which takes about 15 seconds the first time"]
+    assert set(heard) == {("Preparing the super resolution model, once for all", done, 7) for done in (0, 1)}
     assert time.monotonic() - started < 30  # not the minute of the program
 
 
 def test_a_failing_export_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, "import sys; sys.exit('  0.1 s loading\\nerror: no space left')")
     with pytest.raises(PspError, match="^psp-export --task inversion failed: no space left$"):
-        export_demo(tmp_path / "inversion.onnx", lambda words: None)
+        export_demo(tmp_path / "inversion.onnx", lambda words, done, total: None)
 
 
 def test_what_is_said_of_a_demo_engine_is_true_of_its_model() -> None:

@@ -135,7 +135,7 @@ def test_a_model_is_made_when_it_is_first_used(url: str, browser: Any) -> None:
     with visiting(browser, url) as page:
         page.get_by_role("tab", name="super resolution").click()
         page.locator(".examples:visible img").first.click()
-        page.get_by_text("Preparing the super resolution model, which takes about 15 seconds").first.wait_for()
+        page.get_by_text("Preparing the super resolution model, once for all").first.wait_for()
         button(page, "Cancel").click()
         done(page, "Cancelled.")
         button(page, "Cancel").wait_for(state="hidden")

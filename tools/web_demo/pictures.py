@@ -102,7 +102,7 @@ def painted(page: Any) -> None:
 def preparing(page: Any) -> None:
     page.get_by_role("tab", name="sketch").click()
     page.locator(".examples:visible img").nth(1).click()
-    page.get_by_text("Preparing the sketch model").first.wait_for()
+    page.get_by_text("2/7 steps").first.wait_for()
 
 
 def refused(page: Any) -> None:
