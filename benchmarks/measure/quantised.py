@@ -102,7 +102,8 @@ def _version(backend: str) -> str:
 
 def _quantize_static(source: Path, feeds: list[dict[str, np.ndarray]], folder: Path) -> None:
     """As ONNX Runtime advises for CPUs: Q/DQ nodes, activations unsigned, weights of 7 bits where there is no VNNI."""
-    from onnxruntime import quantization as q
+    import_onnxruntime()  # told not to report before anything of it is loaded
+    import onnxruntime.quantization as q
 
     class Reader(q.CalibrationDataReader):
         def __init__(self) -> None:
@@ -121,9 +122,9 @@ def _quantize_static(source: Path, feeds: list[dict[str, np.ndarray]], folder: P
 
 def _nncf(source: Path, feeds: list[dict[str, np.ndarray]], folder: Path) -> None:
     """NNCF's default on OpenVINO's form of the file."""
+    openvino = import_openvino()
     import nncf
 
-    openvino = import_openvino()
     nncf.set_log_level(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress
         model = nncf.quantize(openvino.Core().read_model(source), nncf.Dataset(feeds), subset_size=len(feeds))
