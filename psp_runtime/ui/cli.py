@@ -70,7 +70,10 @@ def _check_engines(engines: list[Path]) -> None:
 
 
 def _serve(engines: list[Path], runs: Runs, address: tuple[str, int], allowed: list[str]) -> None:
-    """Show the page until Ctrl-C or SIGTERM. Everything uploaded or made lies in the folder of `runs`."""
+    """Show the page until Ctrl-C or SIGTERM, and raise `KeyboardInterrupt` then.
+
+    Everything uploaded or made lies in the folder of `runs`.
+    """
     uploads = runs.folder / "uploads"
     # Gradio reads these when it is imported.
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
@@ -81,8 +84,7 @@ def _serve(engines: list[Path], runs: Runs, address: tuple[str, int], allowed: l
     from psp_runtime.ui.style import css, theme
 
     guards: list[Any] = [Middleware(OnlyKnownHosts, address[0], allowed), Middleware(UploadQuota, uploads)]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    page = make_page(engines, runs)
+    page, ended = make_page(engines, runs), ended_by_signals()
     try:
         _, url, _ = page.launch(
             server_name=address[0], server_port=address[1], share=False, ssr_mode=False, quiet=True, show_error=True,
@@ -91,8 +93,26 @@ def _serve(engines: list[Path], runs: Runs, address: tuple[str, int], allowed: l
         )  # fmt: skip
         shown = "the bundled demo models" if runs.demo else ", ".join(map(str, engines))
         print(f"{url} shows {shown}; Ctrl-C ends it", flush=True)
-        while not threading.Event().wait(1):  # on Windows, Ctrl-C does not reach a wait without an end
+        while not ended.wait(1):  # on Windows, Ctrl-C does not reach a wait without an end
             pass
+        raise KeyboardInterrupt
     finally:
         page.close(verbose=False)
         runs.close()
+
+
+def ended_by_signals() -> threading.Event:
+    """Return an event that Ctrl-C and SIGTERM set; the second one interrupts as usual.
+
+    Where an exception comes while the page is opened, it may be lost in code of others.
+    """
+    ended = threading.Event()
+
+    def end(*_: object) -> None:
+        if ended.is_set():
+            raise KeyboardInterrupt
+        ended.set()
+
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, end)
+    return ended

@@ -240,6 +240,11 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     return Shell(work, os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)})
 
 
+def folder_of(page: Path) -> str:
+    """Name the folder a page is tried in: several pages are a README."""
+    return page.relative_to(ROOT).with_suffix("").as_posix().replace("/", "-")
+
+
 def run_all(shell: Shell, lines: list[str], check: Callable[[str], AbstractContextManager[None]]) -> None:
     """Run lines in order; a server goes on until the next one, or to the end."""
     with ExitStack() as servers:
@@ -255,7 +260,7 @@ def run_all(shell: Shell, lines: list[str], check: Callable[[str], AbstractConte
 @pytest.mark.readme
 @pytest.mark.parametrize("page", [README, MANUAL], ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_lines_of_readme_and_manual_run_as_written(shell: Shell, page: Path) -> None:
-    here = shell if page == MANUAL else shell.copied(page.stem)
+    here = shell if page == MANUAL else shell.copied(folder_of(page))
 
     @contextmanager
     def check(line: str) -> Iterator[None]:
@@ -278,7 +283,7 @@ def test_the_lines_of_readme_and_manual_run_as_written(shell: Shell, page: Path)
 def test_the_commands_of_a_page_run_after_those_of_the_manual(shell: Shell, page: Path) -> None:
     lines = [line for line in [*commands(page), *python_lines(page)] if not not_run(line)]
     if lines:
-        here = shell.copied(page.stem)
+        here = shell.copied(folder_of(page))
         if page.stem == "photos":
             photos.draw_photos(here.folder)
         run_all(here, [*GIVEN.get(page.stem, []), *lines], lambda line: nullcontext())

@@ -1,8 +1,11 @@
 """`psp-ui` before there is a page, and what a page offers."""
 
 import importlib.util
+import signal
 import socket
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from tiny_engines import write_onnx, write_plan
 from tiny_steps import CARS, write_steps
 
 from psp_runtime.errors import EngineError
-from psp_runtime.ui.cli import main
+from psp_runtime.ui.cli import ended_by_signals, main
 from psp_runtime.ui.runs import Runs
 
 
@@ -67,3 +70,22 @@ def test_a_page_of_a_part_is_refused_where_it_is_made(engines: Path, tmp_path: P
 
     with pytest.raises(EngineError, match="no engine at"):
         make_page([tmp_path / "none.onnx"], Runs(tmp_path))
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Give the signals back to whom they belong."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
+@pytest.mark.parametrize("one", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_not_lost_while_the_page_opens(one: signal.Signals, handlers: None) -> None:
+    """No exception, which code of others might swallow; the second one interrupts whatever is done."""
+    ended: threading.Event = ended_by_signals()
+    signal.raise_signal(one)  # raises nothing
+    assert ended.is_set()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(one)
