@@ -29,8 +29,9 @@ from psp_runtime.errors import PspError
 ROOT = Path(__file__).parent.parent
 #: What the other networks' cells are.
 HOW = (
-    'They run as torch exports them, constants folded, in the columns "baseline"; in brackets: how many times as fast '
-    "as pSp on the same backend, our engine where there is one. Their seconds on a P40 are not compared with."
+    'They run as torch exports them, constants folded, in the columns "baseline".\n'
+    "  In brackets: how many times as fast as pSp on the same backend, our engine where there is one.\n"
+    "  Their seconds on a P40 are not compared with."
 )
 #: Names of the markers that stand around what is written: `<!-- speed -->`, `<!-- /speed -->`.
 TABLES, FACTORS = "latency", "speed"

@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from ui_pages import PIXELS, button, chromium, done, download, loaded, paint, run_command, shown_command, visiting
+from ui_pages import (
+    PIXELS,
+    button,
+    chromium,
+    done,
+    download,
+    loaded,
+    make_all,
+    paint,
+    run_command,
+    shown_command,
+    visiting,
+)
 
 from psp_runtime.ui.canvas import face_labels
 
@@ -117,11 +129,7 @@ def test_what_is_no_picture_is_named_where_it_was_given(url: str, browser: Any, 
         page.locator(".given:visible input[type=file]").last.set_input_files("bad.png")
         wrong.wait_for()
         done(page, "Style transfer: give both pictures first")
-        page.get_by_label("Translate", exact=True).first.check()
-        page.get_by_text("Many pictures at once").first.click()
-        page.locator("input[type=file][multiple]").first.set_input_files(["a.png", "bad.png"])
-        page.get_by_label("Remove this file").nth(1).wait_for()
-        button(page, "Generate all").click()
+        make_all(page, "a.png", "bad.png")
         done(page, "cannot read bad.png: not a picture of a known format")
         page.get_by_role("tab", name="segmentation").click()
         page.locator("canvas:visible").first.wait_for()
@@ -151,11 +159,7 @@ def test_edit_and_a_batch(url: str, browser: Any, here: Path) -> None:
         button(page, "Generate").click()
         done(page, "7 pictures in")
         assert "--direction direction.npy --strength -3:3:7" in shown_command(page)
-        page.get_by_label("Translate", exact=True).first.check()
-        page.get_by_text("Many pictures at once").first.click()
-        page.locator("input[type=file][multiple]").first.set_input_files(["a.png", "b.png"])
-        page.get_by_label("Remove this file").nth(1).wait_for()
-        button(page, "Generate all").click()
+        make_all(page, "a.png", "b.png")
         done(page, "2 pictures in")
         with zipfile.ZipFile(download(page, button(page, "Download all (ZIP)"))) as archive:
             assert {"a_out.png", "b_out.png", "a.png", "b.png", "command.txt"} == set(archive.namelist())

@@ -142,3 +142,12 @@ def paint(page: Any, canvas: Any, name: str) -> None:
         if np.abs(middle - PALETTE[IDS[name]]).max() < 8:
             return
     raise AssertionError(f"no {name} on the canvas")
+
+
+def make_all(page: Any, *files: str) -> None:
+    """Translate two files as a batch."""
+    page.get_by_label("Translate", exact=True).first.check()
+    page.get_by_text("Many pictures at once").first.click()
+    page.locator("input[type=file][multiple]").first.set_input_files(list(files))
+    page.get_by_label("Remove this file").nth(1).wait_for()
+    button(page, "Generate all").click()
