@@ -177,12 +177,20 @@ def rectify(to: Converter, operator: Any) -> None:
 
 
 def rectify_by_channel(to: Converter, operator: Any) -> None:
-    """A PReLU of slope a: (1 - a) max(x, 0) + a x. ONNX Runtime's own takes more time than all convolutions."""
+    """A PReLU of slope a: (1 - a) max(x, 0) + a x. ONNX Runtime's own takes more time than all convolutions.
+
+    Without slopes above 1 the maximum comes last: then it is part of the product, which is a convolution there.
+    """
     x, output = to.name(operator.Inputs(0)), operator.Outputs(0)
-    slopes = to.constant(f"a{output}", to.data(operator.Inputs(1)).reshape(-1, 1, 1))
+    values = to.data(operator.Inputs(1)).reshape(-1, 1, 1)
+    slopes = to.constant(f"a{output}", values)
     to.add("Sub", [to.constant(f"one{output}", np.ones(1)), slopes], f"bend{output}")
-    to.add("Relu", [x], f"positive{output}")
-    to.add("Mul", [f"positive{output}", f"bend{output}"], f"bent{output}")
+    if (values <= 1).all():
+        to.add("Mul", [x, f"bend{output}"], f"bending{output}")
+        to.add("Relu", [f"bending{output}"], f"bent{output}")
+    else:
+        to.add("Relu", [x], f"positive{output}")
+        to.add("Mul", [f"positive{output}", f"bend{output}"], f"bent{output}")
     to.add("Mul", [x, slopes], f"straight{output}")
     to.add("Add", [f"bent{output}", f"straight{output}"], to.name(output))
 

@@ -19,6 +19,9 @@ from psp_runtime.engines.libraries import import_onnxruntime
 FOLDER = Path(__file__).parent / "models"
 #: Width and height of the pictures they take.
 DETECTOR_SIZE, MESH_SIZE = 128, 192
+#: Each pixel of the detector's picture is the mean of the nearest pixels at so many places a side: the mean of all that
+#: it covers takes five times as long, and finds no more.
+FINER = 4
 #: Score of a detection that is looked at.
 SEEN = 0.5
 #: Two detections in one picture that overlap (intersection over union) as much are of one face.
@@ -62,7 +65,8 @@ def detect(picture: Image.Image, box: tuple[int, int, int, int]) -> list[Detecti
     small = np.maximum(np.rint(extent * DETECTOR_SIZE / extent.max()), 1).astype(int)
     (x, y), (width, height) = (DETECTOR_SIZE - small) // 2, small
     canvas = np.zeros((1, DETECTOR_SIZE, DETECTOR_SIZE, 3), np.float32)
-    shrunk = picture.resize((width, height), Image.Resampling.BILINEAR, box, reducing_gap=2)
+    finer = FINER * width, FINER * height
+    shrunk = picture.resize(finer, Image.Resampling.NEAREST, box).reduce(FINER)
     canvas[0, y : y + height, x : x + width] = np.asarray(shrunk, np.float32) / 127.5 - 1
     raw, logits = session("blazeface").run(["boxes", "scores"], {"image": canvas})
     scores = _sigmoid(logits[0, :, 0])
@@ -91,12 +95,24 @@ def locate(picture: Image.Image, centre: Points, side: float, angle: float) -> M
         return None
     part, shrink = picture.crop((*low, *high)), max(int(side // (2 * MESH_SIZE)), 1)
     part = part.reduce(shrink) if shrink > 1 else part
-    places = tuple(((corners - low) / shrink).ravel())
-    square = part.transform((MESH_SIZE, MESH_SIZE), Image.Transform.QUAD, places, Image.Resampling.BILINEAR)
+    square = _sampled(part, (corners[0] - low) / shrink, 2 * x / shrink, 2 * y / shrink)
     pixels = np.asarray(square, np.float32)[None] / 255
     found, presence = session("facemesh").run(["points", "presence"], {"image": pixels})
     share = found[0, :, :2].astype(np.float64) * 2 / MESH_SIZE - 1
     return Mesh(centre + share[:, :1] * x + share[:, 1:] * y, float(_sigmoid(presence)[0, 0]))
+
+
+def _sampled(picture: Image.Image, start: Points, x: Points, y: Points) -> Image.Image:
+    """Take a square of MESH_SIZE from a picture: from `start` along the edges `x` and `y`, vectors [2] in its pixels.
+
+    Where it is shrunk to the half or less, each pixel is the mean of the nearest pixels at four places of it, which
+    takes half the time of a bilinear one, and shows more of what is under it.
+    """
+    finer = 2 if np.hypot(*x) >= 2 * MESH_SIZE else 1
+    size = finer * MESH_SIZE
+    places = (x[0] / size, y[0] / size, start[0], x[1] / size, y[1] / size, start[1])
+    how = Image.Resampling.NEAREST if finer > 1 else Image.Resampling.BILINEAR
+    return picture.transform((size, size), Image.Transform.AFFINE, places, how).reduce(finer)
 
 
 def overlap(a: Points, b: Points, least: bool = False) -> float:
