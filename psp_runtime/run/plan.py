@@ -93,6 +93,7 @@ def _sources(options: Options, info: EngineInfo) -> tuple[list[tuple[Path, Any]]
         found = files.find_pictures(paths, options.out, options.save_aligned)
         return [(picture, None) for picture in found.pictures], found.words()
     if not options.stored:
+        read_latents(stored[0], info)  # of a file that holds none it says so
         raise PspError(f"{stored[0]} holds latents, expected pictures: psp decode {stored[0]} makes its pictures")
     if len(stored) < len(paths):
         raise PspError(f"{stored[0]} holds latents, the other inputs are pictures: give one kind of them")

@@ -79,6 +79,8 @@ from working_folder import mistake
         ("morph a.png --to b.png --gif x.webp", "--gif x.webp: expected a name that ends in .gif"),
         ("mix a.png latents.npy", "latents.npy holds latents, the other inputs are pictures"),
         ("run latents.npy", "latents.npy holds latents, expected pictures: psp decode latents.npy"),
+        ("run wide.npy", "wide.npy: expected latents [B,14,8] or [14,8] of this engine, given float64 [512]"),
+        ("run lost.pt", "cannot read lost.pt: No such file"),
         ("decode a.png", "cannot read a.png: not a .npy, .npz or .pt file"),
         ("decode latents.npy --couple", "No such option: --couple"),
         ("mix latents.npy --couple", "--couple needs pictures, and latents.npy holds latents"),
