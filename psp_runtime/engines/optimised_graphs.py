@@ -25,6 +25,8 @@ from psp_runtime.errors import PspError
 SMALLEST = 64 * 2**20
 #: Entries that were not used for this long are deleted when a new one is written.
 DAYS = 30
+#: Bytes that the entries of a library may take: those used longest ago make room for a new one.
+LARGEST = 16 * 2**30
 #: Seconds after which an entry is read and compared again although nothing seems to have touched it.
 CHECK_AFTER = 86400
 
@@ -61,7 +63,7 @@ def optimised_graph(
             warnings.warn(f"the optimised form kept of {engine.name} was damaged and is made anew", stacklevel=4)
             forget(entry / graph)
         if not entry.is_dir():
-            _forget_old(entries)
+            _forget_old(entries, size)
             _write_entry(entry, size, write, graph)
         with contextlib.suppress(OSError):  # another user's may be used, if not marked as used
             os.utime(entry)
@@ -184,9 +186,11 @@ def _cpu() -> str:
     return f"{platform.machine()} {platform.processor()}"
 
 
-def _forget_old(entries: Path) -> None:
+def _forget_old(entries: Path, size: int) -> None:
+    """Delete what was not used for long, and as much of the rest as leaves room for a new entry of `size` bytes."""
     delete_unfinished(entries)
-    oldest = time.time() - DAYS * 86400
-    for entry in entries.glob("*"):
-        if entry.stat().st_mtime < oldest:
+    oldest, room = time.time() - DAYS * 86400, LARGEST - size
+    for entry in sorted(entries.glob("*"), key=lambda entry: -entry.stat().st_mtime):
+        room -= sum(file.stat().st_size for file in entry.iterdir()) if entry.is_dir() else 0
+        if room < 0 or entry.stat().st_mtime < oldest:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -102,6 +102,19 @@ def test_old_entries_make_room(tmp_path: Path, kept: Path) -> None:
     assert len(entries(kept)) == 1 and not old.exists()
 
 
+def test_the_one_used_longest_ago_makes_room_for_another(tmp_path: Path, kept: Path, monkeypatch) -> None:
+    for number, ago in enumerate((20, 300, 10)):
+        OnnxSession(write_onnx(tmp_path / f"{number}.onnx", license=str(number)), "cpu")
+        (entry,) = set(entries(kept)) - {path for path in entries(kept) if path.stat().st_mtime < time.time() - 5}
+        os.utime(entry, (time.time() - ago,) * 2)
+    by_age = sorted(entries(kept), key=lambda entry: entry.stat().st_mtime)
+    each = max(sum(file.stat().st_size for file in entry.iterdir()) for entry in by_age)
+    monkeypatch.setattr(cache, "LARGEST", int(3.5 * each))
+    OnnxSession(write_onnx(tmp_path / "psp.onnx"), "cpu")
+    left = entries(kept)
+    assert len(left) == 3 and by_age[0] not in left and set(by_age[1:]) < set(left)
+
+
 def test_use_keeps_an_entry_young(tmp_path: Path, kept: Path) -> None:
     path = write_onnx(tmp_path / "psp.onnx")
     OnnxSession(path, "cpu")
