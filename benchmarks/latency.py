@@ -40,6 +40,7 @@ import gc
 import json
 import platform
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict
@@ -281,9 +282,11 @@ def write_json(result: dict, target: Path) -> None:
 
 
 def progress(words: str) -> None:
-    """Say on a terminal what is being done; the first run takes minutes."""
+    """Say what is being done, since the first run takes half an hour: in one line of a terminal, or lines of a log."""
     if sys.stderr.isatty():
         print(f"\r\033[K{words}", end="", file=sys.stderr, flush=True)
+    elif words:
+        print(f"{time.strftime('%H:%M:%S')} {words}", file=sys.stderr, flush=True)
 
 
 def _rounded(times: dict[str, dict[str, float | str]]) -> dict[str, dict[str, float | str]]:
