@@ -60,7 +60,7 @@ class Runs:
         self._opened: dict[Path, Pipeline] = {}
         self._folders: deque[Path] = deque()
         self._count = 0
-        self.one_at_a_time = threading.RLock()
+        self.one_at_a_time, self._counting = threading.RLock(), threading.Lock()
 
     def info(self, engine: Path) -> EngineInfo:
         """Say what an engine is, one that is not exported yet included. Raises `EngineError` for what is none."""
@@ -143,8 +143,8 @@ class Runs:
             return self._opened[engine]
 
     def new_folder(self) -> Path:
-        """Make an empty folder for the files of a run."""
-        with self.one_at_a_time:
+        """Make an empty folder for the files of a run, also while another run works."""
+        with self._counting:
             self._count += 1
             self._folders.append(self.folder / str(self._count))
             self._folders[-1].mkdir()
