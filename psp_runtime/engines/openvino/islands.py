@@ -8,11 +8,13 @@ FP32 engine has them too.
 
 OpenVINO's own mark for it is an attribute of nodes, `DisablePrecisionConversion`, before 2026 `DisableFP16Compression`.
 Its Python interface reads the attribute with a model and writes it to a node, but cannot make one: a model of one node
-brings it.
+brings it. A node that OpenVINO makes of two is not marked, whatever they were, so a matrix must not meet its bias.
 """
 
 from collections.abc import Iterator
 from typing import Any
+
+from psp_runtime.engines.libraries import import_openvino
 
 #: Channels of a picture at most; a tensor [1,C,H,W] with more is a feature map.
 PICTURE_CHANNELS = 3
@@ -40,9 +42,29 @@ def keep_islands(core: Any, model: Any) -> None:
     """Mark the islands of a model of fixed shapes (`ov.Model`), so that OpenVINO computes them in FP32."""
     marked = next(node for node in core.read_model(_MARKED, b"").get_ops() if node.get_friendly_name() == "marked")
     marks = dict(marked.get_rt_info().items())
+    _part_biases(model)
     for node in islands(model):
         for name, mark in marks.items():
             node.set_rt_info(mark, name)
+
+
+def _part_biases(model: Any) -> None:
+    """Put reshapes around the biases of vectors [1,C], without which OpenVINO merges them with matrices."""
+    opset = import_openvino().opset13
+    for node in [node for node in islands(model) if _adds_bias(node)]:
+        takers = node.output(0).get_target_inputs()
+        for port in node.inputs():
+            if len(port.get_partial_shape()) == 2:
+                port.replace_source_output(opset.unsqueeze(port.get_source_output(), 0).output(0))
+        vector = opset.squeeze(node, 0)
+        for taker in takers:
+            taker.replace_source_output(vector.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _adds_bias(node: Any) -> bool:
+    """Tell whether a node adds [C] to [1,C]."""
+    return node.get_type_name() == "Add" and sorted(len(port.get_partial_shape()) for port in node.inputs()) == [1, 2]
 
 
 def islands(model: Any) -> Iterator[Any]:
