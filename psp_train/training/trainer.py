@@ -174,7 +174,10 @@ class Trainer:
     def validate(self, step: int, board: Board) -> None:
         """Log losses and pictures of the held-out samples; keep the best checkpoint so far."""
         self.model.encoder.eval()
-        line, picture = validate(self.renderer, self.objective, self.setup, self.model, self.device)
+        # Compiling once more, for evaluation mode, costs more than it saves. Here, not as a decorator: that would
+        # import the compiler, for seconds, with this module.
+        with torch.compiler.set_stance("force_eager"):
+            line, picture = validate(self.renderer, self.objective, self.setup, self.model, self.device)
         self.log(step, "validation", line, board)
         board.picture(step, picture)
         if line["loss"] < self.best:

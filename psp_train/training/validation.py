@@ -19,7 +19,6 @@ from psp_train.training.renderer import Renderer
 SHOWN = 8
 
 
-@torch.compiler.set_stance("force_eager")  # compiling once more, for evaluation mode, costs more than it saves
 @torch.no_grad()
 def validate(
     renderer: Renderer, objective: Objective, setup: Setup, model: PSP, device: torch.device

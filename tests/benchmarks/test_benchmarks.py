@@ -160,6 +160,7 @@ def test_rows_can_be_chosen(monkeypatch):
     timed = []
     monkeypatch.setattr(latency, "time_piece", lambda piece, *_: timed.append(piece) or {})
     monkeypatch.setattr(roofline, "measure", lambda *_: roofline.Limits(1, 1))
+    monkeypatch.setattr(roofline, "work", lambda *_: roofline.Work(1, 1))
     monkeypatch.setattr(latency, "default_device", lambda: "cpu")
     latency.run(latency.parse(["--row", "IDInvert", "--row", "pSp frontalization"]))
     assert timed == [Piece("idinvert", "full"), FULL]

@@ -53,7 +53,14 @@ def test_inversion_is_that_of_the_published_code(kind):
         codes = network.encoder(0.5 * draw("image", (1, 3, side, side)))
         close(codes, golden["code" if kind == "alae" else "codes"], 5e-6)
         compare(network.generator(codes), golden, "image")
-        compare(network.generator(0.7 * draw("w", codes.shape)), golden, "generator")
+
+
+@pytest.mark.long  # of other codes than those of a picture, which are in the test above
+@pytest.mark.parametrize(("kind", "codes"), [("alae", (1, 512)), ("idinvert", (1, 14, 512))])
+def test_a_generator_is_that_of_the_published_code(kind, codes):
+    golden, network, draw = published(kind)
+    with torch.inference_mode():
+        compare(network.generator(0.7 * draw("w", codes)), golden, "generator")
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
-"""Folders on a Ray cluster: a real one on this machine, an actor of it killed, other filesystems than the local one."""
+"""Folders on a Ray cluster: a real one on this machine, an actor of it killed, other filesystems than the local one.
 
-import json
+What does not depend on where workers are is in test_cluster_worker.py, without Ray.
+"""
+
 import os
 import signal
 import subprocess
@@ -16,11 +18,9 @@ from cli_runs import PspRun, runner
 from cluster_runs import contents, errors, free_port, wait_for, write_pictures
 from PIL import Image
 from tiny_engines import write_onnx
-from tiny_steps import write_steps
 
 from psp_runtime.cli import _with_values
 from psp_runtime.run.options import Options
-from psp_train.drawn.samples import draw_scene
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
 fs = pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed: pip install '.[ray]'")
@@ -109,33 +109,6 @@ def test_a_killed_worker_loses_nothing(
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
-@pytest.mark.parametrize("far", [False, True])
-def test_whole_photos(
-    far: bool, cluster: None, psp_run: PspRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Workers find the faces; crops and outputs, here or elsewhere, are byte for byte those of a plain run."""
-    monkeypatch.chdir(tmp_path)
-    engine = write_onnx(tmp_path / "psp.onnx", crop_scale=1.28)
-    (tmp_path / "photos" / "sub").mkdir(parents=True)
-    Image.fromarray(draw_scene(1, 360)).save("photos/sub/party.jpg", quality=95)
-    Image.new("RGB", (300, 200), "pink").save("photos/nobody.png")
-    place = f"fsspec+file://{tmp_path}/" if far else ""
-    words = ["--engine", engine, "--align", "--faces", "all", *(["--paste-back"] if far else [])]
-    folders = ["--out", f"{place}out", "--save-aligned", f"{place}crops"]
-    code, out, err = psp_run(f"{place}photos", *words, *folders, "--ray", "--actors", 1)
-    assert code == 1 and out.startswith("1 picture in " if far else "4 pictures in ")
-    assert [line for line in errors(err) if "nobody.png: no face found" in line]
-    assert psp_run("photos/sub/party.jpg", *words, "--out", "plain/", "--save-aligned", "plain_crops")[0] == 0
-    assert pictures(tmp_path / "out" / "sub") == pictures(tmp_path / "plain")
-    assert pictures(tmp_path / "crops" / "sub") == pictures(tmp_path / "plain_crops")
-    assert len(pictures(tmp_path / "crops")) == 4 and len(pictures(tmp_path / "out")) == (1 if far else 4)
-
-
-def pictures(folder: Path) -> dict[str, bytes]:
-    found = [path for path in folder.rglob("*.*") if path.suffix in (".png", ".jpg")]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
-
-
 def test_other_filesystems(cluster: None, psp_run: PspRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are fetched and outputs sent, under their own names: here through fsspec, which knows no local paths."""
     monkeypatch.chdir(tmp_path)
@@ -182,7 +155,6 @@ def test_the_picture_whose_style_is_taken_is_not_replaced(
         (["photos/p0.png", "kept/p0_out.png", "--ray", "--out", "kept"], "kept/p0_out.png, the output of"),
         (["photos", "--ray", "--actors", 3], "has room for 2 workers of 1 cores each"),
         (["photos", "--ray", "--device", "cuda"], "has no GPU"),
-        (["photos", "--ray", "--precision", "int8"], "is an FP32 engine and has no INT8 form"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -268,32 +240,3 @@ def test_what_a_run_reads_travels_with_it(cluster: None, tmp_path: Path) -> None
         options, engine=tmp_path / "there/engine/psp.onnx", mask=str(tmp_path / "there/mask/mask.png")
     )
     assert {path.name: path.read_bytes() for path in (tmp_path / "there").rglob("*.*")} == wanted
-
-
-def test_an_int8_engine(cluster: None, psp_run: PspRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers compute in what a plain run does, and say so in every file."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PSP_THREADS", "1")
-    write_pictures(tmp_path / "photos", 2)
-    engine = write_onnx(tmp_path / "psp.onnx", precision="int8", processor="cpu")
-    code, out, err = psp_run("photos", "--engine", engine, "--precision", "int8", "--out", "out", "--ray")
-    assert code == 0 and out.startswith("2 pictures in "), err
-    assert psp_run("photos", "--engine", engine, "--out", "plain")[0] == 0
-    assert contents(tmp_path / "out") == contents(tmp_path / "plain") != {}
-    assert json.loads(Image.open("out/p00_out.png").text["psp"])["computed"] == "int8"
-
-
-def test_steps_of_restyle(cluster: None, psp_run: PspRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A number of steps, and one of another engine before them, shape the outputs as those of a plain run."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PSP_THREADS", "1")
-    write_pictures(tmp_path / "photos", 3)
-    write_steps(tmp_path, "toon", 0.5), write_steps(tmp_path, "face")
-    how = ["--engine", "toon.onnx", "--first", "face.onnx", "--iterations", 3]
-    code, out, err = psp_run("photos", *how, "--out", "out", "--ray")
-    assert code == 0 and out.startswith("3 pictures in "), err
-    assert psp_run("photos", *how, "--out", "plain")[0] == 0
-    assert contents(tmp_path / "out") == contents(tmp_path / "plain") != {}
-    assert psp_run("photos", *how, "--out", "out", "--ray", "host:1")[1].startswith("nothing to do, 3 done before")
-    code, out, _ = psp_run("photos", *how[:4], "--iterations", 1, "--out", "out", "--ray")
-    assert code == 0 and out.startswith("3 pictures in "), "other steps make other pictures"

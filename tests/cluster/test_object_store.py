@@ -1,22 +1,16 @@
 """Folders in an object store: a real S3 API on this machine (moto), asked by pyarrow as it asks Amazon's."""
 
-import contextlib
-import pickle
 import re
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cli_runs import PspRun
 from cluster_runs import contents, errors, free_port, wait_for, write_pictures
 from tiny_engines import write_onnx
-
-from psp_runtime.cluster import driver
-from psp_runtime.cluster.worker import Task, Worker
 
 fs = pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed: pip install '.[ray]'")
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed: pip install '.[ray]'")
@@ -69,20 +63,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
             wait_for(port)
             yield Store(port, log)
             process.terminate()
-
-
-@pytest.fixture
-def workers_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One worker, in this process: how Ray starts them is for other tests, and takes longer than everything here."""
-
-    def finished(blocks: list[Any], task: Task, crew: driver.Crew) -> Iterator[list[dict[str, Any]]]:
-        worker = Worker(pickle.loads(pickle.dumps(task)))  # as on its way to another machine
-        for block in blocks:
-            yield worker(block).to_pylist()
-
-    monkeypatch.setattr(driver, "connected", lambda address: contextlib.nullcontext())
-    monkeypatch.setattr(driver, "_crew", lambda options: driver.Crew(actors=1, cpus=1, gpus=0))
-    monkeypatch.setattr(driver, "finished", finished)
 
 
 def test_a_folder_in_an_object_store(

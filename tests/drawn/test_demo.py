@@ -26,11 +26,11 @@ def test_weights_are_small():
 
 @pytest.mark.slow
 def test_inverts_held_out_faces_through_the_fp16_engine(tmp_path):
-    """Mean PSNR of at least 25 dB over 60 faces; a mean face, as a baseline, is far below."""
+    """Mean PSNR of at least 25 dB over 20 faces; a mean face, as a baseline, is far below."""
     export(load_demo_checkpoint(), Options(tmp_path / "psp", "fp16", "onnx", verify=False))
-    inputs = np.stack([draw(z).image for z in sample(60, HELD_OUT_SEED)])
+    inputs = np.stack([draw(z).image for z in sample(20, HELD_OUT_SEED)])
     with load(tmp_path / "psp.onnx") as pipeline:
-        outputs = np.concatenate([pipeline.translate(part).output for part in np.array_split(inputs, 8)])
+        outputs = np.concatenate([pipeline.translate(part).output for part in np.array_split(inputs, 4)])
 
     def mean_psnr(pictures):
         return np.mean([psnr(difference) for difference in inputs.astype(np.float64) - pictures])
@@ -44,7 +44,7 @@ def test_random_styles_keep_the_label_map_and_change_the_colours() -> None:
     generator, _ = demo.load_generator()
     segmenter, styles = load_judges().segmenter, demo.GENERATOR.styles
     with torch.no_grad():
-        w, other = (generator.map(torch.from_numpy(sample(16, seed))) for seed in (2, 77))
+        w, other = (generator.map(torch.from_numpy(sample(8, seed))) for seed in (2, 77))
         latents = w[:, None].repeat(1, styles, 1)
         before = generator(latents)
         kept = {}

@@ -1,7 +1,10 @@
-"""The CUDA kernels on a CPU: tests/emulator.cpp around the sources, compiled once per test run with g++."""
+"""The CUDA kernels on a CPU: tests/support/emulator.cpp around the sources, compiled with g++ once for a process and
+those it starts."""
 
+import atexit
 import ctypes
 import functools
+import os
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +16,9 @@ from psp_runtime.kernels import ptx
 from psp_runtime.kernels.launches import Launch
 
 PARAMS = {"upfirdn2d": "Upfirdn2d", "fused_bias_leaky_relu": "BiasLeakyReLU"}
+
+#: Names the folder in the environment.
+FOLDER = "EMULATED_KERNELS"
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to emulate the kernels with")
 
@@ -26,12 +32,20 @@ def run(launch: Launch) -> None:
 
 @functools.cache
 def _library(source: str, dtype: str) -> ctypes.CDLL:
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / f"{source}.so"
+    target = _folder() / f"{source}_{dtype}.so"
+    if not target.exists():
         macros = [f'-DSOURCE="{source}.cu"', f"-DPARAMS={PARAMS[source]}", f"-DELEMENT={ptx.ELEMENTS[dtype]}"]
         emulator = Path(__file__).with_name("emulator.cpp")
         subprocess.run(
             ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-w", *macros, f"-I{ptx.FOLDER}", "-o", target, emulator],
             check=True,
         )
-        return ctypes.CDLL(str(target))
+    return ctypes.CDLL(str(target))
+
+
+def _folder() -> Path:
+    """Where compiled kernels lie until the end of the first process that asks; those it starts find them."""
+    if FOLDER not in os.environ:
+        os.environ[FOLDER] = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, os.environ[FOLDER])
+    return Path(os.environ[FOLDER])

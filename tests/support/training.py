@@ -1,12 +1,10 @@
-"""Tiny trainings: all of the real ones, small enough for tests. As a script, one of several processes of a training:
-
-python tests/support/training.py SETTINGS.json
-"""
+"""Tiny trainings: all of the real ones, small enough for tests; in this process, or in processes of their own."""
 
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from unittest import mock
 
@@ -31,8 +29,11 @@ from psp_train.training.trainer import Trainer
 
 ALONE = Process(0, 1, torch.device("cpu"))
 
-#: Environment of another process, which computes as this one does, from the same sources.
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *map(str, sys.path)])}
+#: Environment of other processes, which compute as this one does with one thread, from the same sources.
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *map(str, sys.path)]), "OMP_NUM_THREADS": "1"}
+#: They are forks of a process that has only imported, which takes seconds: once for all of them.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["training", "torch._dynamo"])
 
 
 class Distance(Frozen):
@@ -154,13 +155,24 @@ def gradients(settings: Settings, process: Process = ALONE, follow: bool = True)
     return {name: value.numpy() for name, value in found.items()}
 
 
-def start(settings: Settings, code: str = "", **environment: object) -> subprocess.Popen:
-    """Train in a process of its own; `code` runs before."""
-    file = settings.out.with_suffix(".json")
-    file.write_text(json.dumps(settings.to_json()))
-    code = f"{code}\nimport sys, training; sys.argv[1:] = [{str(file)!r}]; training.main()"
-    ours = ENVIRONMENT | {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in environment.items()}
-    return subprocess.Popen([sys.executable, "-c", code], env=ours, stderr=subprocess.PIPE, text=True)
+def start(settings: Settings, code: str = "", **environment: object) -> ForkServerProcess:
+    """Train in a process of its own; `code` runs before. What it says on stderr is added to the file `said`."""
+    ours = {name: str(value) for name, value in environment.items()}
+    process = FORKS.Process(target=train_alone, args=(json.dumps(settings.to_json()), code, ours))
+    with mock.patch.dict(os.environ, ENVIRONMENT):
+        process.start()
+    return process
+
+
+def exit_code(process: ForkServerProcess) -> int | None:
+    """Wait for the end of a process."""
+    process.join()
+    return process.exitcode
+
+
+def said(settings: Settings) -> Path:
+    """The file of what processes said on stderr."""
+    return settings.out.with_suffix(".err")
 
 
 def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
@@ -191,10 +203,14 @@ def largest_error(found: dict, expected: dict) -> float:
     return max(errors.values())
 
 
-def main() -> None:
-    """Train by a file of settings, the first argument; where there are more processes, write gradients first."""
+def train_alone(settings: str, code: str, environment: dict[str, str]) -> None:
+    """Train in this process, by settings as JSON; where there are more processes, write gradients first."""
+    os.environ |= environment
     sys.modules["torch.utils.tensorboard"] = None  # as if not installed: it is slow to import
-    settings = Settings.from_json(json.loads(Path(sys.argv[1]).read_text()))
+    settings = Settings.from_json(json.loads(settings))
+    with said(settings).open("a") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    exec(code, {})
     with distributed.joined("cpu") as process:
         if process.world > 1:
             np.savez(settings.out.with_name(f"gradients{process.rank}.npz"), **gradients(settings, process))
