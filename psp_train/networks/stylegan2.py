@@ -49,7 +49,7 @@ class EqualLinear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, lr_mul: float = 1.0, bias_init: float = 0.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_mul)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs).div_(lr_mul))
         self.bias = nn.Parameter(torch.full((outputs,), bias_init))
         self.scale = lr_mul / math.sqrt(inputs)
         self.lr_mul = lr_mul
@@ -88,8 +88,8 @@ class FIR(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-        self.register_buffer("kernel", torch.outer(taps, taps) / taps.sum().square() * 4)
+        taps = (0.25, 0.75, 0.75, 0.25)  # plain numbers: to multiply tensors on "meta" imports torch's compiler
+        self.register_buffer("kernel", torch.tensor([[row * column for column in taps] for row in taps]))
 
 
 class ModulatedConv(nn.Module):
