@@ -190,7 +190,7 @@ def _forget_old(entries: Path, size: int) -> None:
     """Delete what was not used for long, and as much of the rest as leaves room for a new entry of `size` bytes."""
     delete_unfinished(entries)
     oldest, room = time.time() - DAYS * 86400, LARGEST - size
-    for entry in sorted(entries.glob("*"), key=lambda entry: -entry.stat().st_mtime):
+    for entry in sorted(entries.glob("[!.]*"), key=lambda entry: -entry.stat().st_mtime):
         room -= sum(file.stat().st_size for file in entry.iterdir()) if entry.is_dir() else 0
         if room < 0 or entry.stat().st_mtime < oldest:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

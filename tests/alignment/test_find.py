@@ -81,6 +81,35 @@ def test_drawn_faces_are_where_they_were_drawn() -> None:
     assert np.mean(distances) < 0.05
 
 
+@pytest.mark.parametrize("side", [150, 500, 900])
+def test_a_turned_square_shows_the_places_it_covers(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red and green of a pixel say where its middle is in the photo: of squares enlarged, sampled, and shrunk first."""
+    y, x = np.mgrid[:1000, :1000] / 4
+    photo = Image.fromarray(np.stack([x, y, 0 * x], -1).round().astype(np.uint8))
+    seen: list[np.ndarray] = []
+
+    class Network:
+        def run(self, outputs: object, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            seen.append(inputs["image"][0] * 255)
+            return [np.zeros((1, 468, 3), np.float32), np.zeros((1, 1), np.float32)]
+
+    monkeypatch.setattr(networks, "session", lambda name: Network())
+    centre, angle = np.array([510.0, 490.0]), 0.3
+    networks.locate(photo, centre, side, angle)
+    across = (np.arange(networks.MESH_SIZE) + 0.5) / networks.MESH_SIZE - 0.5
+    right, down = np.meshgrid(across * side, across * side)
+    wanted = np.stack(
+        [
+            centre[0] + right * np.cos(angle) - down * np.sin(angle),
+            centre[1] + right * np.sin(angle) + down * np.cos(angle),
+        ],
+        -1,
+    )
+    inside = ((wanted > 10) & (wanted < 990)).all(-1)
+    assert inside.mean() > 0.9
+    np.testing.assert_allclose(seen[0][inside][:, :2], (wanted[inside] - 0.5) / 4, atol=1)
+
+
 def test_turned_and_small_faces_are_found() -> None:
     ways = [(64, 0), (64, -90), (64, 90), (96, 15), (96, 30), (96, -45), (96, 60), (96, 75), (128, 90), (192, -90)]
     for index, z in enumerate(FACES):

@@ -1,5 +1,6 @@
 """Whole photos on the page."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,13 @@ def test_a_face_of_a_photo_is_chosen_and_put_back(runs: Runs, monkeypatch: pytes
     before, after = (np.asarray(Image.open(path)) for path in shown.compared)
     np.testing.assert_array_equal(before, Image.open("party.jpg"))
     np.testing.assert_array_equal(after, Image.open("party_out.jpg"))
+
+
+def test_another_visitor_looks_at_a_photo_while_a_run_works(runs: Runs) -> None:
+    Image.fromarray(draw_scene(1, 360)).save("party.png")
+    with ThreadPoolExecutor(1) as visitor, runs.one_at_a_time:
+        faces = visitor.submit(runs.faces, "party.png", read_info("engines/psp.onnx")).result(timeout=60)
+    assert len(faces) == 4
 
 
 def test_every_face_of_a_photo(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import re
 import sys
 import warnings
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +114,6 @@ def test_messages_name_files_not_folders(runs: Runs) -> None:
 def test_only_the_last_runs_are_kept(runs: Runs) -> None:
     folders = [runs.new_folder() for _ in range(KEPT + 2)]
     assert [folder.is_dir() for folder in folders] == [False] * 2 + [True] * KEPT
-
-
-def test_another_visitor_looks_at_a_photo_while_a_run_works(runs: Runs) -> None:
-    with ThreadPoolExecutor(1) as visitor, runs.one_at_a_time:
-        folder = visitor.submit(runs.new_folder).result(timeout=60)
-    assert folder.is_dir()
 
 
 def test_a_face_of_the_generators_own(runs: Runs) -> None:
